@@ -1,0 +1,7 @@
+"""The errors a user can meet, each one clear line."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """The input is wrong: the message says what, where, and what to do. The command line exits with status 2."""
