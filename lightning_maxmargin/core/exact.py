@@ -1,0 +1,151 @@
+"""Closed-form gradient directions in the log domain: exact at any norm, in any dtype, where autograd is rounding noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.core.losses import MarginLoss
+from lightning_maxmargin.core.selection import hide, select, take_token
+from lightning_maxmargin.core.sequences import Sequences
+
+
+class Reduce(Protocol):
+    """How partial results of several processes become the whole batch's."""
+
+    def max(self, x: Tensor) -> Tensor:
+        """Elementwise maximum over all processes."""
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Elementwise sum over all processes."""
+
+
+class OneProcess:
+    """The whole batch is here: nothing to reduce."""
+
+    def max(self, x: Tensor) -> Tensor:
+        return x
+
+    def sum(self, x: Tensor) -> Tensor:
+        return x
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Descent directions -grad L = exp(log scale) * direction, each direction with weights that sum to 1 in absolute value.
+
+    Attributes:
+        attention: (d,) for the shared prompt (of p), (d, dq) otherwise (of W); zeros where every weight is zero.
+        head: (dv,), of v.
+        log_attention: log of the sum of absolute weights of the attention's gradient; -inf where all are zero.
+        log_head: the same for the head.
+        loss: mean loss over the batch.
+        log_loss: log of the mean loss, without underflow; NaN for a loss that takes negative values.
+    """
+
+    attention: Tensor
+    head: Tensor
+    log_attention: Tensor
+    log_head: Tensor
+    loss: Tensor
+    log_loss: Tensor
+
+
+def exact_directions(
+    data: Sequences, scores: Tensor, v: Tensor, loss: MarginLoss, reduce: Reduce | None = None
+) -> Directions:
+    """Minus the gradient of L = mean_i l(Y_i f(X_i)), f(X) = v' X' softmax(a), up to a positive scale that is kept apart.
+
+    With c_it = Y_i (v'x_it - f_i), computed centred at the selected token alpha_i so that nothing cancels,
+
+        -grad_p  ~  sum_{i, t != alpha_i} sign(c_it) exp(log|l'_i| + log s_it + log|c_it| - M) (k_it - k_{i,alpha_i})
+        -grad_v  ~  sum_i exp(log|l'_i| - M') Y_i sum_t s_it x_it
+
+    where M and M' are the largest exponents (over all processes). With queries, each term is multiplied by z_i'.
+    The exponents carry an absolute error of about eps ||k|| ||p||, which p itself already has from its own rounding.
+
+    Args:
+        data: the batch; labels in {-1, 1}.
+        scores: (n, T), a_it.
+        v: (dv,), the linear head.
+        loss: logistic, exponential or correlation.
+        reduce: how several processes share the maximum and the sums; one process by default.
+
+    Returns:
+        Directions in the dtype of ``scores``.
+
+    Source: the weights are those of MMTS's gradient lemma; the log domain and the centring are this project's.
+
+    Example:
+        >>> from lightning_maxmargin.core import LOSSES, Sequences
+        >>> data = Sequences(torch.tensor([[[0.0, 0.0], [1.0, 1.0]]]), torch.tensor([1.0]))
+        >>> p = torch.tensor([5e3, 5e3])
+        >>> exact_directions(data, data.keys @ p, torch.tensor([0.0, 1.0]), LOSSES["logistic"]).attention.tolist()
+        [1.0, 1.0]
+    """
+    reduce = reduce or OneProcess()
+    alpha = select(scores, data.mask)
+    centred = hide(scores - take_token(scores, alpha)[:, None], data.mask)
+    log_s = centred - centred.logsumexp(1, keepdim=True)
+    s = log_s.exp()
+
+    token_values = data.values @ v
+    anchor = take_token(token_values, alpha)
+    lead = (token_values - anchor[:, None]).masked_fill(~_live(alpha, data), 0.0)
+    drift = (s * lead).sum(1)
+    m = data.labels * (anchor + drift)
+    log_slope = loss.log_slope(m)
+    c = data.labels[:, None] * (lead - drift[:, None])
+
+    exponent = (log_slope[:, None] + log_s + c.abs().log()).scatter(1, alpha[:, None], -torch.inf)
+    tops = reduce.max(torch.stack([_largest(exponent), _largest(log_slope)]))
+    weights = c.sign() * (exponent - _finite(tops[0])).exp()
+    head_weights = (log_slope - tops[1]).exp()
+
+    attention = _pull(data, weights, alpha)
+    head = torch.einsum("nt,ntd->d", (head_weights * data.labels)[:, None] * s, data.values)
+    losses = loss.value(m)
+    log_losses = loss.log_value(m) if loss.log_value is not None else torch.full_like(m, torch.nan)
+    top_loss = reduce.max(_largest(log_losses)[None])[0]
+    numbers = torch.stack(
+        [weights.abs().sum(), head_weights.sum(), losses.sum(), (log_losses - top_loss).exp().sum(), losses.new_tensor(len(m))]
+    )
+    total = reduce.sum(torch.cat([attention.flatten(), head, numbers]))
+    attention, head, numbers = total.split([attention.numel(), head.numel(), 5])
+    size = numbers[4].clamp_min(1)
+    shape = data.keys.shape[2:] if data.queries is None else (data.keys.shape[2], data.queries.shape[1])
+    return Directions(
+        attention=(attention / numbers[0].clamp_min(torch.finfo(s.dtype).tiny)).view(shape),
+        head=head / numbers[1].clamp_min(torch.finfo(s.dtype).tiny),
+        log_attention=tops[0] + numbers[0].log() - size.log(),
+        log_head=tops[1] + numbers[1].log() - size.log(),
+        loss=numbers[2] / size,
+        log_loss=top_loss + numbers[3].log() - size.log(),
+    )
+
+
+def _live(alpha: Tensor, data: Sequences) -> Tensor:
+    """True at real tokens other than the selected one."""
+    live = torch.ones(data.keys.shape[:2], dtype=torch.bool, device=alpha.device) if data.mask is None else data.mask
+    return live.scatter(1, alpha[:, None], False)
+
+
+def _largest(x: Tensor) -> Tensor:
+    """The largest entry; -inf where a process holds no sequence at all."""
+    return x.max() if x.numel() else x.new_tensor(-torch.inf)
+
+
+def _finite(x: Tensor) -> Tensor:
+    """0 for -inf: when every weight is zero there is nothing to scale, and -inf - -inf would be NaN."""
+    return x.where(x != -torch.inf, torch.zeros_like(x))
+
+
+def _pull(data: Sequences, weights: Tensor, alpha: Tensor) -> Tensor:
+    """sum_it w_it (k_it - k_i,alpha) [z_i'] without forming the differences."""
+    weights = weights.scatter(1, alpha[:, None], -weights.sum(1, keepdim=True))
+    if data.queries is None:
+        return torch.einsum("nt,ntd->d", weights, data.keys)
+    return torch.einsum("nt,ntd,ne->de", weights, data.keys, data.queries)

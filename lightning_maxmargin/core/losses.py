@@ -1,0 +1,53 @@
+"""Losses of the label margin m = Y f, with the logarithms that keep their gradients alive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class MarginLoss:
+    """A decreasing loss l(m) of the label margin m = Y f.
+
+    Attributes:
+        name: its name in configs.
+        value: l(m).
+        log_slope: log |l'(m)|, which does not underflow where l' does.
+        log_value: log l(m), None where l takes negative values.
+    """
+
+    name: str
+    value: Callable[[Tensor], Tensor]
+    log_slope: Callable[[Tensor], Tensor]
+    log_value: Callable[[Tensor], Tensor] | None
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Per sequence: l(Y f), (n,)."""
+        return self.value(labels * logits)
+
+
+class CrossEntropy:
+    """Cross-entropy of class logits (n, K) and class indices (n,), per sequence."""
+
+    name = "cross_entropy"
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, reduction="none")
+
+
+def _log_logistic(m: Tensor) -> Tensor:
+    # log(1 + e^-m) = e^-m (1 - e^-m / 2 + ...): past m = 40 the first term is exact in float64.
+    return torch.where(m > 40, -m, F.softplus(-m.clamp_max(40)).log())
+
+
+LOSSES: dict[str, MarginLoss | CrossEntropy] = {
+    "logistic": MarginLoss("logistic", lambda m: F.softplus(-m), lambda m: -F.softplus(m), _log_logistic),
+    "exponential": MarginLoss("exponential", lambda m: (-m).exp(), lambda m: -m, lambda m: -m),
+    "correlation": MarginLoss("correlation", lambda m: -m, torch.zeros_like, None),
+    "cross_entropy": CrossEntropy(),
+}

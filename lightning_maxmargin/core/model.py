@@ -1,0 +1,182 @@
+"""The model f(X) = v' X' softmax(X W z), in its three parametrisations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as ListOf
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_maxmargin.core.attention import centred_pool, naive_pool
+from lightning_maxmargin.core.sequences import Sequences
+from lightning_maxmargin.errors import InputError
+
+Init = Literal["zeros", "normal"] | ListOf[float] | ListOf[ListOf[float]]
+
+
+class Output(NamedTuple):
+    """What the model says of a batch."""
+
+    logits: Tensor  # (n,) or (n, K)
+    attention: Tensor  # (n, T)
+    scores: Tensor  # (n, T)
+
+
+class TokenSelector(nn.Module):
+    """f(X_i) = v' X_i' softmax(a_i) with scores a_it = k_it' W z_i.
+
+    Args:
+        dim: d, of the keys.
+        value_dim: of the values; ``dim`` where None.
+        parametrization: ``p`` (a_it = k_it'p, the shared prompt merged into p), ``W`` (d x dq) or ``KQ`` (W = K Q').
+        query: ``shared`` (one fixed unit prompt z), ``own`` (z_i is token ``own_token`` of the sequence itself) or
+            ``separate`` (z_i comes with the data).
+        query_dim: dq of separate queries; ``dim`` where None.
+        own_token: the token that asks, for ``query="own"``.
+        prompt: the shared prompt z, scaled to unit length; the first unit vector where None.
+        rank: m, of K and Q; ``dim`` where None.
+        num_classes: 2 is the linear binary head v; more is the linear multiclass head V (K, d).
+        attention_init: ``zeros``, ``normal`` (standard deviation ``init_std``) or the numbers themselves. With KQ: of K; Q is
+            zero (both zero would be a saddle).
+        head_init: likewise, of v or V.
+        init_std: standard deviation of ``normal``.
+
+    Raises:
+        InputError: numbers whose shape disagrees with the model, or a choice that does not exist.
+
+    Source: MMTS (p and v jointly), TFSVM (W and K, Q).
+
+    Example:
+        >>> model = TokenSelector(dim=2, parametrization="p", attention_init=[0.0, 9.0], head_init=[0.0, 1.0])
+        >>> data = Sequences(torch.tensor([[[0.0, 0.0], [1.0, 1.0]]]), torch.tensor([1.0]))
+        >>> round(model(data).logits.item(), 3)
+        1.0
+    """
+
+    prompt: Tensor | None
+
+    def __init__(
+        self,
+        dim: int,
+        value_dim: int | None = None,
+        parametrization: Literal["p", "W", "KQ"] = "W",
+        query: Literal["shared", "own", "separate"] = "shared",
+        query_dim: int | None = None,
+        own_token: int = 0,
+        prompt: ListOf[float] | None = None,
+        rank: int | None = None,
+        num_classes: int = 2,
+        attention_init: Init = "zeros",
+        head_init: Init = "zeros",
+        init_std: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if parametrization == "p" and query != "shared":
+            raise InputError(f"model: parametrization p has the shared prompt built in; query {query!r} needs W or KQ")
+        self.dim, self.value_dim, self.num_classes = dim, value_dim or dim, num_classes
+        self.parametrization, self.query, self.own_token = parametrization, query, own_token
+        dq = query_dim if query == "separate" and query_dim else dim
+        self.register_buffer("prompt", _unit_prompt(prompt, dim) if query == "shared" else None)
+        if parametrization == "KQ":
+            m = rank or dim
+            self.K = nn.Parameter(_initial("attention_init", attention_init, (dim, m), init_std))
+            self.Q = nn.Parameter(torch.zeros(dq, m))
+        else:
+            shape = (dim,) if parametrization == "p" else (dim, dq)
+            weight = nn.Parameter(_initial("attention_init", attention_init, shape, init_std, self.prompt))
+            self.register_parameter(parametrization, weight)
+        head_shape = (self.value_dim,) if num_classes == 2 else (num_classes, self.value_dim)
+        self.register_parameter("v" if num_classes == 2 else "V", nn.Parameter(_initial("head_init", head_init, head_shape, init_std)))
+
+    @property
+    def attention_parameters(self) -> dict[str, nn.Parameter]:
+        return {k: p for k, p in self.named_parameters() if k in ("p", "W", "K", "Q")}
+
+    @property
+    def head_parameters(self) -> dict[str, nn.Parameter]:
+        return {k: p for k, p in self.named_parameters() if k in ("v", "V")}
+
+    @property
+    def head(self) -> Tensor:
+        """v (d,) or V (K, d)."""
+        return self.v if self.num_classes == 2 else self.V  # type: ignore[return-value]
+
+    @property
+    def matrix(self) -> Tensor:
+        """W (d, dq), whatever the parametrisation; for p the column p itself."""
+        if self.parametrization == "p":
+            return self.p[:, None]  # type: ignore[index, return-value]
+        return self.K @ self.Q.T if self.parametrization == "KQ" else self.W  # type: ignore[return-value]
+
+    @property
+    def direction(self) -> Tensor:
+        """What the limit problem is about: p = W z (d,) for the shared prompt, W (d, dq) otherwise."""
+        if self.query != "shared":
+            return self.matrix
+        return self.matrix[:, 0] if self.parametrization == "p" else self.matrix @ self.prompt  # type: ignore[operator]
+
+    def queries(self, data: Sequences) -> Tensor | None:
+        """z_i (n, dq), or None for the shared prompt.
+
+        Raises:
+            InputError: separate queries were asked for and the data have none.
+        """
+        if self.query == "shared":
+            return None
+        if self.query == "own":
+            return data.keys[:, self.own_token]
+        if data.queries is None:
+            raise InputError("data: query 'separate' asks for queries and the data have none; give them or use 'shared'")
+        return data.queries
+
+    def scores(self, data: Sequences) -> Tensor:
+        """a_it = k_it' W z_i, (n, T)."""
+        z = self.queries(data)
+        if z is None:
+            return data.keys @ self.direction
+        target = (z @ self.Q) @ self.K.T if self.parametrization == "KQ" else z @ self.W.T  # type: ignore[union-attr, operator]
+        return torch.einsum("ntd,nd->nt", data.keys, target)
+
+    def forward(self, data: Sequences, pooling: Literal["centred", "naive"] = "centred") -> Output:
+        """logits (n,) or (n, K), attention (n, T) and scores (n, T)."""
+        # Outside autocast: bfloat16 scores have 3 digits, so at norm 1,000 they would be off by more than 1.
+        with torch.autocast(data.keys.device.type, enabled=False):
+            scores = self.scores(data)
+            pool = centred_pool if pooling == "centred" else naive_pool
+            pooled, attention = pool(scores, data.values, data.mask)
+            return Output(pooled @ (self.head if self.num_classes == 2 else self.head.mT), attention, scores)
+
+    def set_attention_gradient(self, direction: Tensor) -> None:
+        """Fills ``.grad`` from the gradient with respect to p (shared prompt) or W, by the chain rule.
+
+        Args:
+            direction: (d,) or (d, dq), as :attr:`direction`.
+        """
+        if self.parametrization == "p":
+            self.p.grad = direction  # type: ignore[union-attr]
+            return
+        G = torch.outer(direction, self.prompt) if self.query == "shared" else direction  # type: ignore[arg-type]
+        if self.parametrization == "W":
+            self.W.grad = G  # type: ignore[union-attr]
+        else:
+            self.K.grad, self.Q.grad = G @ self.Q.detach(), G.T @ self.K.detach()
+
+
+def _unit_prompt(prompt: ListOf[float] | None, dim: int) -> Tensor:
+    z = torch.eye(dim)[0].double() if prompt is None else torch.tensor(prompt, dtype=torch.float64)
+    if z.shape != (dim,) or not z.norm() > 0:
+        raise InputError(f"model.prompt: {list(z.shape)} numbers or all zero; a nonzero vector of length {dim} is asked")
+    return (z / z.norm()).to(torch.get_default_dtype())
+
+
+def _initial(name: str, init: Init, shape: tuple[int, ...], std: float, prompt: Tensor | None = None) -> Tensor:
+    """The initial numbers; a (d,) start of W under the shared prompt z means p(0), so W(0) = p(0) z'."""
+    if isinstance(init, str):
+        return torch.zeros(shape) if init == "zeros" else std * torch.randn(shape)
+    numbers = torch.tensor(init, dtype=torch.get_default_dtype())
+    if len(shape) == 2 and prompt is not None and numbers.shape == shape[:1]:
+        numbers = torch.outer(numbers, prompt)
+    if numbers.shape != shape:
+        raise InputError(f"model.{name}: the numbers have shape {tuple(numbers.shape)}, the model asks for {shape}")
+    return numbers

@@ -1,0 +1,143 @@
+"""A set of labelled token sequences, padded to a common length: the one form in which data travels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """n sequences of at most T tokens in d dimensions.
+
+    Args:
+        keys: (n, T, d), the tokens that attention scores.
+        labels: (n,), floating -1/+1 for binary heads, or int64 class indices.
+        values: (n, T, dv), the tokens that the head reads; the keys where None.
+        queries: (n, dq), one query per sequence, or None.
+        mask: (n, T) bool, True at real tokens; None where no sequence is padded.
+        index: (n,) int64, the place of each sequence in its data set.
+        planted: (n,) int64, the token that is known to carry the label, where that is known.
+
+    Example:
+        >>> data = Sequences(torch.randn(4, 3, 2), torch.tensor([1.0, -1.0, 1.0, 1.0]))
+        >>> len(data), data.values is data.keys
+        (4, True)
+    """
+
+    keys: Tensor
+    labels: Tensor
+    values: Tensor = None  # type: ignore[assignment]
+    queries: Tensor | None = None
+    mask: Tensor | None = None
+    index: Tensor = None  # type: ignore[assignment]
+    planted: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.values is None:
+            object.__setattr__(self, "values", self.keys)
+        if self.index is None:
+            object.__setattr__(self, "index", torch.arange(len(self.keys), device=self.keys.device))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, rows: Tensor | slice) -> Sequences:
+        """The sequences at these rows; keys and values stay one tensor where they were one."""
+        return self._map(lambda t: t[rows])
+
+    def to(self, *args: object, **kwargs: object) -> Sequences:
+        """Like ``Tensor.to``; a dtype is given to floating tensors alone."""
+        keep = {k: v for k, v in kwargs.items() if k != "dtype"}
+        dtype_given = "dtype" in kwargs or any(isinstance(a, torch.dtype) for a in args)
+        plain = [a for a in args if not isinstance(a, torch.dtype)]
+
+        def move(t: Tensor) -> Tensor:
+            if dtype_given and not t.is_floating_point():
+                return t.to(*plain, **keep) if plain or keep else t  # type: ignore[call-overload]
+            return t.to(*args, **kwargs)  # type: ignore[call-overload]
+
+        return self._map(move)
+
+    def _map(self, f) -> Sequences:  # type: ignore[no-untyped-def]
+        new = {x.name: None if (t := getattr(self, x.name)) is None else f(t) for x in fields(self)}
+        if self.values is self.keys:
+            new["values"] = new["keys"]
+        return replace(self, **new)
+
+    @staticmethod
+    def pad(
+        keys: Sequence[Tensor], labels: Tensor, values: Sequence[Tensor] | None = None, **rest: Tensor
+    ) -> Sequences:
+        """Ragged lists of (T_i, d) tokens to one padded set; the mask hides the padding.
+
+        Example:
+            >>> data = Sequences.pad([torch.ones(2, 3), torch.ones(1, 3)], torch.tensor([1.0, -1.0]))
+            >>> data.mask.tolist()
+            [[True, True], [True, False]]
+        """
+        lengths = torch.tensor([len(k) for k in keys])
+        padded = torch.nn.utils.rnn.pad_sequence(list(keys), batch_first=True)
+        mask = torch.arange(padded.shape[1]) < lengths[:, None]
+        apart = None if values is None else torch.nn.utils.rnn.pad_sequence(list(values), batch_first=True)
+        return Sequences(padded, labels, values=apart, mask=mask, **rest)  # type: ignore[arg-type]
+
+
+def check_sequences(data: Sequences, num_classes: int = 2, where: str = "data") -> Sequences:
+    """Returns ``data`` if a model can be trained on it.
+
+    Args:
+        data: the sequences.
+        num_classes: 2 asks for labels in {-1, 1}; more asks for class indices below it.
+        where: the name that the message gives to the data.
+
+    Raises:
+        InputError: shapes that disagree, a sequence without a token, labels outside the classes, NaN or Inf.
+    """
+    _check_shapes(data, where)
+    if data.mask is not None and not data.mask.any(1).all():
+        row = int((~data.mask.any(1)).nonzero()[0])
+        raise InputError(f"{where}: sequence {row} has no token (its mask hides every one); drop it or fix the mask")
+    for name in ("keys", "values", "queries"):
+        tensor = getattr(data, name)
+        if tensor is None:
+            continue
+        bad = ~tensor.isfinite()
+        if data.mask is not None and name != "queries":
+            bad = bad & data.mask[..., None]
+        if bad.any():
+            row = int(bad.flatten(1).any(1).nonzero()[0])
+            raise InputError(f"{where}: {name} of sequence {row} hold NaN or Inf; clean the array before training")
+    _check_labels(data.labels, num_classes, where)
+    return data
+
+
+def _check_shapes(data: Sequences, where: str) -> None:
+    if data.keys.ndim != 3:
+        raise InputError(f"{where}: keys have shape {tuple(data.keys.shape)}; (sequences, tokens, dimensions) is asked")
+    n, T = data.keys.shape[:2]
+    if n == 0 or T == 0:
+        raise InputError(f"{where}: keys have shape {tuple(data.keys.shape)}; at least one sequence and one token")
+    wanted = {"labels": (n,), "mask": (n, T), "values": (n, T, "dv"), "queries": (n, "dq")}
+    for name, shape in wanted.items():
+        tensor = getattr(data, name)
+        if tensor is None:
+            continue
+        fits = tensor.ndim == len(shape) and all(isinstance(w, str) or w == s for w, s in zip(shape, tensor.shape, strict=True))
+        if not fits:
+            text = ", ".join(map(str, shape))
+            raise InputError(f"{where}: {name} have shape {tuple(tensor.shape)}, keys {tuple(data.keys.shape)} ask for ({text})")
+
+
+def _check_labels(labels: Tensor, num_classes: int, where: str) -> None:
+    allowed = torch.tensor([-1, 1]) if num_classes == 2 else torch.arange(num_classes)
+    bad = ~torch.isin(labels.double(), allowed.double().to(labels.device))
+    if bad.any():
+        row = int(bad.nonzero()[0])
+        text = "{-1, 1}" if num_classes == 2 else f"the classes 0..{num_classes - 1}"
+        raise InputError(f"{where}: label {labels[row].item():g} of sequence {row} is outside {text}")

@@ -1,0 +1,48 @@
+"""What every optimizer of this package states about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_maxmargin.errors import InputError
+
+
+class MarginOptimizer(Optimizer):
+    """An optimizer whose iterates converge in direction to a maximum-margin solution.
+
+    Attributes:
+        margin_norm: the norm in which that margin is measured.
+        gradient_scale: the scale of the gradient it asks for where the exact direction is at hand: ``direction``
+            (any positive scale will do; weights that sum to 1 are given) or ``log_loss`` (the gradient of log L).
+    """
+
+    margin_norm: ClassVar[str] = "l2"
+    gradient_scale: str = "direction"
+
+    def __init__(self, params: Any, lr: float, **defaults: Any) -> None:
+        if not lr > 0:
+            raise InputError(f"{type(self).__name__}: lr is {lr}; a positive number is asked")
+        super().__init__(params, {"lr": lr, **defaults})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step; ``closure`` re-evaluates the loss and returns it."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.update(loss)
+        return loss
+
+    def update(self, loss: Tensor | None) -> None:
+        """Moves every parameter by its ``.grad``."""
+        raise TypeError(f"{type(self).__name__} does not say how it moves")
+
+    def moving(self) -> list[tuple[dict[str, Any], Tensor, Tensor]]:
+        """(group, parameter, gradient) of every parameter that has one."""
+        return [(g, p, p.grad) for g in self.param_groups for p in g["params"] if p.grad is not None]
