@@ -1,0 +1,32 @@
+"""Max-margin token selection in attention: exact gradients, certified limit problems, monitored convergence."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_maxmargin.callbacks import MarginMonitor
+    from lightning_maxmargin.core import TokenSelector
+    from lightning_maxmargin.module import JointSelection
+    from lightning_maxmargin.svm import solve_att_svm, solve_joint_svm, solve_label_svm
+
+__version__ = "0.1.0"
+
+#: Imported on first use, so that the solvers can be had without Lightning.
+_HOMES = {
+    "JointSelection": "module",
+    "MarginMonitor": "callbacks",
+    "TokenSelector": "core",
+    "solve_att_svm": "svm",
+    "solve_joint_svm": "svm",
+    "solve_label_svm": "svm",
+}
+
+__all__ = ["JointSelection", "MarginMonitor", "TokenSelector", "solve_att_svm", "solve_joint_svm", "solve_label_svm"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class InputError(ValueError):
     """The input is wrong: the message says what, where, and what to do. The command line exits with status 2."""
+
+
+class NonFiniteError(ArithmeticError):
+    """Training met NaN or Inf and stopped before the weights were touched. The command line exits with status 1."""

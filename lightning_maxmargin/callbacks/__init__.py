@@ -1,0 +1,8 @@
+"""What is watched while training."""
+
+from lightning_maxmargin.callbacks.guard import FiniteGuard
+from lightning_maxmargin.callbacks.margins import MarginMonitor
+from lightning_maxmargin.callbacks.progress import StepProgress
+from lightning_maxmargin.callbacks.tokens import TokenMonitor
+
+__all__ = ["FiniteGuard", "MarginMonitor", "StepProgress", "TokenMonitor"]

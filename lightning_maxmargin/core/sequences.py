@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,7 +10,6 @@ from torch import Tensor
 from lightning_maxmargin.errors import InputError
 
 
-@dataclass(frozen=True)
 class Sequences:
     """n sequences of at most T tokens in d dimensions.
 
@@ -30,19 +28,22 @@ class Sequences:
         (4, True)
     """
 
-    keys: Tensor
-    labels: Tensor
-    values: Tensor = None  # type: ignore[assignment]
-    queries: Tensor | None = None
-    mask: Tensor | None = None
-    index: Tensor = None  # type: ignore[assignment]
-    planted: Tensor | None = None
+    # No dataclass: Lightning's precision plugins rebuild those field by field, and keys and values would part ways.
+    FIELDS = ("keys", "labels", "values", "queries", "mask", "index", "planted")
 
-    def __post_init__(self) -> None:
-        if self.values is None:
-            object.__setattr__(self, "values", self.keys)
-        if self.index is None:
-            object.__setattr__(self, "index", torch.arange(len(self.keys), device=self.keys.device))
+    def __init__(
+        self,
+        keys: Tensor,
+        labels: Tensor,
+        values: Tensor | None = None,
+        queries: Tensor | None = None,
+        mask: Tensor | None = None,
+        index: Tensor | None = None,
+        planted: Tensor | None = None,
+    ) -> None:
+        self.keys, self.labels, self.queries, self.mask, self.planted = keys, labels, queries, mask, planted
+        self.values = keys if values is None else values
+        self.index = torch.arange(len(keys), device=keys.device) if index is None else index
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -64,11 +65,11 @@ class Sequences:
 
         return self._map(move)
 
-    def _map(self, f) -> Sequences:  # type: ignore[no-untyped-def]
-        new = {x.name: None if (t := getattr(self, x.name)) is None else f(t) for x in fields(self)}
+    def _map(self, f: Callable[[Tensor], Tensor]) -> Sequences:
+        new = {k: f(t) for k in self.FIELDS if (t := getattr(self, k)) is not None}
         if self.values is self.keys:
-            new["values"] = new["keys"]
-        return replace(self, **new)
+            del new["values"]
+        return Sequences(**new)
 
     @staticmethod
     def pad(

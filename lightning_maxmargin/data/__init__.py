@@ -1,0 +1,8 @@
+"""Where sequences come from: one file per source."""
+
+from lightning_maxmargin.data.base import SequenceData
+from lightning_maxmargin.data.paper import PaperData
+from lightning_maxmargin.data.random import RandomData
+from lightning_maxmargin.data.tensors import TensorData
+
+__all__ = ["PaperData", "RandomData", "SequenceData", "TensorData"]

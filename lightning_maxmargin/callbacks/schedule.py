@@ -1,0 +1,16 @@
+"""At which steps a run is looked at."""
+
+from __future__ import annotations
+
+
+def next_step(step: int, per_decade: int) -> int:
+    """The first step after ``step`` of the geometric schedule with this many steps per decade: 1, 2, 3, ... then 10^(k/n).
+
+    Example:
+        >>> [next_step(s, per_decade=3) for s in (0, 1, 2, 5, 10)]
+        [1, 2, 5, 10, 22]
+    """
+    k = 0
+    while (value := round(10 ** (k / per_decade))) <= step:
+        k += 1
+    return value

@@ -1,0 +1,69 @@
+"""What a run's numbers mean, in words: saturation, stalls, selections that do not settle, SVMs without a solution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+
+#: A direction this far from every limit has not converged in any sense a plot would show.
+FAR = 1e-4
+
+
+def verdict(history: list[dict[str, Any]], pl_module: LightningModule) -> str:
+    """Everything worth a warning, as sentences; empty when the run simply converged.
+
+    Args:
+        history: the monitor's numbers, oldest first.
+        pl_module: the module trained, for its gradient mode and dtype.
+    """
+    if not history:
+        return ""
+    gradient = getattr(pl_module, "gradient", None)
+    notes = [_stall(history, str(gradient), next(pl_module.parameters()).dtype), _head(history[-1]), _settled(history)]
+    return " ".join(note for note in notes if note)
+
+
+def _stall(history: list[dict[str, Any]], gradient: str, dtype: torch.dtype) -> str:
+    """Softmax saturated, and the direction far from the limit that theory gives at this norm ratio."""
+    eps = torch.finfo(dtype).eps
+    saturated = [row for row in history if (1 - (row["attention/selected_mass"] or 0)) < eps]
+    if gradient == "exact" or not saturated:
+        return ""
+    last, name = history[-1], str(dtype).removeprefix("torch.")
+    said = (
+        f"Softmax saturated at step {saturated[0]['step']}: 1 - s_alpha is below the rounding of {name} ({eps:.1e}), so "
+        f"gradient: {gradient} has only rounding noise to follow from there on."
+    )
+    theory = next((k for k in ("rate_coupled", "strict") if last[f"direction_gap/{k}"] is not None), None)
+    if theory is None or last[f"direction_gap/{theory}"] < FAR:
+        return said
+    gap = last[f"direction_gap/{theory}"]
+    best = min(row[f"direction_gap/{theory}"] for row in history if row[f"direction_gap/{theory}"] is not None)
+    return (
+        f"{said} The run has stalled: its direction gap to the {theory.replace('_', '-')} limit, where it belongs at this norm ratio, "
+        f"is {gap:.1e} (smallest on the way: {best:.1e}), whatever limit it is nearest to. "
+        "Use gradient: exact."
+    )
+
+
+def _head(last: dict[str, Any]) -> str:
+    if last.get("status/head") != "infeasible":
+        return ""
+    return (
+        "The label SVM is infeasible: no head separates the labels of the selected tokens, which a checked Farkas vector "
+        "certifies. So the head has no max-margin direction and the relaxed and rate-coupled limits are undefined; the "
+        "strict limit of the attention is."
+    )
+
+
+def _settled(history: list[dict[str, Any]]) -> str:
+    """A hard-selection limit needs a margin that stays away from zero; say so where it does not."""
+    relative = history[-1]["relative_margin/attention"]
+    if relative is None or relative > 0.1:
+        return ""
+    return (
+        f"The selection has not settled: the attention margin is {relative:.1e} of its SVM's. Either the run is too short or this "
+        "data set has no hard-selection limit (the margin tends to 0 and attention stays soft)."
+    )

@@ -1,0 +1,178 @@
+"""``maxmargin fit | validate | test | predict | report``: LightningCLI with run directories and one-line errors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from argparse import ArgumentError
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from lightning_maxmargin.callbacks import FiniteGuard, MarginMonitor, StepProgress, TokenMonitor
+from lightning_maxmargin.config_errors import allow_imports, is_input, one_line
+from lightning_maxmargin.data import SequenceData
+from lightning_maxmargin.errors import InputError, NonFiniteError
+from lightning_maxmargin.finish import finish_fit, print_metrics, refuse_existing, write_predictions
+from lightning_maxmargin.loggers import run_loggers
+from lightning_maxmargin.module import JointSelection
+from lightning_maxmargin.runs import claim_run_dir
+
+TRUST = "--trust-config"
+SAVE_EVERY = timedelta(seconds=30)
+FIT_CALLBACKS = {"monitor": MarginMonitor, "tokens": TokenMonitor, "guard": FiniteGuard}
+
+
+class RunConfig(SaveConfigCallback):
+    """Keeps ``config.yaml`` in the run directory, ready for ``--config``: without the directory itself."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if trainer.is_global_zero and stage == "fit":
+            self.config.run_dir = self.config.trainer.default_root_dir = None
+            path = Path(trainer.default_root_dir) / "config.yaml"
+            self.parser.save(self.config, str(path), skip_none=False, overwrite=False, multifile=False)
+
+
+class MarginCLI(LightningCLI):
+    """LightningCLI whose fit owns a run directory and ends with a table and a report."""
+
+    latest_parser: LightningArgumentParser | None = None
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        MarginCLI.latest_parser = super().init_parser(**kwargs)
+        return MarginCLI.latest_parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str, default="run", help="Name of the run, in its directory, report and W&B.")
+        parser.add_argument("--run_dir", type=str | None, default=None, help="A new directory; runs/NAME-DATE-ID if not given.")
+        parser.add_argument("--wandb", type=Literal["offline", "online", "disabled"], default="offline",
+                            help="Where W&B writes: to disk, to its server, or nowhere.")  # fmt: skip
+        parser.add_argument("--wandb_project", type=str, default="lightning-maxmargin", help="Project of W&B.")
+        parser.add_argument("--report", type=bool, default=True, help="Whether fit draws figures and writes report.html.")
+        parser.add_argument("--output", type=str, default="predictions.jsonl", help="The file that predict writes.")
+        for key, callback in FIT_CALLBACKS.items():
+            parser.add_lightning_class_args(callback, key)
+        for key in ("dim", "value_dim", "query_dim", "num_classes"):
+            parser.link_arguments(f"data.{key}", f"model.{key}", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        if self.subcommand != "fit":
+            if self.subcommand == "predict":
+                refuse_existing(Path(config.output))
+            config.trainer.logger = False
+            return
+        self.started = time.perf_counter()
+        self.run_dir = claim_run_dir(config.run_dir, config.name)
+        config.trainer.default_root_dir = str(self.run_dir)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        if self.subcommand == "fit":
+            config = self.config.fit
+            if config.trainer.logger in (None, True):
+                kwargs["logger"] = run_loggers(self.run_dir, config.name, config.wandb, config.wandb_project)
+        return super().instantiate_trainer(**kwargs)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:
+        if self.subcommand == "fit":
+            callbacks = [*callbacks, *self._run_callbacks(config)]
+        else:
+            callbacks = [c for c in callbacks if not isinstance(c, tuple(FIT_CALLBACKS.values()))]
+        return super()._instantiate_trainer(config, callbacks)
+
+    def _run_callbacks(self, config: dict[str, Any]) -> list[Any]:
+        given = config.get("callbacks") or []
+        extra: list[Any] = []
+        if config.get("enable_progress_bar") is not False:
+            extra.append(StepProgress())
+        if config.get("enable_checkpointing") is not False and not any(isinstance(c, ModelCheckpoint) for c in given):
+            # By time, not by epoch: an epoch of full-batch training is milliseconds, and saving would be most of it.
+            extra.append(
+                ModelCheckpoint(
+                    self.run_dir / "checkpoints", "last", train_time_interval=SAVE_EVERY, save_on_exception=True,
+                    enable_version_counter=False,
+                )
+            )  # fmt: skip
+        return extra
+
+    def after_fit(self) -> None:
+        seconds = time.perf_counter() - self.started
+        finish_fit(self.trainer, self.model, self.datamodule, self.run_dir, self.config.fit, seconds)
+
+    def after_validate(self) -> None:
+        print_metrics(self.trainer)
+
+    def after_test(self) -> None:
+        print_metrics(self.trainer)
+
+    def predict(self, **kwargs: Any) -> None:
+        """Predicts and writes one JSON object per sequence."""
+        write_predictions(Path(self.config.predict.output), self.trainer.predict(**kwargs) or [])
+
+
+def report(args: Sequence[str]) -> None:
+    """``maxmargin report RUN_DIR``: draws the figures and writes ``report.html`` of a finished run again."""
+    from jsonargparse import ArgumentParser
+
+    from lightning_maxmargin.figures.report import write_report
+
+    parser = ArgumentParser(prog="maxmargin report", description=report.__doc__, exit_on_error=False)
+    parser.add_argument("run_dir", type=str, help="The directory of the run.")
+    print(write_report(Path(parser.parse_args(list(args)).run_dir)))
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """The command ``maxmargin``. Exit status 0, 1 (training failed or was interrupted) or 2 (bad input)."""
+    words = list(sys.argv[1:] if args is None else args)
+    allow_imports(TRUST in words)
+    # LightningCLI reads sys.argv itself, also in the processes that a launcher starts with the same words.
+    sys.argv[1:] = words = [w for w in words if w != TRUST]
+    _quiet()
+    try:
+        if words[:1] == ["report"]:
+            report(words[1:])
+        else:
+            cli(words)
+    except NonFiniteError as error:
+        return _fail(str(error), 1)
+    except (InputError, ArgumentError, TypeError, ValueError) as error:
+        if isinstance(error, TypeError | ValueError) and not is_input(error):
+            raise
+        return _fail(one_line(error, MarginCLI.latest_parser), 2)
+    return 0
+
+
+def cli(words: Sequence[str]) -> MarginCLI:
+    """Parses the words and runs their command."""
+    strict = {"exit_on_error": False}
+    return MarginCLI(
+        JointSelection,
+        SequenceData,
+        save_config_callback=RunConfig,
+        seed_everything_default=0,
+        trainer_defaults={"max_epochs": -1, "enable_model_summary": False, "accelerator": "auto", "devices": 1},
+        parser_kwargs={"prog": "maxmargin", **strict, **{name: dict(strict) for name in MarginCLI.subcommands()}},
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+    )
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"maxmargin: error: {message}", file=sys.stderr)
+    return status
+
+
+def _quiet() -> None:
+    """Lightning's advertisements and its advice on loaders are not for these runs."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for advice in (".*does not have many workers.*", ".*Total length of `list`.*", ".*treespec, LeafSpec.*", ".*smaller than the logging interval.*",
+                   ".*Experiment logs directory.*", ".*anonymous setting.*"):
+        warnings.filterwarnings("ignore", advice)

@@ -1,0 +1,84 @@
+"""What every data module of this package offers to the model, the monitors and the command line."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from lightning_maxmargin.core import Sequences, check_sequences
+from lightning_maxmargin.data.sampling import BatchLoader
+from lightning_maxmargin.errors import InputError
+
+
+class SequenceData(pl.LightningDataModule):
+    """Labelled token sequences in memory, in splits ``train``, ``val`` and ``test`` (the last two where there are any).
+
+    A subclass fills :meth:`load`. Every process holds the whole data and trains on its own part of each batch.
+
+    Args:
+        batch_size: sequences per optimisation step over all processes; None is the full batch.
+        shuffle: a new order every epoch (minibatches alone).
+        seed: of the order, and of whatever the subclass draws.
+
+    Raises:
+        InputError: batch_size is not positive.
+    """
+
+    def __init__(self, batch_size: int | None = None, shuffle: bool = True, seed: int = 0) -> None:
+        super().__init__()
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"data.batch_size: {batch_size}; a positive number, or null for the full batch")
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self._splits: dict[str, Sequences] | None = None
+        self.num_classes = 2
+        self.head: Tensor | None = None  # the true head, where the data come with one
+
+    @abstractmethod
+    def load(self) -> dict[str, Sequences]:
+        """All splits; ``train`` must be among them."""
+
+    @property
+    def splits(self) -> dict[str, Sequences]:
+        """Loaded and checked on first use."""
+        if self._splits is None:
+            self._splits = {k: check_sequences(s, self.num_classes, f"data ({k})") for k, s in self.load().items()}
+        return self._splits
+
+    def sequences(self, split: str) -> Sequences | None:
+        """The whole split, or None where there is none."""
+        return self.splits.get(split)
+
+    def texts(self, split: str) -> list[list[str]] | None:
+        """The words or sentences behind the tokens, where the data are text."""
+        return None
+
+    @property
+    def dim(self) -> int:
+        return self.splits["train"].keys.shape[2]
+
+    @property
+    def value_dim(self) -> int:
+        return self.splits["train"].values.shape[2]
+
+    @property
+    def query_dim(self) -> int | None:
+        queries = self.splits["train"].queries
+        return None if queries is None else queries.shape[1]
+
+    def train_dataloader(self) -> BatchLoader:
+        return BatchLoader(self.splits["train"], self.batch_size, self.shuffle, self.seed)
+
+    def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> BatchLoader | list[BatchLoader]:
+        return self._evaluation("test" if "test" in self.splits else "train")
+
+    def _evaluation(self, split: str) -> BatchLoader | list[BatchLoader]:
+        data = self.splits.get(split)
+        return [] if data is None else BatchLoader(data, self.batch_size, shuffle=False)

@@ -1,0 +1,255 @@
+"""The LightningModule: it wires model, loss, gradient and optimizer together; the mathematics is in ``core``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor
+from torch import distributed as dist
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric
+
+from lightning_maxmargin.core import LOSSES, MarginLoss, Sequences, TokenSelector, exact_directions, select
+from lightning_maxmargin.core.model import Output
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.metrics import SelectionAccuracy, label_rows
+from lightning_maxmargin.optim import NormalizedGD
+
+Gradient = Literal["exact", "centred", "naive"]
+
+
+class JointSelection(pl.LightningModule):
+    """Trains head v and attention W (or p) of f(X) = v' X' softmax(X W z), jointly or one of them.
+
+    Args:
+        dim: d, of the keys.
+        loss: ``logistic``, ``exponential``, ``correlation`` (labels -1, 1) or ``cross_entropy`` (classes).
+        gradient: ``exact`` (closed-form log-domain direction, any norm; linear binary heads), ``centred`` (autograd
+            through centred pooling, true magnitudes, any head and loss) or ``naive`` (textbook autograd, kept to show
+            how it stalls). None takes ``exact`` where the head allows it and the optimizer is scale-free, else ``centred``.
+        optimizer: makes the optimizer from parameter groups; any torch optimizer will do.
+        attention_lr: learning rate of p, W or K and Q; the optimizer's own where None.
+        head_lr: learning rate of v or V, likewise; the two rates steer rho = ||v|| / ||p||.
+        train: ``both``, ``attention`` (the head stays as it starts) or ``head``.
+        inner_steps: most optimisation steps per ``training_step``; many make the cost of the Trainer vanish.
+        head_init: as in :class:`TokenSelector`, or ``data``: the true head that the data come with.
+        selector: everything else of :class:`TokenSelector`.
+
+    Raises:
+        InputError: choices that do not go together.
+
+    Source: MMTS (joint training of p and v), TFSVM (W and K, Q).
+
+    Example:
+        >>> from lightning_maxmargin.data import PaperData
+        >>> model = JointSelection(dim=2, attention_lr=1.0, head_lr=2.0)
+        >>> trainer = pl.Trainer(max_steps=200, max_epochs=-1, accelerator="cpu", logger=False,
+        ...     enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False)
+        >>> trainer.fit(model, datamodule=PaperData("joint_tight"))
+        >>> round(float(model.selector.direction[0] / model.selector.direction[1]), 1)  # p_mm = (4/3, 1/3)
+        4.0
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        loss: Literal["logistic", "exponential", "correlation", "cross_entropy"] = "logistic",
+        gradient: Gradient | None = None,
+        optimizer: OptimizerCallable = NormalizedGD,
+        attention_lr: float | None = None,
+        head_lr: float | None = None,
+        train: Literal["both", "attention", "head"] = "both",
+        inner_steps: int = 100,
+        head_init: Any = "zeros",
+        **selector: Any,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["optimizer"])
+        self.automatic_optimization = False
+        self.head_from_data = head_init == "data"
+        start = "zeros" if self.head_from_data else head_init
+        with _double_default():
+            self.selector = TokenSelector(dim, head_init=start, **selector)
+        self.loss = LOSSES[loss]
+        self.make_optimizer, self.gradient = optimizer, gradient
+        self.attention_lr, self.head_lr, self.train_part, self.inner_steps = attention_lr, head_lr, train, inner_steps
+        self.pause_at: int | None = None  # a callback that wants to look at this step says so here
+        self._check()
+        self.accuracy = torch.nn.ModuleDict({stage: MeanMetric() for stage in ("val", "test")})
+        self.selection = torch.nn.ModuleDict({stage: SelectionAccuracy() for stage in ("val", "test")})
+
+    def _check(self) -> None:
+        binary = isinstance(self.loss, MarginLoss)
+        if binary != (self.selector.num_classes == 2):
+            raise InputError(f"model.loss: {self.loss.name} does not fit {self.selector.num_classes} classes; "
+                             "two classes take logistic, exponential or correlation, more take cross_entropy")
+        if self.gradient == "exact" and not binary:
+            raise InputError("model.gradient: exact is for linear binary heads; use centred for more classes")
+        if self.inner_steps < 1:
+            raise InputError(f"model.inner_steps: {self.inner_steps}; a positive number is asked")
+        for name in ("attention_lr", "head_lr"):
+            rate = getattr(self, name)
+            if rate is not None and not rate > 0:
+                raise InputError(f"model.{name}: {rate}; a positive number is asked, or null for the optimizer's own")
+
+    # --- start ------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        # Start and prompt are made in float64 so that 64-true begins at the literal numbers.
+        self.selector.to(torch.float64 if self.trainer.precision == "64-true" else torch.float32)
+        if self.head_from_data and stage == "fit":
+            head = getattr(self.trainer.datamodule, "head", None)  # type: ignore[attr-defined]
+            if head is None:
+                raise InputError("model.head_init: 'data' asks for data that come with a head; give numbers or zeros")
+            with torch.no_grad():
+                self.selector.head.copy_(head)
+
+    def configure_optimizers(self) -> Optimizer:
+        parts = {
+            "attention": (self.selector.attention_parameters, self.attention_lr),
+            "head": (self.selector.head_parameters, self.head_lr),
+        }
+        groups = []
+        for name, (parameters, lr) in parts.items():
+            for parameter in parameters.values():
+                parameter.requires_grad_(self.train_part in ("both", name))
+            if self.train_part in ("both", name):
+                rate = {} if lr is None else {"lr": lr}
+                groups.append({"params": list(parameters.values()), "name": name, **rate})
+        optimizer = self.make_optimizer(groups)
+        if self.gradient is None:
+            scale_free = hasattr(optimizer, "margin_norm") and isinstance(self.loss, MarginLoss)
+            self.gradient = "exact" if scale_free else "centred"
+        return optimizer
+
+    # --- training ---------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Sequences, batch_idx: int) -> None:
+        batch = batch.to(self.selector.head.dtype)
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        reduce = AllReduce(self.trainer.world_size)
+        loss = torch.zeros((), device=self.device)
+        for _ in range(self._steps_now()):
+            if self.gradient == "exact":
+                loss = self._fill_exact(batch, reduce)
+                optimizer.step()
+            else:
+                loss = self._fill_autograd(batch, reduce)
+                optimizer.step(partial(_same, loss))
+        self.log("train/loss", loss)
+
+    def _steps_now(self) -> int:
+        """Up to ``inner_steps``, but not past the last step nor past one that a callback wants to see."""
+        stops = [s for s in (self.trainer.max_steps, self.pause_at) if s is not None and s > self.global_step]
+        # One step of a minibatch: many steps on each would be another algorithm.
+        inner = self.inner_steps if self.trainer.num_training_batches == 1 else 1
+        return min([inner, *(s - self.global_step for s in stops)])
+
+    @torch.no_grad()
+    def _fill_exact(self, batch: Sequences, reduce: AllReduce) -> Tensor:
+        assert isinstance(self.loss, MarginLoss)
+        model = self.selector
+        # Outside autocast: the direction is exact in the dtype of the weights.
+        with torch.autocast(self.device.type, enabled=False):
+            data = Sequences(batch.keys, batch.labels, batch.values, model.queries(batch), batch.mask, batch.index)
+            d = exact_directions(data, model.scores(batch), model.head, self.loss, reduce)
+        scale = torch.ones(2, dtype=d.head.dtype, device=self.device)
+        if self._gradient_scale == "log_loss":
+            # The correlation loss has no logarithm: its own gradient then.
+            scale = (torch.stack([d.log_attention, d.log_head]) - d.log_loss.nan_to_num(0.0)).exp()
+        if self.train_part != "head":
+            model.set_attention_gradient(-scale[0] * d.attention)
+        if self.train_part != "attention":
+            model.head.grad = -scale[1] * d.head
+        return d.loss
+
+    @property
+    def _gradient_scale(self) -> str:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        return getattr(optimizer, "gradient_scale", "log_loss")
+
+    def _fill_autograd(self, batch: Sequences, reduce: AllReduce) -> Tensor:
+        self.optimizers(use_pl_optimizer=False).zero_grad()  # type: ignore[union-attr]
+        size = reduce.sum(torch.tensor(float(len(batch)), device=self.device))
+        output = self.selector(batch, "naive" if self.gradient == "naive" else "centred")
+        # DDP averages gradients over ranks, so the sum over this rank's part is multiplied by their number.
+        loss = self.loss(output.logits, batch.labels).sum() / size
+        self.manual_backward(loss * self.trainer.world_size)
+        return reduce.sum(loss.detach())
+
+    def sample_losses(self, batch: Sequences) -> Tensor:
+        """l(Y_i f(X_i)) of each sequence, (n,): for a guard that names the one that broke."""
+        batch = batch.to(self.selector.head.dtype)
+        return self.loss(self.selector(batch).logits, batch.labels)
+
+    # --- evaluation -------------------------------------------------------------------------------------------
+
+    def forward(self, batch: Sequences) -> Output:
+        """logits, attention and scores of a batch, in the weights' dtype."""
+        return self.selector(batch.to(self.selector.head.dtype))
+
+    def validation_step(self, batch: Sequences, batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Sequences, batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Sequences, batch_idx: int) -> dict[str, Tensor]:
+        """``index``, ``logits``, ``attention`` and ``selected`` of each sequence."""
+        output = self(batch)
+        return {
+            "index": batch.index,
+            "logits": output.logits,
+            "attention": output.attention,
+            "selected": select(output.scores, batch.mask),
+        }
+
+    def _evaluate(self, batch: Sequences, stage: str) -> None:
+        output = self(batch)
+        accuracy, selection = self.accuracy[stage], self.selection[stage]
+        # One statement of right and wrong for both heads: a positive label row, no tie.
+        accuracy.update((label_rows(output.logits, batch.labels) > 0).float())
+        self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True)
+        if batch.planted is not None:
+            selection.update(select(output.scores, batch.mask), batch.planted)
+            self.log(f"{stage}/selection/accuracy", selection, on_step=False, on_epoch=True)
+
+
+def _same(loss: Tensor) -> Tensor:
+    """The closure of an optimizer that reads the loss: it is known already."""
+    return loss
+
+
+class AllReduce:
+    """Maximum and sum over the processes of a run; nothing to do for one."""
+
+    def __init__(self, world_size: int) -> None:
+        self.many = world_size > 1
+
+    def max(self, x: Tensor) -> Tensor:
+        return self._reduce(x, dist.ReduceOp.MAX)
+
+    def sum(self, x: Tensor) -> Tensor:
+        return self._reduce(x, dist.ReduceOp.SUM)
+
+    def _reduce(self, x: Tensor, operation: Any) -> Tensor:
+        if self.many:
+            x = x.clone()
+            dist.all_reduce(x, op=operation)
+        return x
+
+
+class _double_default:
+    """float64 as the default dtype inside the block."""
+
+    def __enter__(self) -> None:
+        self.before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_default_dtype(self.before)
