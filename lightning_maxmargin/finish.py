@@ -109,6 +109,8 @@ def save_paths(monitor: MarginMonitor, model: JointSelection, data: SequenceData
         "selected": snapshot.selected.numpy(),
         "mask": np.ones(train.keys.shape[:2], bool) if train.mask is None else train.mask.numpy(),
     }
+    if train.values is not train.keys:
+        arrays["values"] = train.values.double().numpy()
     for limit, solution in snapshot.solutions.items():
         if solution.attention.status == "certified":
             arrays[f"svm/{limit}"] = rays(solution.attention.direction)

@@ -121,6 +121,10 @@ class JointSelection(pl.LightningModule):
                 rate = {} if lr is None else {"lr": lr}
                 groups.append({"params": list(parameters.values()), "name": name, **rate})
         optimizer = self.make_optimizer(groups)
+        exact_only = getattr(optimizer, "exact_only", False)
+        if exact_only and (self.gradient in ("centred", "naive") or self.selector.parametrization == "KQ"):
+            raise InputError(f"model.optimizer: {type(optimizer).__name__} needs the exact gradient of p or W; "
+                             "use gradient: exact with parametrization p or W, or NormalizedGD")
         if self.gradient is None:
             scale_free = hasattr(optimizer, "margin_norm") and isinstance(self.loss, MarginLoss)
             self.gradient = "exact" if scale_free else "centred"

@@ -120,7 +120,8 @@ class MarginMonitor(Callback):
     def _remember(self, step: int, direction: torch.Tensor, head: torch.Tensor) -> None:
         """Paths in two dimensions, for the figure."""
         if direction.shape[0] == 2:
-            self.paths.append((step, direction.detach().double().cpu(), head.detach().double().cpu()))
+            # Cloned: .double().cpu() of a float64 tensor on the CPU is the live weight itself.
+            self.paths.append((step, direction.detach().double().cpu().clone(), head.detach().double().cpu().clone()))
 
     def _sequences(self, trainer: pl.Trainer) -> Sequences:
         if self.data is not None:

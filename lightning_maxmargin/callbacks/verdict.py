@@ -31,19 +31,20 @@ def _stall(history: list[dict[str, Any]], gradient: str, dtype: torch.dtype) -> 
     saturated = [row for row in history if (1 - (row["attention/selected_mass"] or 0)) < eps]
     if gradient == "exact" or not saturated:
         return ""
-    last, name = history[-1], str(dtype).removeprefix("torch.")
     said = (
-        f"Softmax saturated at step {saturated[0]['step']}: 1 - s_alpha is below the rounding of {name} ({eps:.1e}), so "
-        f"gradient: {gradient} has only rounding noise to follow from there on."
+        f"Softmax saturated at step {saturated[0]['step']}: 1 - s_alpha is below the rounding of "
+        f"{str(dtype).removeprefix('torch.')} ({eps:.1e})."
     )
-    theory = next((k for k in ("rate_coupled", "strict") if last[f"direction_gap/{k}"] is not None), None)
-    if theory is None or last[f"direction_gap/{theory}"] < FAR:
-        return said
-    gap = last[f"direction_gap/{theory}"]
+    if gradient == "naive":
+        said += " From there on gradient: naive has only rounding noise to follow."
+    theory = next((k for k in ("rate_coupled", "strict") if history[-1][f"direction_gap/{k}"] is not None), None)
+    gap = None if theory is None else history[-1][f"direction_gap/{theory}"]
+    if gap is None or gap < FAR:
+        return said if gradient == "naive" else ""
     best = min(row[f"direction_gap/{theory}"] for row in history if row[f"direction_gap/{theory}"] is not None)
     return (
-        f"{said} The run has stalled: its direction gap to the {theory.replace('_', '-')} limit, where it belongs at this norm ratio, "
-        f"is {gap:.1e} (smallest on the way: {best:.1e}), whatever limit it is nearest to. "
+        f"{said} The run has stalled: its direction gap to the {str(theory).replace('_', '-')} limit, where it belongs at "
+        f"this norm ratio, is {gap:.1e} (smallest on the way: {best:.1e}), whatever limit it is nearest to. "
         "Use gradient: exact."
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,8 @@ class AcceleratedMargin(MarginOptimizer):
         >>> w.item()
         2.5
     """
+
+    exact_only: ClassVar[bool] = True
 
     def __init__(self, params: Any, lr: float = 1.0) -> None:
         super().__init__(params, lr)

@@ -19,10 +19,12 @@ class MarginOptimizer(Optimizer):
         margin_norm: the norm in which that margin is measured.
         gradient_scale: the scale of the gradient it asks for where the exact direction is at hand: ``direction``
             (any positive scale will do; weights that sum to 1 are given) or ``log_loss`` (the gradient of log L).
+        exact_only: whether the scale of an autograd gradient would break it.
     """
 
     margin_norm: ClassVar[str] = "l2"
     gradient_scale: str = "direction"
+    exact_only: ClassVar[bool] = False
 
     def __init__(self, params: Any, lr: float, **defaults: Any) -> None:
         if not lr > 0:

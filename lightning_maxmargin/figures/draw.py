@@ -1,0 +1,202 @@
+"""The figures of a run: direction gap, relative margin, selected mass, and (in ``paths.py``) the paths of 2-d data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_maxmargin.figures import style
+from lightning_maxmargin.figures.paths import draw_paths
+from lightning_maxmargin.figures.read import Array, Metrics, RunFiles
+from lightning_maxmargin.figures.style import COLORS, DASHES, FLOOR, LIMITS, NAMES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SOLID = "-"
+
+
+def draw_figures(run: RunFiles, out: Path) -> list[Path]:
+    """Draws every figure the run has data for, as PNG, 1,280 pixels wide.
+
+    Args:
+        run: the files of the run.
+        out: the folder for ``paths.png``, ``direction_gap.png``, ``relative_margin.png`` and ``selected_mass.png``. One
+            of these left there by an earlier drawing and without data now is removed.
+
+    Returns:
+        The files drawn, in this order; a figure without data is not among them.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    kinds: dict[str, Callable[[RunFiles], Figure | None]] = {
+        "paths": draw_paths,
+        "direction_gap": draw_direction_gap,
+        "relative_margin": draw_relative_margin,
+        "selected_mass": draw_selected_mass,
+    }
+    drawn = []
+    for name, draw in kinds.items():
+        path = out / f"{name}.png"
+        figure = draw(run)
+        if figure is None:
+            path.unlink(missing_ok=True)
+        else:
+            drawn.append(style.save(figure, path))
+    return drawn
+
+
+def _gap_lines(metrics: Metrics) -> list[tuple[str, str, Array, Array]]:
+    """(colour key, label, norm, gap) of every line of the direction-gap figure."""
+    lines = [(k, f"{NAMES[k]} SVM") for k in LIMITS if metrics.has(f"direction_gap/{k}")]
+    keys = [(k, label, f"direction_gap/{k}", "norm/attention") for k, label in lines]
+    if not keys:
+        keys = [("attention", "attention SVM", "direction_gap/attention", "norm/attention")]
+    keys.append(("head", "head SVM", "direction_gap/head", "norm/head"))
+    found = [(k, label, *metrics.series(gap, against=norm)) for k, label, gap, norm in keys]
+    return [(k, label, x[x > 0], y[x > 0]) for k, label, x, y in found if (x > 0).any()]
+
+
+def draw_direction_gap(run: RunFiles) -> Figure | None:
+    """Gap against norm on log-log axes, with the slope -2 that exact gradients show; None without data."""
+    lines = _gap_lines(run.metrics)
+    if not lines:
+        return None
+    figure = style.new_figure(4.6)
+    ax = figure.add_subplot()
+    clipped = 0
+    for key, label, x, y in lines:
+        clipped += int((y < FLOOR).sum())
+        # Relaxed and rate-coupled often coincide: the dashes on top let the line below be seen.
+        dash = DASHES[key] if key in ("rate_coupled", "head") else SOLID
+        look: dict[str, Any] = {"color": COLORS[key], "linestyle": dash, "linewidth": 1.8}
+        look |= {"linewidth": 3.6, "zorder": 1.9} if key == "relaxed" else {}
+        label = f"{label}: ends {'at ' if y[-1] >= FLOOR else ''}{style.floored(float(y[-1]))}"
+        ax.plot(x, np.maximum(y, FLOOR), marker="o" if len(x) == 1 else None, label=label, **look)
+    _slope(ax, lines)
+    style.log_axis(ax, np.maximum(np.concatenate([y for *_, y in lines]), FLOOR))
+    if max(x.max() for *_, x, _ in lines) > 3 * min(x.min() for *_, x, _ in lines):
+        ax.set_xscale("log")
+    scale = " (log)" if ax.get_xscale() == "log" else ""
+    norms = f"norm: of p or W for the attention, of v for the head{scale}"
+    style.dress(ax, "", norms, "direction gap, ½‖u − w‖² = 1 − cos (log)")
+    style.headline(figure, _gap_title(lines))
+    note = f"{clipped:,} gaps below {FLOOR:g} are drawn at {FLOOR:g}: below, rounding is measured, not distance."
+    style.footnote(figure, [note] if clipped else [])
+    return figure
+
+
+def _gap_title(lines: list[tuple[str, str, Array, Array]]) -> str:
+    ends = {label.removesuffix(" SVM"): max(float(y[-1]), FLOOR) for key, label, _, y in lines if key != "head"}
+    if not ends:
+        return "Distance of the head's direction from its SVM"
+    low = min(ends.values())
+    # Limits that coincide differ by rounding alone: both are named.
+    best = [name for name, gap in ends.items() if gap <= 2 * low]
+    names = ", ".join(best[:-1]) + " and " + best[-1] if len(best) > 1 else best[0]
+    end = style.short(low) if low > FLOOR else f"below {FLOOR:g}"
+    return f"The attention ends nearest the {names} SVM{'s' if len(best) > 1 else ''}: gap {end}"
+
+
+def _slope(ax: Axes, lines: list[tuple[str, str, Array, Array]]) -> None:
+    """A grey line of slope -2 above the lowest curve of the attention, over the norms where it stays in view."""
+    *_, x, y = min(lines, key=lambda line: (line[0] == "head", float(line[3][-1])))
+    seen = y >= FLOOR
+    if seen.sum() < 3 or x.max() < 30:
+        return
+    late = seen & (x >= np.sqrt(x[seen].min() * x[seen].max()))
+    # 5 times the curve at its end, or, where it falls below sight, at the start of its later half.
+    at = int(np.flatnonzero(late)[-1 if seen[-1] else 0])
+    level = 5 * float(y[at]) * float(x[at]) ** 2
+    start = max(float(x[late].min()), float(np.sqrt(level / 0.3)))
+    stop = min(float(x.max()), float(np.sqrt(level / (30 * FLOOR))))
+    if stop < 3 * start:
+        return
+    grid = np.array([start, stop])
+    look: dict[str, Any] = {"color": COLORS["reference"], "linewidth": 1.2, "linestyle": (0, (1, 1.5))}
+    ax.plot(grid, level / grid**2, label="slope −2: gap ∝ 1 / norm²", **look)
+
+
+def draw_relative_margin(run: RunFiles) -> Figure | None:
+    """Achieved over optimal margin against step, and what is missing to 1 on a log axis; None without data."""
+    series = {k: run.metrics.series(f"relative_margin/{k}") for k in ("attention", "head")}
+    series = {k: s for k, s in series.items() if len(s[0])}
+    if not series:
+        return None
+    figure = style.new_figure(4.0)
+    left, right = figure.subplots(1, 2)
+    negative, reached = 0, []
+    for key, (x, y) in series.items():
+        low = y < 0
+        negative += int(low.sum())
+        look: dict[str, Any] = {"color": COLORS[key], "linewidth": 1.9, "linestyle": "--" if key == "head" else SOLID}
+        left.plot(x, np.maximum(y, 0), label=NAMES[key], marker="o" if len(x) == 1 else None, **look)
+        if low.any():
+            mark: dict[str, Any] = {"marker": "v", "markersize": 4, "color": COLORS[key], "markerfacecolor": "white"}
+            left.plot(x[low], np.zeros(low.sum()), linestyle="none", clip_on=False, **mark)
+        reached += _missing(right, x, 1 - y, f"1 − relative margin of the {NAMES[key]}", look)
+    left.axhline(1, color=COLORS["reference"], linewidth=1, linestyle=(0, (1, 1.5)))
+    left.set_ylim(-0.02, max(1.1, min(1.5, max(float(y.max()) for _, y in series.values()) * 1.05)))
+    # Above the highest curve's line at 1, inside the axes.
+    words: dict[str, Any] = {"transform": left.get_yaxis_transform(), "fontsize": style.SMALL, "color": "#444444"}
+    left.text(0.02, 1.015, "optimum", va="bottom", **words)
+    _finish(left, "relative margin", "achieved / optimal margin", series)
+    _finish(right, "what is missing to 1", "1 − relative margin (log)", series)
+    ends = ", ".join(f"{NAMES[k]} {style.near_one(float(y[-1]))}" for k, (_, y) in series.items())
+    style.headline(figure, f"Margin over the SVM's margin, at the end: {ends}")
+    notes = [f"▽ {negative:,} negative margins, drawn at 0: some row is still on the wrong side."] if negative else []
+    style.footnote(figure, notes + reached)
+    return figure
+
+
+def _missing(ax: Axes, x: Array, y: Array, name: str, look: dict[str, Any]) -> list[str]:
+    """Draws 1 - something on a log axis while it is positive; says from where on rounding has taken it."""
+    keep = y >= FLOOR
+    if keep.any():
+        ax.plot(x[keep], y[keep], marker="o" if keep.sum() == 1 else None, **look)
+    last = np.flatnonzero(keep)[-1] if keep.any() else -1
+    return [f"{name} is below {FLOOR:g} from step {int(x[last + 1]):,} on."] if last + 2 < len(x) else []
+
+
+def _finish(ax: Axes, title: str, ylabel: str, series: dict[str, tuple[Array, Array]]) -> None:
+    """Axes common to the figures over steps."""
+    style.step_axis(ax, np.concatenate([x for x, _ in series.values()]))
+    style.dress(ax, title, "training step" + ("" if ax.get_xscale() == "linear" else " (log)"), ylabel)
+    if "(log)" in ylabel:
+        values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in ax.get_lines()] or [np.zeros(0)])
+        if len(values):
+            style.log_axis(ax, values)
+        else:
+            ax.text(0.5, 0.5, "nothing left to show", transform=ax.transAxes, ha="center", fontsize=style.TEXT)
+
+
+def draw_selected_mass(run: RunFiles) -> Figure | None:
+    """Attention on the selected token and entropy against step, and both on a log axis; None without data."""
+    names = {"attention/selected_mass": "mass on the selected token", "attention/entropy": "entropy of the attention"}
+    series = {k: run.metrics.series(k) for k in names}
+    series = {k: s for k, s in series.items() if len(s[0])}
+    if not series:
+        return None
+    figure = style.new_figure(4.0)
+    left, right = figure.subplots(1, 2)
+    notes = []
+    for key, (x, y) in series.items():
+        mass = key == "attention/selected_mass"
+        color, dash = (COLORS["attention"], SOLID) if mass else (COLORS["entropy"], "--")
+        look: dict[str, Any] = {"color": color, "linewidth": 1.9, "linestyle": dash}
+        left.plot(x, y, label=names[key], marker="o" if len(x) == 1 else None, **look)
+        notes += _missing(right, x, 1 - y if mass else y, "1 − mass" if mass else "entropy", look)
+    left.set_ylim(bottom=0, top=max(1.08, *(float(y.max()) * 1.1 for _, y in series.values())))
+    _finish(left, "mass and entropy", "mass (share);  entropy (nats)", series)
+    _finish(right, "what is missing to a hard selection", "1 − mass;  entropy (log)", series)
+    end = series.get("attention/selected_mass")
+    what = "Attention on the selected token, at the end: "
+    style.headline(figure, what + style.near_one(float(end[1][-1])) if end else "Entropy of the attention")
+    style.footnote(figure, notes)
+    return figure

@@ -1,0 +1,94 @@
+"""Text examples for the report: which ones to show, and how each token looks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from typing import NamedTuple
+
+from lightning_maxmargin.figures.read import Example
+from lightning_maxmargin.figures.style import short
+
+MOST = 50
+# A whole review as words fills a screen; the window keeps the selected token inside.
+MOST_TOKENS = 250
+
+
+class Token(NamedTuple):
+    """One token as it is drawn."""
+
+    text: str
+    opacity: str
+    classes: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One row of the table of examples, in words."""
+
+    index: int
+    label: str
+    prediction: str
+    outcome: str
+    selection: str
+    tokens: list[Token]
+    before: int
+    after: int
+
+
+def choose(examples: list[Example], most: int = MOST) -> list[Example]:
+    """At most ``most`` examples, in turn from the mis-selected, the wrong and the right ones; by index."""
+    groups: dict[str, list[Example]] = {"mis": [], "wrong": [], "right": []}
+    for e in examples:
+        mis = e.planted is not None and e.planted != e.selected
+        groups["wrong" if e.right is False else "mis" if mis else "right"].append(e)
+    turns = chain.from_iterable(zip_longest(*groups.values()))
+    return sorted([e for e in turns if e is not None][:most], key=lambda e: e.index)
+
+
+def counts(examples: list[Example]) -> str:
+    """How many there were, in words."""
+    right, wrong = (sum(e.right is truth for e in examples) for truth in (True, False))
+    planted = [e for e in examples if e.planted is not None]
+    words = f"{len(examples):,} example{'s' if len(examples) != 1 else ''}: {right:,} predicted right, {wrong:,} wrong"
+    if planted:
+        found = sum(e.planted == e.selected for e in planted)
+        words += f"; the planted token is selected in {found:,} of {len(planted):,}"
+    return words
+
+
+def show(example: Example) -> Shown:
+    """One row of the table."""
+    first = max(0, min(example.selected - MOST_TOKENS // 2, len(example.tokens) - MOST_TOKENS))
+    last = min(len(example.tokens), first + MOST_TOKENS)
+    outcome = {True: "right", False: "wrong", None: "no prediction"}[example.right]
+    selection = ""
+    if example.planted is not None:
+        selection = "planted token selected" if example.planted == example.selected else "another token selected"
+    label = f"class {example.label:g}" if example.by_class else f"label {example.label:+g}".replace("-", "−")
+    tokens = [_token(example, t) for t in range(first, last)]
+    after = len(example.tokens) - last
+    return Shown(example.index, label, _prediction(example), outcome, selection, tokens, first, after)
+
+
+def _prediction(example: Example) -> str:
+    if example.prediction is None:
+        return "logit —"
+    if example.by_class:
+        return f"predicted class {example.prediction}"
+    return f"logit {example.prediction:+.2f}".replace("-", "−")
+
+
+def _token(example: Example, t: int) -> Token:
+    weight = example.attention[t]
+    weight = min(max(weight, 0.0), 1.0) if math.isfinite(weight) else 0.0
+    names = [n for n, at in (("selected", example.selected), ("planted", example.planted)) if at == t]
+    title = f"attention {short(weight)}" + "".join(f", {n}" for n in names)
+    text = example.tokens[t]
+    if not text.strip():
+        names.append("empty")
+        text = "(empty)"
+    # Below 1/255 the colour is white anyway; 0.85 keeps dark text on it readable.
+    return Token(text, f"{0.85 * weight:.3f}", " ".join(names), title)

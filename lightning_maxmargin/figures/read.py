@@ -1,0 +1,242 @@
+"""What a run directory holds, read back and checked: config, summary, metrics, paths and tokens."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import zipfile
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from lightning_maxmargin.errors import InputError
+
+Array = NDArray[Any]
+AGAIN = "run `maxmargin fit` into a new --run_dir"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text example of ``tokens.jsonl``; ``prediction`` is the logit, or with classes an int, the class."""
+
+    index: int
+    label: float
+    prediction: float | int | None
+    tokens: list[str]
+    attention: list[float]
+    selected: int
+    planted: int | None
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the prediction agrees with the label; None where there is no finite prediction."""
+        if self.prediction is None or not math.isfinite(self.prediction):
+            return None
+        if self.by_class:
+            return self.prediction == self.label
+        return (self.prediction > 0) == (self.label > 0)
+
+    @property
+    def by_class(self) -> bool:
+        """Whether label and prediction are class indices; a logit is written as a float."""
+        return isinstance(self.prediction, int) and self.label >= 0
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The columns of ``metrics.csv``, one entry per step (the last logged), NaN where nothing was logged.
+
+    Example:
+        >>> m = Metrics(np.array([0, 5]), {"norm/head": np.array([np.nan, 2.0])})
+        >>> [x.tolist() for x in m.series("norm/head")], m.has("norm/attention")
+        ([[5.0], [2.0]], False)
+    """
+
+    step: Array
+    columns: dict[str, Array] = field(default_factory=dict)
+
+    def has(self, key: str) -> bool:
+        """Whether the column has any finite number."""
+        return key in self.columns and bool(np.isfinite(self.columns[key]).any())
+
+    def series(self, key: str, against: str | None = None) -> tuple[Array, Array]:
+        """(x, y) where both are finite; x is the step, or the column ``against``."""
+        nothing = np.full(len(self.step), np.nan)
+        y = self.columns.get(key, nothing)
+        x = self.step.astype(float) if against is None else self.columns.get(against, nothing)
+        keep = np.isfinite(x) & np.isfinite(y)
+        return x[keep], y[keep]
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of one run directory.
+
+    Attributes:
+        run_dir: where they lie.
+        config: the text of ``config.yaml``.
+        summary: ``summary.json``.
+        metrics: ``metrics.csv``; no steps where the run logged nothing.
+        paths: arrays of ``paths.npz`` (2-d data alone), else None.
+        examples: ``tokens.jsonl`` (text alone), else empty.
+    """
+
+    run_dir: Path
+    config: str
+    summary: dict[str, Any]
+    metrics: Metrics
+    paths: dict[str, Array] | None
+    examples: list[Example]
+
+    @classmethod
+    def load(cls, run_dir: str | Path) -> RunFiles:
+        """Reads the directory.
+
+        Raises:
+            InputError: it is no run directory, or one of its files is damaged.
+        """
+        run_dir = Path(run_dir)
+        if not run_dir.is_dir():
+            raise InputError(f"report: {run_dir} is no directory; give the --run_dir of a finished run")
+        for name in ("config.yaml", "summary.json"):
+            if not (run_dir / name).is_file():
+                raise InputError(f"report: {run_dir} has no {name}, so it is no finished run; {AGAIN}")
+        return cls(
+            run_dir=run_dir,
+            config=_read_config(run_dir / "config.yaml"),
+            summary=_read_summary(run_dir / "summary.json"),
+            metrics=_read_metrics(run_dir / "metrics.csv"),
+            paths=_read_paths(run_dir / "paths.npz"),
+            examples=_read_examples(run_dir / "tokens.jsonl"),
+        )
+
+    def number(self, key: str) -> float | None:
+        """A finite number of the summary, else None."""
+        x = self.summary.get(key)
+        return float(x) if isinstance(x, int | float) and math.isfinite(x) else None
+
+    def text(self, key: str) -> str:
+        """A string of the summary, else the empty string."""
+        x = self.summary.get(key)
+        return x if isinstance(x, str) else ""
+
+
+def _damaged(path: Path, what: str) -> InputError:
+    return InputError(f"report: {path} is damaged: {' '.join(what.split())}; {AGAIN}")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _read_config(path: Path) -> str:
+    text = _read_text(path)
+    try:
+        # Composed, not constructed: a tag in a config must not build an object here.
+        yaml.compose(text)
+    except yaml.YAMLError as error:
+        raise _damaged(path, str(error)) from error
+    return text
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads(_read_text(path))
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(summary, dict):
+        raise _damaged(path, "not an object of named numbers")
+    return summary
+
+
+def _read_metrics(path: Path) -> Metrics:
+    if not path.is_file():
+        return Metrics(np.zeros(0, dtype=int))
+    rows = list(csv.reader(_read_text(path).splitlines()))
+    if not rows:
+        return Metrics(np.zeros(0, dtype=int))
+    header = rows[0]
+    if "step" not in header:
+        raise _damaged(path, "no column `step`")
+    by_step: dict[int, dict[str, float]] = {}
+    for line, row in enumerate(rows[1:], start=2):
+        if len(row) > len(header):
+            raise _damaged(path, f"line {line} has {len(row)} cells under {len(header)} names")
+        try:
+            cells = {k: float(c) for k, c in zip(header, row, strict=False) if c != ""}
+            step = int(cells.pop("step")) if "step" in cells else None
+        except (ValueError, OverflowError) as error:
+            raise _damaged(path, f"line {line}: {error}") from error
+        if step is not None:
+            by_step.setdefault(step, {}).update(cells)
+    steps = sorted(by_step)
+    names = [k for k in header if k != "step"]
+    return Metrics(np.array(steps, dtype=int), {k: np.array([by_step[s].get(k, np.nan) for s in steps]) for k in names})
+
+
+def _read_paths(path: Path) -> dict[str, Array] | None:
+    if not path.is_file():
+        return None
+    try:
+        # Opened here: np.load leaves a damaged file open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {k: file[k] for k in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise _damaged(path, str(error)) from error
+    wanted = {"step": 1, "attention": 3, "keys": 3, "labels": 1, "selected": 1}
+    for name, ndim in wanted.items():
+        if name not in arrays or arrays[name].ndim != ndim:
+            raise _damaged(path, f"`{name}` is missing or does not have {ndim} dimensions")
+    order = np.argsort(arrays["step"], kind="stable")
+    for name in ("step", "attention", "head"):
+        if name in arrays and len(arrays[name]) == len(order):
+            arrays[name] = arrays[name][order]
+    m, (n, T) = len(arrays["step"]), arrays["keys"].shape[:2]
+    arrays["mask"] = arrays.get("mask", np.ones((n, T), dtype=bool)).astype(bool)
+    q = arrays["attention"].shape[1]
+    shapes = {"attention": (m, q, 2), "head": (m, 2), "keys": (n, T, 2), "values": (n, T, 2), "labels": (n,)}
+    shapes |= {"selected": (n,), "mask": (n, T), "svm/head": (2,)}
+    shapes |= {f"svm/{k}": (q, 2) for k in ("strict", "relaxed", "rate_coupled")}
+    for name, shape in shapes.items():
+        if name in arrays and arrays[name].shape != shape:
+            raise _damaged(path, f"`{name}` has shape {arrays[name].shape}, not {shape}")
+    if ((arrays["selected"] < 0) | (arrays["selected"] >= T)).any():
+        raise _damaged(path, f"`selected` names a token outside 0..{T - 1}")
+    return arrays
+
+
+def _read_examples(path: Path) -> list[Example]:
+    if not path.is_file():
+        return []
+    # Split at newlines alone: str.splitlines would also cut at U+2028 inside a token.
+    lines = [(i, t) for i, t in enumerate(_read_text(path).split("\n"), start=1) if t.strip()]
+    return [_read_example(path, line, text) for line, text in lines]
+
+
+def _read_example(path: Path, line: int, text: str) -> Example:
+    try:
+        given = json.loads(text)
+        example = Example(*(given[f.name] for f in fields(Example)))
+        if not isinstance(example.tokens, list):
+            raise TypeError("`tokens` is no list")
+        tokens = [str(t) for t in example.tokens]
+        attention = [float(a) if a is not None else 0.0 for a in example.attention]
+        selected, label = int(example.selected), float(example.label)
+    except KeyError as error:
+        raise _damaged(path, f"line {line} has no {error}") from error
+    except (ValueError, TypeError) as error:
+        raise _damaged(path, f"line {line}: {error}") from error
+    planted = example.planted if isinstance(example.planted, int) and example.planted >= 0 else None
+    if not isinstance(example.prediction, int | float | None):
+        raise _damaged(path, f"line {line}: `prediction` is no number")
+    if len(attention) != len(tokens) or not 0 <= selected < max(len(tokens), 1):
+        raise _damaged(path, f"line {line}: {len(tokens)} tokens, {len(attention)} weights, selected {selected}")
+    return replace(example, tokens=tokens, attention=attention, selected=selected, label=label, planted=planted)

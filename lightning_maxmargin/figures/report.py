@@ -1,0 +1,98 @@
+"""One self-contained HTML page about a run."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+from lightning_maxmargin.figures.draw import draw_figures
+from lightning_maxmargin.figures.examples import choose, counts, show
+from lightning_maxmargin.figures.read import RunFiles
+from lightning_maxmargin.figures.verdict import number_table, verdict
+
+CAPTIONS = {
+    "paths": (
+        "Paths in the plane",
+        "The weights of the attention (and of the head) as they grow, cut off at norm 15, with the rays of the SVM "
+        "directions dashed. Below or beside: the angle between path and ray over the whole run.",
+    ),
+    "direction_gap": (
+        "Distance from the limits",
+        "How far each direction is from its SVM as the norm grows. A line that falls converges to that limit; one that "
+        "levels off converges elsewhere.",
+    ),
+    "relative_margin": (
+        "Margin reached",
+        "The margin of the trained weights as a share of the best possible one, and what is missing to it.",
+    ),
+    "selected_mass": (
+        "Hardness of the selection",
+        "The attention on the selected token and its entropy: in the limit one token of each input holds everything.",
+    ),
+}
+
+
+class Figure(NamedTuple):
+    """A figure of the page: its bytes as base64, and its words."""
+
+    image: str
+    title: str
+    caption: str
+
+
+def write_report(run_dir: Path) -> Path:
+    """Draws the figures into ``run_dir/figures`` and writes ``run_dir/report.html``, in one move.
+
+    The page needs no network and runs no script; the figures lie in it.
+
+    Args:
+        run_dir: the directory of a finished run.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: it is no run directory, or one of its files is damaged.
+    """
+    run = RunFiles.load(run_dir)
+    figures = [_figure(path) for path in draw_figures(run, run.run_dir / "figures")]
+    page = run.run_dir / "report.html"
+    part = page.with_name(f".{page.name}.{os.getpid()}.part")
+    try:
+        # A lone surrogate, legal in JSON, has no UTF-8: it becomes a question mark.
+        part.write_bytes(render(run, figures).encode("utf-8", errors="replace"))
+        part.replace(page)
+    finally:
+        part.unlink(missing_ok=True)
+    return page
+
+
+def render(run: RunFiles, figures: list[Figure]) -> str:
+    """The page as text; everything that comes from the run is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    folder = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    versions = run.summary.get("versions")
+    if not isinstance(versions, dict):
+        versions = {"versions": versions} if versions else {}
+    return environment.get_template("report.html").render(
+        name=run.text("name") or run.run_dir.resolve().name,
+        message=run.text("message"),
+        verdict=verdict(run),
+        numbers=number_table(run),
+        figures=figures,
+        examples=[show(e) for e in choose(run.examples)],
+        counts=counts(run.examples),
+        command=f"maxmargin fit --config {shlex.quote(str(run.run_dir / 'config.yaml'))} --run_dir NEW",
+        versions=versions,
+        config=run.config,
+    )
+
+
+def _figure(path: Path) -> Figure:
+    return Figure(base64.b64encode(path.read_bytes()).decode("ascii"), *CAPTIONS[path.stem])

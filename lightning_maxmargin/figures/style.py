@@ -1,0 +1,141 @@
+"""One look for all figures: a fixed colour per limit, direct labels, no pyplot state."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_maxmargin.figures.read import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart with every common colour blindness; dashes repeat the difference in grey print.
+COLORS = {
+    "strict": "#D55E00",
+    "relaxed": "#0072B2",
+    "rate_coupled": "#009E73",
+    "head": "#B8508E",
+    "attention": "#222222",
+    "entropy": "#8A6500",
+    "reference": "#6B6B6B",
+}
+DASHES: dict[str, Any] = {
+    "strict": (0, (5, 2)),
+    "relaxed": (0, (2, 1.5)),
+    "rate_coupled": (0, (7, 2, 1.5, 2)),
+    "head": (0, (5, 2)),
+}
+NAMES = {k: k for k in ("strict", "relaxed", "head", "attention")} | {"rate_coupled": "rate-coupled"}
+LIMITS = ("strict", "relaxed", "rate_coupled")
+FLOOR = 1e-17
+# 8 inches at 160 dots: at 800 px on the screen a 10 point letter is 14 px high.
+WIDTH, DPI = 8.0, 160
+SMALL, TEXT, TITLE = 9.0, 10.0, 11.0
+
+
+def new_figure(height: float) -> Figure:
+    """A white figure on an Agg canvas, laid out so that nothing overlaps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Writes the PNG in one move, so that a reader never meets half of one."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        figure.savefig(part, format="png", dpi=DPI)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def dress(ax: Axes, title: str, xlabel: str, ylabel: str) -> None:
+    """Title, labels, light grid, no box."""
+    ax.set_title(title, fontsize=TEXT, loc="left")
+    ax.set_xlabel(xlabel, fontsize=TEXT)
+    ax.set_ylabel(ylabel, fontsize=TEXT)
+    ax.tick_params(labelsize=SMALL)
+    ax.grid(True, which="major", color="#E4E4E4", linewidth=0.7)
+    ax.set_axisbelow(True)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+
+
+def headline(figure: Figure, text: str, columns: int = 2) -> None:
+    """What is seen, and under it one legend for all panels, where no line can pass through."""
+    found: dict[str, Any] = {}
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    # The headline is the legend's title: the layout keeps room for a legend and a suptitle on the same spot.
+    options: dict[str, Any] = {"fontsize": SMALL, "frameon": False, "handlelength": 3.2, "columnspacing": 1.6}
+    options |= {"title": text, "title_fontproperties": {"size": TITLE, "weight": "bold"}, "alignment": "left"}
+    options |= {"loc": "outside upper left", "ncols": columns, "borderaxespad": 0.1}
+    figure.legend(list(found.values()), list(found), **options)
+
+
+def footnote(figure: Figure, lines: list[str]) -> None:
+    """Small print under all panels."""
+    if lines:
+        figure.supxlabel("\n".join(lines), fontsize=SMALL - 0.5, color="#444444", x=0.01, ha="left")
+
+
+def step_axis(ax: Axes, steps: Array) -> None:
+    """A logarithmic step axis that still shows step 0."""
+    positive = steps[steps > 0]
+    if not len(positive):
+        return
+    first = 10.0 ** np.floor(np.log10(positive.min()))
+    if positive.max() <= first * 3:
+        return
+    if (steps <= 0).any():
+        ax.set_xscale("symlog", linthresh=first, linscale=0.4)
+        ax.set_xlim(left=0)
+    else:
+        ax.set_xscale("log")
+
+
+def log_axis(ax: Axes, values: Array) -> None:
+    """A logarithmic y axis with few enough ticks, at least two decades high."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    low, high = np.floor(np.log10(values.min()) - 0.1), np.ceil(np.log10(values.max()) + 0.1)
+    if high - low < 2:
+        low, high = low - 1, high + 1
+    ax.set_yscale("log")
+    ax.set_ylim(10.0**low, 10.0**high)
+    ax.yaxis.set_major_locator(LogLocator(numticks=8))
+    ax.yaxis.set_minor_locator(NullLocator())
+
+
+def short(x: float | None) -> str:
+    """Three digits; thousands in full: 0.0123, 1.67e-34, 12,345."""
+    if x is None:
+        return "—"
+    if 999.5 <= abs(x) < 1e6:
+        return f"{x:,.0f}"
+    return f"{x:.3g}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+
+
+def near_one(x: float) -> str:
+    """0.786, or the distance from 1 where three digits would hide it: 1 − 8e-9."""
+    if x == 1:
+        return "1 (rounded)"
+    if abs(1 - x) >= 1e-3:
+        return f"{x:.3g}"
+    return f"1 {'−' if x < 1 else '+'} {short(float(f'{abs(1 - x):.1g}'))}"
+
+
+def floored(x: float) -> str:
+    """A gap in digits, or that it is below what rounding allows to tell."""
+    return short(x) if x >= FLOOR else f"below {FLOOR:g}"

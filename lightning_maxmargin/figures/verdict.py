@@ -1,0 +1,160 @@
+"""The outcome of a run in plain words, made from its summary alone."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from lightning_maxmargin.figures.read import RunFiles
+from lightning_maxmargin.figures.style import LIMITS, NAMES, floored, near_one, short
+
+STATUS = {
+    "attention": {
+        "certified": "The SVM of the attention is certified: a dual solution proves that no direction has a larger "
+        "margin, so the gap is a distance to the true limit.",
+        "infeasible": "The SVM of the attention is infeasible, with a proof: no weights put every selected token ahead "
+        "of the other tokens of its sequence, so there is no max-margin direction to converge to.",
+        "unverified": "The SVM of the attention is unverified: the solver gave a direction but no proof that it is the "
+        "best, so its gaps and relative margins are estimates.",
+    },
+    "head": {
+        "certified": "The SVM of the head is certified as well.",
+        "infeasible": "The SVM of the head is infeasible, with a proof: no linear head separates the selected tokens "
+        "by label, so the head has no hard-margin limit.",
+        "unverified": "The SVM of the head is unverified: its gap and relative margin are estimates.",
+    },
+}
+ACCURACIES = {
+    "test/accuracy": "of the test examples are classified correctly",
+    "selection/accuracy": "of the inputs select their planted token",
+    "test/selection/accuracy": "of the test inputs do",
+}
+
+
+class Row(NamedTuple):
+    """One line of the table of numbers."""
+
+    name: str
+    value: str
+    meaning: str
+
+
+def verdict(run: RunFiles) -> list[str]:
+    """Sentences: how near to which limit, the margins, the certificates, the accuracy; what is unknown is left out."""
+    parts = [_attention(run), _others(run), _head(run), _margins(run), *_statuses(run), _accuracy(run)]
+    return [p for p in parts if p]
+
+
+def degrees(gap: float) -> str:
+    """The angle whose 1 - cos is the gap.
+
+    Example:
+        >>> degrees(0.5)
+        '60°'
+    """
+    return f"{short(math.degrees(2 * math.asin(min(1.0, math.sqrt(max(gap, 0.0) / 2)))))}°"
+
+
+def _gap_words(gap: float) -> str:
+    # 1e-17 is where a gap stops being more than rounding of the solver's direction.
+    return floored(gap) + (f", an angle of {degrees(gap)}" if gap >= 1e-17 else "")
+
+
+def _attention(run: RunFiles) -> str:
+    gap, limit = run.number("direction_gap/attention"), run.text("svm/limit")
+    if gap is None:
+        if run.text("status/attention") == "infeasible":
+            return ""
+        return "The direction of the attention was not compared with an SVM in this run."
+    name = f"{NAMES.get(limit, limit)} SVM" if limit else "its SVM"
+    the = name if name.startswith("its") else f"the {name}"
+    if run.text("message"):
+        # A stalled run can stand still at a wrong limit: nearness alone is no convergence.
+        return f"The attention ends nearest {the} (gap {_gap_words(gap)}); read this with the warning above."
+    if gap < 1e-6:
+        return f"The attention has converged in direction to {the} (gap {_gap_words(gap)})."
+    if gap < 1e-3:
+        return f"The attention is close to {the} (gap {_gap_words(gap)})."
+    return f"The attention has not converged in direction; the nearest limit is {the} (gap {_gap_words(gap)})."
+
+
+def _others(run: RunFiles) -> str:
+    gaps = {k: run.number(f"direction_gap/{k}") for k in LIMITS if k != run.text("svm/limit")}
+    known = {NAMES[k]: g for k, g in gaps.items() if g is not None}
+    nearest = run.number("direction_gap/attention")
+    if not known or nearest is None:
+        return ""
+    # Within a factor of 2 (or both below rounding) the data do not tell the limits apart.
+    same = [k for k, g in known.items() if g <= 2 * max(nearest, 1e-17)]
+    away = [f"{k} SVM {floored(g)} ({degrees(g)})" for k, g in known.items() if k not in same]
+    words = f"The {' and the '.join(same)} SVM cannot be told apart from it here. " if same else ""
+    return (words + (f"Gap to the others: {', '.join(away)}." if away else "")).strip()
+
+
+def _head(run: RunFiles) -> str:
+    gap = run.number("direction_gap/head")
+    return "" if gap is None else f"The gap of the head to its own SVM is {_gap_words(gap)}."
+
+
+def _margins(run: RunFiles) -> str:
+    found = {k: run.number(f"relative_margin/{k}") for k in ("attention", "head")}
+    words = [f"{near_one(x)} for the {k}" for k, x in found.items() if x is not None]
+    return f"The relative margin (1 is the best possible) is {' and '.join(words)}." if words else ""
+
+
+def _statuses(run: RunFiles) -> list[str]:
+    both = [STATUS[part].get(run.text(f"status/{part}"), "") for part in ("attention", "head")]
+    if run.text("status/attention") != "certified" and run.text("status/head") == "certified":
+        both[1] = "The SVM of the head is certified: the solver proved that no head has a larger margin."
+    return both
+
+
+def _accuracy(run: RunFiles) -> str:
+    found = {what: run.number(key) for key, what in ACCURACIES.items()}
+    words = [f"{100 * x:.4g}\u00a0% {what}" for what, x in found.items() if x is not None]
+    return f"{', '.join(words)}." if words else ""
+
+
+MEANINGS = {
+    "direction_gap/attention": "½‖u − w‖² between the unit directions of attention and nearest SVM; 0 is convergence",
+    "direction_gap/strict": "the same to the strict SVM: every selected token ahead by 1",
+    "direction_gap/relaxed": "the same to the relaxed SVM: ahead by 1 where the input supports the head, by 0 else",
+    "direction_gap/rate_coupled": "the same to the SVM between the two that belongs to the ratio of the norms",
+    "direction_gap/head": "the same between the head v and the label SVM of the selected tokens",
+    "relative_margin/attention": "margin of the attention over the SVM's; 1 is optimal",
+    "relative_margin/head": "margin of the head over the SVM's; 1 is optimal",
+    "margin/attention": "smallest lead of a selected token's score, over the norm of the weights",
+    "margin/head": "smallest Y v'x over the selected tokens, over the norm of v",
+    "norm/attention": "norm of p or W at the end; it grows without bound as the loss goes to 0",
+    "norm/head": "norm of v at the end",
+    "norm_ratio": "norm of v over norm of p or W",
+    "attention/selected_mass": "share of the attention on the selected token, mean over inputs; 1 is a hard selection",
+    "attention/entropy": "entropy of the attention in nats, mean over inputs; 0 is a hard selection",
+    "selection/locally_optimal": "share of inputs whose selected token beats its support neighbours",
+    "selection/globally_optimal": "share of inputs whose selected token has the best score of all",
+    "selection/accuracy": "share of inputs whose planted token is selected",
+    "test/accuracy": "share of test examples classified correctly",
+    "svm/duality_gap": "distance between the SVM's value and its proven bound",
+    "svm/violation": "largest violation of a row of the SVM",
+    "svm/support": "rows of the SVM that are tight",
+    "test/selection/accuracy": "the same for the test examples",
+    "steps": "optimisation steps",
+    "seconds": "duration of the run",
+    "monitor/seconds": "of these, spent on watching (SVMs and metrics)",
+}
+
+
+def number_table(run: RunFiles) -> list[Row]:
+    """The main numbers that the run has, then every other number of the summary without a meaning of its own."""
+    rows = [Row("gradient", run.text("gradient"), "how the gradients were computed")] if run.text("gradient") else []
+    near = ("relative_margin/", "attention/selected_mass")
+    for key, meaning in MEANINGS.items():
+        x = run.number(key)
+        if x is not None:
+            form = near_one if key.startswith(near) else floored if key.startswith("direction_gap/") else short
+            rows.append(Row(key, form(x), meaning))
+    rest = sorted(k for k in run.summary if k not in MEANINGS and run.number(k) is not None)
+    for key in rest:
+        meaning = "agreement of the attention with the marked rationale" if key.startswith("rationale/") else ""
+        rows.append(Row(key, short(run.number(key)), meaning))
+    return rows
