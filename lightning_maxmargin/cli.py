@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from lightning_maxmargin.callbacks import FiniteGuard, MarginMonitor, StepProgress, TokenMonitor
+from lightning_maxmargin.callbacks import FiniteGuard, MarginMonitor, RunSummary, StepProgress, TokenMonitor
 from lightning_maxmargin.config_errors import allow_imports, is_input, one_line
 from lightning_maxmargin.data import SequenceData
 from lightning_maxmargin.errors import InputError, NonFiniteError
@@ -89,10 +89,11 @@ class MarginCLI(LightningCLI):
 
     def _run_callbacks(self, config: dict[str, Any]) -> list[Any]:
         given = config.get("callbacks") or []
-        extra: list[Any] = []
+        checkpoints = config.get("enable_checkpointing") is not False
+        extra: list[Any] = [RunSummary(self.run_dir, self.config.fit.name, checkpoints)]
         if config.get("enable_progress_bar") is not False:
             extra.append(StepProgress())
-        if config.get("enable_checkpointing") is not False and not any(isinstance(c, ModelCheckpoint) for c in given):
+        if checkpoints and not any(isinstance(c, ModelCheckpoint) for c in given):
             # By time, not by epoch: an epoch of full-batch training is milliseconds, and saving would be most of it.
             extra.append(
                 ModelCheckpoint(
@@ -104,7 +105,11 @@ class MarginCLI(LightningCLI):
 
     def after_fit(self) -> None:
         seconds = time.perf_counter() - self.started
-        finish_fit(self.trainer, self.model, self.datamodule, self.run_dir, self.config.fit, seconds)
+        tested: dict[str, Any] = {}
+        if self.datamodule.sequences("test") is not None:
+            tested = dict(self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)[0])
+        if self.trainer.is_global_zero:
+            finish_fit(self.run_dir, tested, seconds, self.config.fit.report)
 
     def after_validate(self) -> None:
         print_metrics(self.trainer)

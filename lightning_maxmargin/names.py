@@ -36,6 +36,7 @@ SUMMARY = (
     "status/attention",
     "status/head",
     "svm/limit",
+    "selection/tokens",
     "message",
     "steps",
     "test/accuracy",

@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.utilities import rank_zero_only
+
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.names import MEASURED, SUMMARY
 
@@ -29,16 +31,32 @@ def claim_run_dir(wanted: str | None, name: str) -> Path:
     launched = os.environ.get(RUN_DIR_VARIABLE)
     if launched is not None and "LOCAL_RANK" in os.environ:
         return Path(launched)
+    if "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
+        return _of_many(wanted)
     stamp = f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     path = Path(wanted) if wanted else Path("runs") / stamp
+    _make(path)
+    os.environ[RUN_DIR_VARIABLE] = str(path.absolute())
+    return path.absolute()
+
+
+def _of_many(wanted: str | None) -> Path:
+    """Under torchrun or SLURM every process gets here by itself: the name must be given, and the first one makes it."""
+    if wanted is None:
+        raise InputError("run_dir: several processes were launched from outside; name one directory with --run_dir")
+    path = Path(wanted).absolute()
+    if rank_zero_only.rank == 0:
+        _make(path)
+    return path
+
+
+def _make(path: Path) -> None:
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"run_dir: {path} exists and is not empty; a run is never overwritten, name another directory")
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"run_dir: {path} cannot be made ({error.strerror}); name a directory that can") from error
-    os.environ[RUN_DIR_VARIABLE] = str(path.absolute())
-    return path.absolute()
 
 
 def write_summary(run_dir: Path, values: dict[str, Any]) -> dict[str, Any]:

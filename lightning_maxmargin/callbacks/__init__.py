@@ -3,6 +3,7 @@
 from lightning_maxmargin.callbacks.guard import FiniteGuard
 from lightning_maxmargin.callbacks.margins import MarginMonitor
 from lightning_maxmargin.callbacks.progress import StepProgress
+from lightning_maxmargin.callbacks.summary import RunSummary
 from lightning_maxmargin.callbacks.tokens import TokenMonitor
 
-__all__ = ["FiniteGuard", "MarginMonitor", "StepProgress", "TokenMonitor"]
+__all__ = ["FiniteGuard", "MarginMonitor", "RunSummary", "StepProgress", "TokenMonitor"]

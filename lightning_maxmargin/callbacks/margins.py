@@ -36,6 +36,8 @@ class MarginMonitor(Callback):
         last: the latest numbers by key.
         history: all of them, with ``step``.
         snapshot: the latest :class:`Snapshot` (on the first process).
+        paths: (step, p or W, v) of every look at a two-dimensional problem.
+        message: what the numbers mean, where they need words.
 
     Raises:
         InputError: there is neither ``data`` nor a data module of this package, or the module has no TokenSelector.
@@ -56,12 +58,14 @@ class MarginMonitor(Callback):
         self.snapshot: Snapshot | None = None
         self.message = ""
         self.seconds = 0.0
+        self.sequences: Sequences
         self._probe: Probe | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         model = _selector_of(pl_module)
         if trainer.is_global_zero:
-            self._probe = Probe(self._sequences(trainer), getattr(pl_module, "train_part", "both"))
+            self.sequences = self._find(trainer)
+            self._probe = Probe(self.sequences, getattr(pl_module, "train_part", "both"))
             if not self.paths:
                 self._remember(trainer.global_step, model.direction, model.head)
 
@@ -123,7 +127,7 @@ class MarginMonitor(Callback):
             # Cloned: .double().cpu() of a float64 tensor on the CPU is the live weight itself.
             self.paths.append((step, direction.detach().double().cpu().clone(), head.detach().double().cpu().clone()))
 
-    def _sequences(self, trainer: pl.Trainer) -> Sequences:
+    def _find(self, trainer: pl.Trainer) -> Sequences:
         if self.data is not None:
             return self.data
         source = getattr(trainer.datamodule, "sequences", None)  # type: ignore[attr-defined]

@@ -145,7 +145,7 @@ class Probe:
         if solution.attention.status != "certified" or norm == 0:
             return None
         rows = score_rows(output.scores, alpha, self.data.mask)
-        rhs = torch.ones_like(rows) if getattr(solution, 'rhs', None) is None else solution.rhs
+        rhs = torch.ones_like(rows) if solution.rhs is None else solution.rhs
         least = torch.where(rhs > 0, rows / rhs.clamp_min(1e-300), torch.inf).min()
         broken = rows.where(rhs <= 0, torch.zeros_like(rows)).min()
         return relative_margin(float(torch.minimum(least, broken) if broken < 0 else least) / norm, solution.attention.margin)

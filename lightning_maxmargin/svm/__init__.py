@@ -1,0 +1,20 @@
+"""The limit problems, solved with certificates. ``p``, ``W`` and ``v`` are the papers' letters; see ``problem``."""
+
+from lightning_maxmargin.svm.certify import certify, certify_infeasible
+from lightning_maxmargin.svm.joint import JointSolution, solve_joint_svm
+from lightning_maxmargin.svm.problem import RowProblem
+from lightning_maxmargin.svm.soft import solve_soft_label_svm
+from lightning_maxmargin.svm.solution import Solution
+from lightning_maxmargin.svm.solve import solve_att_svm, solve_label_svm
+
+__all__ = [
+    "JointSolution",
+    "RowProblem",
+    "Solution",
+    "certify",
+    "certify_infeasible",
+    "solve_att_svm",
+    "solve_joint_svm",
+    "solve_label_svm",
+    "solve_soft_label_svm",
+]

@@ -1,0 +1,80 @@
+"""What a fit leaves in its run directory: the last checkpoint, summary.json and the paths of two-dimensional problems."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from lightning_maxmargin.callbacks.margins import MarginMonitor
+from lightning_maxmargin.callbacks.probe import Snapshot
+from lightning_maxmargin.core import Sequences
+from lightning_maxmargin.runs import versions, write_summary
+
+
+class RunSummary(Callback):
+    """Writes at the end of fit, inside the training processes: with ``ddp_fork`` the numbers never leave them.
+
+    Args:
+        run_dir: the run directory.
+        name: of the run.
+        checkpoint: whether to keep ``checkpoints/last.ckpt``.
+    """
+
+    def __init__(self, run_dir: Path, name: str, checkpoint: bool = True) -> None:
+        self.run_dir, self.name, self.checkpoint = run_dir, name, checkpoint
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.checkpoint:
+            trainer.save_checkpoint(self.run_dir / "checkpoints" / "last.ckpt")
+        monitor = next((c for c in trainer.callbacks if isinstance(c, MarginMonitor)), None)  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or monitor is None:
+            return
+        selected = [] if monitor.snapshot is None else monitor.snapshot.selected.tolist()
+        values = {
+            **monitor.last,
+            "name": self.name,
+            "gradient": getattr(pl_module, "gradient", None),
+            "message": monitor.message,
+            "steps": trainer.global_step,
+            "selection/tokens": " ".join(map(str, selected[:20])) + (" ..." if len(selected) > 20 else ""),
+            "versions": versions(),
+        }
+        write_summary(self.run_dir, values)
+        if monitor.paths and monitor.snapshot is not None:
+            train_head = getattr(pl_module, "train_part", "both") != "attention"
+            arrays = path_arrays(monitor.paths, monitor.snapshot, monitor.sequences, train_head)
+            np.savez(self.run_dir / "paths.npz", **arrays)  # type: ignore[arg-type]
+
+
+def path_arrays(
+    paths: list[tuple[int, Tensor, Tensor]], snapshot: Snapshot, data: Sequences, train_head: bool
+) -> dict[str, np.ndarray]:
+    """Paths and SVM rays in the plane, for the figure: p or every W z_i, and v where it is trained and has two dimensions."""
+    z = None if snapshot.direction.ndim == 1 or data.queries is None else data.queries.double()
+
+    def rays(direction: Tensor) -> np.ndarray:
+        return (direction[None] if z is None else z @ direction.T).numpy()
+
+    arrays = {
+        "step": np.array([step for step, _, _ in paths]),
+        "attention": np.stack([rays(p) for _, p, _ in paths]),
+        "keys": data.keys.double().numpy(),
+        "labels": data.labels.numpy(),
+        "selected": snapshot.selected.numpy(),
+        "mask": np.ones(data.keys.shape[:2], bool) if data.mask is None else data.mask.numpy(),
+    }
+    if data.values is not data.keys:
+        arrays["values"] = data.values.double().numpy()
+    for limit, solution in snapshot.solutions.items():
+        if solution.attention.status == "certified":
+            arrays[f"svm/{limit}"] = rays(solution.attention.direction)
+    if train_head and snapshot.head.shape == (2,):
+        arrays["head"] = np.stack([v.numpy() for _, _, v in paths])
+        strict = snapshot.solutions.get("strict")
+        if strict is not None and strict.head.status == "certified" and strict.head.direction.shape == (2,):
+            arrays["svm/head"] = strict.head.direction.numpy()
+    return arrays

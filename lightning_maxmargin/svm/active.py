@@ -1,0 +1,153 @@
+"""The active-set finish: from a guess of the active rows to an answer exact to float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import eigh, qr, solve_triangular
+from scipy.linalg.lapack import dpstrf
+
+Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Index = npt.NDArray[np.int64]
+# Rows whose part outside the span of the others is smaller than this are left to the others.
+RANK = 1e-11
+# Multipliers below this share of the largest, and slack below this share of ||p||, are rounding.
+TINY_LAM = 1e-13
+TINY_SLACK = 2e-15
+
+
+@dataclass(frozen=True)
+class Point:
+    """lam (m,), p (r,) (None where only the Gram is known), margins y = A p (m,), and squares ||p||^2, ||A'lam||^2.
+
+    p is kept beside lam: with margin g, sum lam is 1/g^2, and A'lam has lost twice the digits that p has.
+    """
+
+    lam: Array
+    p: Array | None
+    y: Array
+    square: float
+    dual_square: float
+
+
+@dataclass(frozen=True)
+class Finish:
+    """A point with lam >= 0, the gap of the small problem, and whether optimality holds to rounding."""
+
+    point: Point
+    gap: float
+    exact: bool
+
+
+def point_of(A: Array | None, gram: Array | None, lam: Array, p: Array | None = None) -> Point:
+    """The point of multipliers lam, with p = A'lam where none is given."""
+    if A is not None:
+        combined = lam @ A
+        p = combined if p is None else p
+        return Point(lam, p, A @ p, float(p @ p), float(combined @ combined))
+    assert gram is not None
+    on = np.flatnonzero(lam)
+    y = gram[:, on] @ lam[on]
+    square = float(lam @ y)
+    return Point(lam, None, y, square, square)
+
+
+def relative_gap(point: Point, b: Array) -> float:
+    """1 - Q/P: P = .5 ||p||^2 / min(y/b)^2 over b > 0, Q = .5 (b'lam)^2 / ||A'lam||^2."""
+    value, on = float(b @ point.lam), b > 0
+    smallest = float((point.y[on] / b[on]).min()) if on.any() else 0.0
+    if point.square <= 0 or point.dual_square <= 0 or smallest <= 0 or value <= 0:
+        return np.inf
+    # A row with b = 0 that p misses is no gap; it counts by its size all the same.
+    missed = max(0.0, -float(point.y[~on].min(initial=0.0)) / np.sqrt(point.square))
+    return 1 - value**2 / point.dual_square * smallest**2 / point.square + missed
+
+
+def on_active(A: Array | None, gram: Array | None, b: Array, on: Index) -> tuple[Array, Array | None]:
+    """lam (m,), zero off ``on``, and p with rows ``on`` met with equality; dependent rows are dropped by pivoting."""
+    lam = np.zeros(len(b))
+    if A is not None:
+        Q, R, order = qr(A[on].T, mode="economic", pivoting=True, check_finite=False)
+        size = np.abs(np.diag(R))
+        rank = int((size > RANK * size[0]).sum())
+        Q, R, kept = Q[:, :rank], R[:rank, :rank], on[order[:rank]]
+        inner = solve_triangular(R, b[kept], trans=1, check_finite=False)
+        for _ in range(2):
+            rest = b[kept] - A[kept] @ (Q @ inner)
+            inner = inner + solve_triangular(R, rest, trans=1, check_finite=False)
+        lam[kept] = solve_triangular(R, inner, check_finite=False)
+        return lam, Q @ inner
+    assert gram is not None
+    L, order, rank, _ = dpstrf(gram[np.ix_(on, on)], lower=1, tol=RANK)
+    L, kept = np.tril(L)[:rank, :rank], on[order[:rank] - 1]
+    square = gram[np.ix_(kept, kept)]
+    part = np.zeros(rank)
+    for _ in range(3):
+        first = solve_triangular(L, b[kept] - square @ part, lower=True, check_finite=False)
+        part = part + solve_triangular(L, first, lower=True, trans=1, check_finite=False)
+    lam[kept] = part
+    return lam, None
+
+
+def spread(A: Array | None, gram: Array | None, b: Array, on: Index, lam: Array, target: Array | None) -> Array:
+    """The multipliers nearest to lam (in the metric of 1/lam) that combine rows ``on`` to the point meeting them.
+
+    Where more rows are tight than there are dimensions, the multipliers are not unique and a basis of the rows may
+    have negative ones; those in the middle, which an interior point finds, need only a last correction.
+    """
+    out = np.zeros(len(b))
+    on = on[lam[on] > 0]
+    root, part = np.sqrt(lam[on]), lam[on]
+    if A is not None:
+        assert target is not None
+        Q, R, order = qr(A[on] * root[:, None], mode="economic", pivoting=True, check_finite=False)
+        size = np.abs(np.diag(R))
+        rank = int((size > RANK * size[0]).sum())
+        for _ in range(2):
+            rest = (target - part @ A[on])[order[:rank]]
+            part = part + root * (Q[:, :rank] @ solve_triangular(R[:rank, :rank], rest, trans=1, check_finite=False))
+    else:
+        assert gram is not None
+        square = gram[np.ix_(on, on)]
+        values, vectors = eigh(square * np.outer(root, root), check_finite=False)
+        keep = values > RANK * values[-1]
+        for _ in range(2):
+            rest = vectors[:, keep].T @ (root * (b[on] - square @ part))
+            part = part + root * (vectors[:, keep] @ (rest / values[keep]))
+    out[on] = part
+    return out
+
+
+def finish(
+    A: Array | None, gram: Array | None, b: Array, active: Mask, lam: Array | None = None, rounds: int = 15
+) -> Finish:
+    """Primal-dual active set: meet the active rows, drop those with lam < 0, add those missed, repeat.
+
+    Args: A (m, r) rows of unit norm or their gram (m, m), b (m,), active (m,), lam (m,) >= 0 to improve on.
+    Returns: the best point seen, by the gap of the small problem.
+    """
+    start = point_of(A, gram, np.zeros(len(b)) if lam is None else lam)
+    best = Finish(start, relative_gap(start, b), False)
+    seen: set[bytes] = set()
+    for at in range(rounds):
+        on = np.flatnonzero(active)
+        if len(on) == 0 or active.tobytes() in seen:
+            break
+        seen.add(active.tobytes())
+        trial, p = on_active(A, gram, b, on)
+        if at == 0 and lam is not None and np.count_nonzero(trial) < len(on) and (trial < 0).any():
+            trial = spread(A, gram, b, on, lam, p)
+        point = point_of(A, gram, np.maximum(trial, 0.0), p)
+        y = point.y if p is not None or not (trial < 0).any() else point_of(A, gram, trial).y
+        negative = trial < -TINY_LAM * float(np.abs(trial).max())
+        missed = y - b < -TINY_SLACK * max(1.0, float(np.sqrt(point.square)))
+        exact, gap = not negative.any() and not missed.any(), relative_gap(point, b)
+        if gap < best.gap or (exact and gap <= best.gap + 1e-12):
+            best = Finish(point, gap, exact)
+        if exact:
+            break
+        active = (active & ~negative & (trial != 0)) | missed
+    return best

@@ -1,0 +1,103 @@
+"""Farkas vectors: u >= 0, D'u = 0, b'u = 1, the proof that no direction meets the rows."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg import eigh, qr, solve_triangular
+
+from lightning_maxmargin.svm.problem import Array, Index, RowProblem
+
+# Accepted when ||D'u|| is below this share of sum(u ||row||), on rows subtracted afresh. A certificate allows 1e-12;
+# a projection leaves 1e-16, and what is left above this may be a margin of that size.
+FARKAS_TOL = 2e-14
+# Entries below this share of the largest are zero at the exact vector, tried in turn.
+CUTS = (0.0, 1e-9, 1e-6, 1e-4, 1e-2)
+
+
+def residual(problem: RowProblem, ids: Index, u: Array) -> float:
+    """||D'u|| relative to sum(u ||row||), 0 where all those rows vanish."""
+    weight = float(u @ problem.row_norms.ravel()[ids])
+    length = float(np.linalg.norm(problem.combine(ids, u)))
+    if weight > 0:
+        return length / weight
+    return 0.0 if length == 0 else np.inf
+
+
+def accept(problem: RowProblem, ids: Index, u: Array) -> Array | None:
+    """u scaled to b'u = 1 if it is a Farkas vector of the rows, else None."""
+    value = float(u @ problem.rhs.ravel()[ids])
+    if not np.isfinite(u).all() or (u < 0).any() or value <= 0:
+        return None
+    u = u / value
+    return u if residual(problem, ids, u) <= FARKAS_TOL else None
+
+
+def farkas_from(problem: RowProblem, ids: Index, scale: Array, A: Array | None, lam: Array) -> Array | None:
+    """An exact Farkas vector near lam (m,), multipliers of the rows times ``scale``; None where there is none.
+
+    Entries of the projection are weighted by lam, so that small ones move little and stay positive.
+    """
+    for cut in CUTS:
+        on = np.flatnonzero(lam > cut * lam.max())
+        u = lam[on] / lam.max()
+        for _ in range(3):
+            u = _project(problem, ids[on], scale[on], None if A is None else A[on], u)
+            found = accept(problem, ids[on], u * scale[on])
+            if found is not None:
+                return _spread(found, on, len(ids))
+            if (u < 0).any() or not np.isfinite(u).all():
+                break
+    return by_linear_program(problem, ids, scale, A)
+
+
+def _spread(u: Array, on: Index, m: int) -> Array:
+    out = np.zeros(m)
+    out[on] = u
+    return out
+
+
+def _project(problem: RowProblem, ids: Index, scale: Array, A: Array | None, u: Array) -> Array:
+    """One step of u towards D'u = 0 in the metric of 1/u."""
+    root = np.sqrt(np.maximum(u, 0.0))
+    if A is None:
+        rest = problem.exact_margins(problem.combine(ids, u * scale), ids) * scale
+        gram = problem.gram(ids) * np.outer(scale * root, scale * root)
+        values, vectors = eigh(gram)
+        keep = values > 1e-12 * values[-1]
+        part = vectors[:, keep] @ ((vectors[:, keep].T @ (root * rest)) / values[keep])
+        return u - root * part
+    rest = u @ A
+    Q, R, order = qr(A * root[:, None], mode="economic", pivoting=True, check_finite=False)
+    size = np.abs(np.diag(R))
+    rank = int((size > 1e-11 * size[0]).sum())
+    part = solve_triangular(R[:rank, :rank], rest[order[:rank]], trans=1, check_finite=False)
+    return u - root * (Q[:, :rank] @ part)
+
+
+def by_linear_program(problem: RowProblem, ids: Index, scale: Array, A: Array | None) -> Array | None:
+    """A vertex by HiGHS' dual simplex, then a projection on its basis; non-negative least squares where it fails."""
+    from scipy.optimize import linprog, nnls
+
+    if A is None or A.size > 3_000_000:
+        return None
+    b = problem.rhs.ravel()[ids] * scale
+    b = b / b.max()
+    system, target = np.vstack([A.T, b]), np.append(np.zeros(A.shape[1]), 1.0)
+    found = linprog(np.zeros(len(ids)), A_eq=system, b_eq=target, method="highs-ds")
+    candidates = [found.x] if found.status == 0 else []
+    if not candidates:
+        try:
+            candidates = [nnls(system, target)[0]]
+        except RuntimeError:
+            return None
+    u = np.maximum(candidates[0], 0.0)
+    on = np.flatnonzero(u > 0)
+    for _ in range(3):
+        if len(on) == 0:
+            return None
+        exact = accept(problem, ids[on], np.maximum(u[on], 0.0) * scale[on])
+        if exact is not None:
+            return _spread(exact, on, len(ids))
+        u[on] = _project(problem, ids[on], scale[on], A[on], u[on])
+        on = on[u[on] > 0]
+    return None

@@ -1,0 +1,121 @@
+"""Constraint generation: solve on few rows, look at all of them with one product, add the worst, stop on the gap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_maxmargin.svm.certify import rounding
+from lightning_maxmargin.svm.farkas import residual
+from lightning_maxmargin.svm.problem import Array, Index, RowProblem
+from lightning_maxmargin.svm.small import solve_small
+
+MAX_ROUNDS = 60
+# Rough answers suffice until the gap is below this.
+ROUGH = 1e-3
+# Rows whose margin is this many times the right-hand side are let go once there are many.
+NEAR = 1.5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Multipliers ``lam`` of the rows ``ids`` and their p = D'lam, or a Farkas vector where ``infeasible``."""
+
+    ids: Index
+    lam: Array
+    direction: Array
+    infeasible: bool
+    violation: float
+    rounds: int
+
+
+def _first_rows(problem: RowProblem, warm: Index | None) -> Index:
+    ids = problem.ids
+    if len(ids) <= 300 + 2 * problem.dim and len(ids) <= 3000:
+        return ids
+    if warm is not None and len(warm):
+        return np.union1d(warm, ids[problem.row_norms.ravel()[ids] == 0])
+    count = problem.live.sum(1)
+    weight = problem.live / np.maximum(count, 1)[:, None]
+    start = problem.combine(ids, weight.ravel()[ids])
+    return _worst(problem, problem.margins(start), np.zeros(0, np.int64), np.inf, start)
+
+
+def _worst(problem: RowProblem, margins: Array, working: Index, below: float, p: Array) -> Index:
+    """The two (four for matrices) smallest margins of each sequence that fall short, worst first, not too many."""
+    n, T = margins.shape
+    each = min(2 if problem.queries is None else 4, T)
+    short = margins - problem.rhs
+    t = np.argpartition(short, each - 1, axis=1)[:, :each]
+    ids = (np.arange(n)[:, None] * T + t).ravel()
+    ids = ids[problem.live.ravel()[ids]]
+    error = rounding(problem, p).ravel()
+    value, b = short.ravel()[ids], problem.rhs.ravel()[ids]
+    tolerance = 1e-11 * b + np.where(b == 0, 1e-12 * problem.row_norms.ravel()[ids] * np.linalg.norm(p), 0.0)
+    missed = value < -tolerance - error[ids] if np.isfinite(below) else np.ones(len(ids), bool)
+    ids = np.setdiff1d(ids[missed], working)
+    most = max(1000, min(problem.dim, 1500))
+    if len(ids) > most:
+        norms = problem.row_norms.ravel()[ids]
+        depth = short.ravel()[ids] / np.where(norms > 0, norms, 1e-300)
+        ids = ids[np.argpartition(depth, most)[:most]]
+    return np.sort(ids)
+
+
+def _bounds(problem: RowProblem, ids: Index, lam: Array, margins: Array, p: Array) -> float:
+    """Gap of the whole problem: the rows bound from above, the multipliers from below."""
+    on = problem.rhs > 0
+    smallest = float((margins[on] / problem.rhs[on]).min())
+    combined = float(np.linalg.norm(problem.combine(ids, lam)))
+    if smallest <= 0 or combined == 0:
+        return np.inf
+    return 1 - (float(lam @ problem.rhs.ravel()[ids]) / combined * (smallest / float(np.linalg.norm(p)))) ** 2
+
+
+def generate(problem: RowProblem, warm: Index | None = None, target: float = 1e-9) -> Outcome:
+    """Solve ``problem`` (at least one row with b > 0).
+
+    Args: warm, rows to start from; target, the gap below which only missed rows keep it going.
+    """
+    working = _first_rows(problem, warm)
+    if not (problem.rhs.ravel()[working] > 0).any():
+        working = np.union1d(working, np.flatnonzero(problem.rhs.ravel() > 0)[:1])
+    active = None if warm is None else np.isin(working, warm)
+    gap, best = np.inf, None
+    for at in range(1, MAX_ROUNDS + 1):
+        everything = len(working) == int(problem.live.sum())
+        rough = gap > 0.1 and not everything
+        small = solve_small(problem, working, active, ROUGH if rough else 1e-12)
+        if small.farkas is not None:
+            u = small.farkas
+            return Outcome(working, u, np.zeros(problem.shape), True, residual(problem, working, u), at)
+        rough = not small.finished
+        lam = small.lam
+        p = small.direction
+        margins = problem.margins(p)
+        gap = _bounds(problem, working, lam, margins, p)
+        if best is None or gap <= best[0] or not np.isfinite(best[0]):
+            best = (gap, working, lam, p)
+        fresh = _worst(problem, margins, working, 0.0, p)
+        if len(fresh) == 0 and not rough:
+            break
+        if everything or (at == MAX_ROUNDS):
+            break
+        keep = _kept(problem, working, lam, margins, len(fresh))
+        active = np.concatenate([lam[keep] > 0, np.zeros(len(fresh), bool)]) if not rough else None
+        working = np.concatenate([working[keep], fresh])
+        order = np.argsort(working)
+        working, active = working[order], None if active is None else active[order]
+    assert best is not None
+    gap, working, lam, p = best
+    return Outcome(working, lam, p, False, 0.0, at)
+
+
+def _kept(problem: RowProblem, working: Index, lam: Array, margins: Array, fresh: int) -> Array:
+    """Rows worth keeping: all of them until they outnumber three times the dimension, then those near the margin."""
+    if len(working) + fresh <= max(1000, min(problem.dim, 1500)):
+        return np.ones(len(working), bool)
+    b = problem.rhs.ravel()[working]
+    near = margins.ravel()[working] < NEAR * b + 1e-12 * problem.row_norms.ravel()[working]
+    return near | (lam > 1e-3 * lam.max())

@@ -1,0 +1,175 @@
+"""A primal-dual interior point for ``min .5||A'lam||^2 - b'lam  over  0 <= lam <= upper``.
+
+Mehrotra's predictor-corrector on the smaller of the two normal systems. It is the first half of solving a large
+small problem: its answer tells which rows are active, and the active-set finish computes them exactly. On rows that
+no direction separates it ends in the middle of the Farkas vectors, where a projection makes one exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+Array = npt.NDArray[np.float64]
+# Share of the way to the boundary that a step takes.
+STEP = 0.995
+Solver = Callable[[Array], tuple[Array, Array]]
+
+
+@dataclass(frozen=True)
+class Interior:
+    """lam (m,) and slack z (m,), A A'lam - b = z - w at the optimum; ``upper_slack`` w (m,), zero without bounds."""
+
+    lam: Array
+    slack: Array
+    upper_slack: Array
+    iterations: int
+    converged: bool
+
+
+class Rows:
+    """Products with A A' for explicit rows A (m, r) or their Gram (m, m), whichever is the smaller system."""
+
+    def __init__(self, A: Array | None = None, gram: Array | None = None) -> None:
+        # m^3/3 against m r^2 + r^3/3 operations for each factor.
+        small = A is not None and A.shape[0] <= 1.5 * A.shape[1]
+        self.A: Array | None = None if small else A
+        self.gram: Array | None = A @ A.T if A is not None and small else gram
+
+    def times(self, lam: Array) -> Array:
+        """A A'lam (m,)."""
+        if self.A is not None:
+            return self.A @ (lam @ self.A)
+        assert self.gram is not None
+        return self.gram @ lam
+
+    def factor(self, weight: Array) -> Solver:
+        """h -> (dlam, A A'dlam) with (A A' + diag(1/weight)) dlam = h."""
+        if self.A is None:
+            assert self.gram is not None
+            gram = self.gram
+            whole = gram.copy()
+            whole.ravel()[:: len(gram) + 1] += 1 / weight
+            factor = cho_factor(whole, lower=True, overwrite_a=True, check_finite=False)
+
+            def direct(h: Array) -> tuple[Array, Array]:
+                dlam = cho_solve(factor, h, check_finite=False)
+                return dlam, h - dlam / weight
+
+            return direct
+        A = self.A
+        half = A * np.sqrt(weight)[:, None]
+        normal = half.T @ half
+        normal.ravel()[:: len(normal) + 1] += 1.0
+        factor = cho_factor(normal, lower=True, overwrite_a=True, check_finite=False)
+
+        def through_primal(h: Array) -> tuple[Array, Array]:
+            dp = cho_solve(factor, (weight * h) @ A, check_finite=False)
+            product = A @ dp
+            return weight * (h - product), product
+
+        return through_primal
+
+
+def _longest(x: Array, dx: Array) -> float:
+    falling = dx < 0
+    return float(min(1.0, (-x[falling] / dx[falling]).min())) if falling.any() else 1.0
+
+
+@dataclass
+class _State:
+    """lam and its distance ``room`` to the bound, their slacks z and w, and y = A A'lam; room = 1, w = 0 unbounded.
+
+    The room is kept on its own: near the bound the subtraction has no digits.
+    """
+
+    lam: Array
+    room: Array
+    z: Array
+    w: Array
+    y: Array
+    bounded: bool
+
+    def gap(self) -> float:
+        return float(self.lam @ self.z) + (float(self.room @ self.w) if self.bounded else 0.0)
+
+    def longest(self, dlam: Array, dz: Array, dw: Array) -> float:
+        size = min(_longest(self.lam, dlam), _longest(self.z, dz))
+        return min(size, _longest(self.room, -dlam), _longest(self.w, dw)) if self.bounded else size
+
+    def after(self, size: float, dlam: Array, dz: Array, dw: Array) -> float:
+        gap = float((self.lam + size * dlam) @ (self.z + size * dz))
+        return gap + (float((self.room - size * dlam) @ (self.w + size * dw)) if self.bounded else 0.0)
+
+    def newton(self, solve: Solver, residual: Array, low: Array, high: Array) -> tuple[Array, Array, Array, Array]:
+        """Step towards lam z = lam z + low and room w = room w + high with the residual gone: dlam, dz, dw, dy."""
+        dlam, dy = solve(-residual + low / self.lam - high / self.room)
+        dw = (high + self.w * dlam) / self.room if self.bounded else np.zeros_like(dlam)
+        return dlam, (low - self.z * dlam) / self.lam, dw, dy
+
+    def move(self, size: float, dlam: Array, dz: Array, dw: Array, dy: Array) -> None:
+        self.lam, self.z, self.w = self.lam + size * dlam, self.z + size * dz, self.w + size * dw
+        self.y = self.y + size * dy
+        if self.bounded:
+            self.room = self.room - size * dlam
+
+
+def _start(rows: Rows, b: Array, upper: float) -> _State:
+    m, bounded = len(b), bool(np.isfinite(upper))
+    curvature = float(rows.times(np.ones(m)).sum())
+    size = float(b.sum()) / max(curvature, 1e-300)
+    lam = np.full(m, min(max(size, 1.0 / m), 0.5 * upper))
+    y = rows.times(lam)
+    width = max(float(np.abs(y - b).max()), 1.0)
+    z = np.maximum(y - b, 0.0) + width
+    if bounded:
+        return _State(lam, upper - lam, z, np.full(m, width), y, True)
+    return _State(lam, np.ones(m), z, np.zeros(m), y, False)
+
+
+def _step(state: _State, rows: Rows, residual: Array, gap: float) -> float:
+    """Mehrotra's predictor and corrector; the length of the step taken, 0 where the system broke down."""
+    theta = state.z / state.lam + (state.w / state.room if state.bounded else 0.0)
+    try:
+        solve = rows.factor(1 / np.maximum(theta, 1e-14))
+    except LinAlgError:
+        return 0.0
+    low, high = -state.lam * state.z, -state.room * state.w
+    dlam, dz, dw, _ = state.newton(solve, residual, low, high)
+    after = state.after(state.longest(dlam, dz, dw), dlam, dz, dw)
+    mu = gap / (len(state.lam) * (2 if state.bounded else 1))
+    centre = mu * min(1.0, max(after / gap, 0.0)) ** 3
+    if state.bounded:
+        high = high + centre + dlam * dw
+    step = state.newton(solve, residual, low + centre - dlam * dz, high)
+    size = STEP * state.longest(*step[:3])
+    if not np.isfinite(size) or size < 1e-10:
+        return 0.0
+    state.move(size, *step)
+    return size
+
+
+def interior(rows: Rows, b: Array, upper: float = np.inf, tol: float = 1e-12, max_iter: int = 80) -> Interior:
+    """Solve to complementarity ``tol`` relative to the objective.
+
+    Args: rows of unit norm, b (m,) with largest entry 1, upper the bound on lam (inf for none).
+    Returns: Interior; never raises on ill-conditioned systems, ``converged`` says.
+    """
+    state = _start(rows, b, upper)
+    gap, at = np.inf, 0
+    for at in range(max_iter):
+        residual = state.y - b - state.z + state.w
+        gap, square = state.gap(), 0.5 * float(state.lam @ state.y)
+        scale = abs(square) + abs(float(b @ state.lam) - square)
+        if gap <= tol * scale and float(np.abs(residual) @ state.lam) <= tol * scale:
+            return Interior(state.lam, state.z, state.w, at, True)
+        if _step(state, rows, residual, gap) == 0:
+            break
+        # Every few steps y is formed afresh, so that its updates do not add up their rounding.
+        if at % 5 == 4:
+            state.y = rows.times(state.lam)
+    return Interior(state.lam, state.z, state.w, at, False)

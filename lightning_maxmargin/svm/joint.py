@@ -1,0 +1,187 @@
+"""The limit of training attention and head together: the label SVM of the selected tokens, then the attention SVM
+with right-hand sides that depend on who supports the label SVM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.svm.checks import check_labels, check_values, to_array
+from lightning_maxmargin.svm.problem import Array, RowProblem
+from lightning_maxmargin.svm.solution import Solution
+from lightning_maxmargin.svm.solve import solve_label_svm, solve_problem
+
+LIMITS = ("strict", "relaxed", "rate_coupled")
+# An input supports the label SVM when its margin is within this of the smallest, relative.
+SUPPORT = 1e-7
+ROUNDING = 1e-12
+UNIT = 1e-9
+MAX_NEWTON = 60
+GOAL = "puts the selected tokens first"
+
+
+@dataclass(frozen=True)
+class JointSolution:
+    """Attention and head of one limit: "strict" | "relaxed" | "rate_coupled" (with its norm_ratio ||v||/||p||).
+
+    rhs: (n, T) right-hand sides of the attention rows, 0 where no row is live; None where the limit is not defined.
+    """
+
+    attention: Solution
+    head: Solution
+    limit: str
+    norm_ratio: float | None = None
+    rhs: Tensor | None = None
+
+
+def solve_joint_svm(
+    keys: Tensor,
+    values: Tensor,
+    labels: Tensor,
+    selected: Tensor,
+    *,
+    limit: str = "strict",
+    norm_ratio: float | None = None,
+    queries: Tensor | None = None,
+    mask: Tensor | None = None,
+    warm_start: JointSolution | Solution | None = None,
+    head: Solution | None = None,
+) -> JointSolution:
+    r"""Where attention and head converge jointly ("Max-Margin Token Selection", arXiv 2306.13596).
+
+    The head is the label SVM v of the selected values. With Gamma_i = y_i v'x_i/||v|| (classes: the smallest
+    (V_y - V_k)'x/||V||) and Gamma = min Gamma_i, attention meets ``p'Delta_it >= b_i`` with smallest norm:
+    strict b = 1; relaxed b = 1 for support inputs (Gamma_i = Gamma), 0 for others; rate_coupled maximises
+    ``min_it p'Delta_it + rho (Gamma_i - Gamma)`` over ||p|| <= 1, p'Delta_it >= 0, with rho = ||v||/||p|| held.
+
+    Args:
+        keys, values: (n, T, d) and (n, T, dv), values also (n, dv) if already selected. labels, selected: (n,).
+        limit: "strict" | "relaxed" | "rate_coupled". norm_ratio: rho > 0, for rate_coupled. queries: (n, dq).
+        mask: (n, T). warm_start: an earlier JointSolution or attention Solution. head: the label SVM, if known.
+    Returns: JointSolution; the attention direction is scaled so that the largest right-hand side is 1. Without a
+        separating head only strict is defined: the others return attention "unverified", zeros, and say so.
+    Raises: InputError on an unknown limit, a missing norm_ratio, shapes that disagree, NaN or Inf.
+
+    Example:
+        >>> keys = torch.tensor([[[0.0, 0], [1, 1]], [[0, 0], [1, -1]], [[0, 0], [0.5, 1.5]]])
+        >>> joint = solve_joint_svm(keys, keys, torch.tensor([1, -1, 1]), torch.tensor([1, 1, 1]), limit="relaxed")
+        >>> joint.attention.status, round(joint.attention.margin, 9), joint.head.support.tolist()
+        ('certified', 1.0, [0, 1])
+    """
+    rho = _check_limit(limit, norm_ratio)
+    problem = RowProblem.attention(keys, selected, queries, mask)
+    x = _selected_values(values, problem)
+    if head is None:
+        head = solve_label_svm(torch.from_numpy(x), labels)
+    warm = warm_start.attention if isinstance(warm_start, JointSolution) else warm_start
+    if limit == "strict":
+        return _joint(problem, head, limit, norm_ratio, warm)
+    margins = _label_margins(head, x, labels)
+    if margins is None:
+        return JointSolution(_undefined(problem, limit, head), head, limit, norm_ratio)
+    spare = margins - margins.min()
+    # Support inputs differ by rounding, which a large norm_ratio would make a difference.
+    spare[spare <= ROUNDING * margins.min()] = 0.0
+    if limit == "relaxed":
+        supports = spare <= SUPPORT * margins.min()
+        rhs = np.broadcast_to(supports[:, None], problem.live.shape).astype(float)
+        return _joint(problem.with_rhs(rhs), head, limit, norm_ratio, warm)
+    attention, problem = _rate_coupled(problem, rho * spare, warm)
+    return JointSolution(attention, head, limit, norm_ratio, torch.from_numpy(problem.rhs))
+
+
+def _joint(
+    problem: RowProblem, head: Solution, limit: str, norm_ratio: float | None, warm: Solution | None
+) -> JointSolution:
+    attention = solve_problem(problem, warm, GOAL)
+    return JointSolution(attention, head, limit, norm_ratio, torch.from_numpy(problem.rhs))
+
+
+def _check_limit(limit: str, norm_ratio: float | None) -> float:
+    if limit not in LIMITS:
+        raise InputError(f"limit {limit!r} is unknown: use one of {', '.join(LIMITS)}")
+    if limit != "rate_coupled":
+        return 0.0
+    if norm_ratio is None or not np.isfinite(norm_ratio) or norm_ratio <= 0:
+        raise InputError(f"norm_ratio is {norm_ratio}: rate_coupled needs ||v||/||p||, a positive number")
+    return float(norm_ratio)
+
+
+def _selected_values(values: Tensor, problem: RowProblem) -> Array:
+    x = to_array(values, "values")
+    n, T = problem.live.shape
+    if x.ndim == 3 and x.shape[:2] == (n, T):
+        x = x[np.arange(n), problem.selected]
+    elif x.ndim != 2 or len(x) != n:
+        raise InputError(f"values have shape {list(x.shape)}: pass ({n}, {T}, dv), or ({n}, dv) if already selected")
+    return check_values(x)
+
+
+def _label_margins(head: Solution, x: Array, labels: Tensor) -> Array | None:
+    """Gamma_i (n,), or None where the head does not separate."""
+    v = to_array(head.direction, "head")
+    if head.status == "infeasible" or not v.any():
+        return None
+    if v.ndim == 1:
+        y, classes = check_labels(labels, len(x), None)
+        if classes is not None or v.shape[0] != x.shape[1]:
+            raise InputError(f"head of shape {list(v.shape)} does not fit labels or values: solve it on the same data")
+        margins = y * (x @ v)
+    else:
+        y, _ = check_labels(labels, len(x), len(v), as_classes=True)
+        scores = x @ v.T
+        own = (np.arange(len(x)), y.astype(np.int64))
+        margins = scores[own][:, None] - scores
+        margins[own] = np.inf
+        margins = margins.min(1)
+    margins = margins / np.linalg.norm(v)
+    return margins if margins.min() > 0 else None
+
+
+def _undefined(problem: RowProblem, limit: str, head: Solution) -> Solution:
+    return Solution(
+        "unverified",
+        torch.zeros(problem.shape, dtype=torch.float64),
+        0.0,
+        torch.zeros(problem.live.shape, dtype=torch.float64),
+        torch.zeros((0, 2), dtype=torch.int64),
+        1.0,
+        1.0,
+        0,
+        f"the {limit} limit needs a head that separates the selected tokens, and the head is {head.status}: use strict",
+        problem.merged,
+    )
+
+
+def _rate_coupled(problem: RowProblem, spare: Array, warm: Solution | None) -> tuple[Solution, RowProblem]:
+    r"""p(tau) / tau at the root of ||p(tau)|| = 1, p(tau) the solution for b_it = max(0, tau - spare_i).
+
+    ||p(tau)|| is convex and increasing with derivative sum(lam over b > 0)/||p|| (envelope theorem), so Newton from
+    the right decreases to the root. The bracket guards the steps; the QPs are stated with largest b = 1.
+    """
+    solution = solve_problem(problem, warm, GOAL)
+    tau, low, high, off = float(solution.margin), 0.0, np.inf, 0.0
+    for _ in range(MAX_NEWTON):
+        if solution.status != "certified" or not solution.direction.any():
+            return solution, problem
+        rhs = np.where(spare == 0, 1.0, np.maximum(0.0, 1 - spare / tau))
+        problem = problem.with_rhs(np.broadcast_to(rhs[:, None], problem.live.shape))
+        solution = solve_problem(problem, solution, GOAL)
+        length = tau * float(solution.direction.norm())
+        off = abs(length - 1)
+        low, high = (tau, high) if length < 1 else (low, tau)
+        slope = tau * float(solution.dual[torch.from_numpy(spare < tau)].sum()) / max(length, 1e-300)
+        step = tau - (length - 1) / slope if slope > 0 else np.inf
+        if not low < step < high:
+            step = 0.5 * (low + high) if np.isfinite(high) else 2 * tau
+        if off <= 0.1 * UNIT or step == tau:
+            break
+        tau = step
+    if off <= UNIT or solution.status != "certified":
+        return replace(solution, violation=max(float(solution.violation), off)), problem
+    words = f"unverified: the norm misses 1 by {off:.1e} at its root"
+    return replace(solution, status="unverified", violation=off, message=words), problem

@@ -1,0 +1,79 @@
+"""The answer to a limit problem, one or many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# A string, float or integer, or for stacked solutions a tuple of strings or a (B,) tensor.
+Words = Any
+Number = Any
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A certified answer, a proof that there is none, or the best direction found; never None, never NaN.
+
+    status: "certified" | "infeasible" | "unverified".
+    direction: (d,), (d, dq) or (K, d), smallest row (over its right-hand side) 1; zeros where infeasible.
+    margin: 1/||direction||; 0 where infeasible, inf where there is nothing to separate.
+    dual: multipliers in the shape of the rows, (n, T), (n,) or (n, K), direction = sum dual * row; where infeasible
+        the Farkas vector u >= 0, D'u = 0, b'u = 1.
+    support: (s, 2) of (sequence, token), (s,) of samples for binary labels: rows tight at the optimum.
+    gap, violation: relative duality gap (inf where infeasible) and largest relative violation, or ||D'u|| relative
+        to sum(u ||row||).
+    iterations: rounds of constraint generation. message: one line. merged: tokens equal to the selected one.
+
+    All tensors are float64 on the CPU. Stacked solutions hold (B, ...) tensors, a tuple of statuses, lists elsewhere.
+    """
+
+    status: Words
+    direction: Tensor
+    margin: Number
+    dual: Tensor
+    support: Any
+    gap: Number
+    violation: Number
+    iterations: Number
+    message: Words
+    merged: Number = 0
+
+
+def stack(solutions: list[Solution]) -> Solution:
+    """One Solution of many: tensors get a leading axis, statuses and messages become tuples, support a list."""
+    numbers = {
+        name: torch.tensor([getattr(s, name) for s in solutions]).to(kind)
+        for name, kind in (
+            ("margin", torch.float64),
+            ("gap", torch.float64),
+            ("violation", torch.float64),
+            ("iterations", torch.int64),
+            ("merged", torch.int64),
+        )
+    }
+    return Solution(
+        status=tuple(str(s.status) for s in solutions),
+        direction=torch.stack([s.direction for s in solutions]),
+        dual=torch.stack([s.dual for s in solutions]),
+        support=[s.support for s in solutions],
+        message=tuple(str(s.message) for s in solutions),
+        **numbers,
+    )
+
+
+def unstack(solution: Solution, b: int) -> Solution | None:
+    """Instance b of a stacked Solution, None where it is not stacked."""
+    if isinstance(solution.status, str) or b >= len(solution.status):
+        return None
+    numbers = {k: getattr(solution, k)[b].item() for k in ("margin", "gap", "violation", "iterations", "merged")}
+    return Solution(
+        status=solution.status[b],
+        direction=solution.direction[b],
+        dual=solution.dual[b],
+        support=solution.support[b],
+        message=solution.message[b],
+        **numbers,
+    )

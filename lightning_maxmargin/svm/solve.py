@@ -1,0 +1,217 @@
+"""Solving the limit problems: the answer, its certificate, and words for what happened."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.svm.certify import certify
+from lightning_maxmargin.svm.checks import check_labels, check_values, to_array
+from lightning_maxmargin.svm.generate import Outcome, generate
+from lightning_maxmargin.svm.problem import Index, RowProblem
+from lightning_maxmargin.svm.solution import Solution, stack, unstack
+from lightning_maxmargin.svm.threads import one_thread
+
+__all__ = ["Solution", "solve_att_svm", "solve_label_svm", "solve_problem"]
+
+# A row counts as support when its margin is within this of the right-hand side, relative.
+TIGHT = 1e-7
+
+
+def solve_att_svm(
+    keys: Tensor,
+    selected: Tensor,
+    *,
+    queries: Tensor | None = None,
+    mask: Tensor | None = None,
+    rhs: Tensor | None = None,
+    norm: str = "l2",
+    warm_start: Solution | None = None,
+) -> Solution:
+    r"""Attention SVM: ``argmin ||p|| s.t. p'(k_{i,alpha_i} - k_it) >= b_it``, or ``||W||_F`` with queries z_i.
+
+    The direction that attention converges to when it selects tokens alpha ("Max-Margin Token Selection in Attention
+    Mechanism", arXiv 2306.13596; with W "Transformers as Support Vector Machines", arXiv 2308.16898).
+
+    Args:
+        keys: (n, T, d), any float dtype. With a leading axis (B, n, T, d) every argument has one.
+        selected: (n,) token indices. queries: (n, dq). mask: (n, T), true on tokens.
+        rhs: (n, T) right-hand sides >= 0, default 1. norm: "l2".
+        warm_start: an earlier Solution whose support seeds the working set; never changes the answer.
+    Returns: Solution.
+    Raises: InputError on shapes that disagree, indices out of range or on padding, NaN or Inf.
+
+    Example:
+        >>> keys = torch.tensor([[[-0.1, 1.0], [1.0, 0.0], [0.0, 0.0]]])
+        >>> solution = solve_att_svm(keys, torch.tensor([0]))
+        >>> solution.status, [round(x, 4) for x in solution.direction.tolist()]
+        ('certified', [-0.099, 0.9901])
+    """
+    if norm != "l2":
+        raise InputError(f"norm {norm!r} is not offered here: use 'l2' (Euclidean for p, Frobenius for W)")
+    if np.ndim(keys) == 4:
+        return _batched(keys, selected, queries, mask, rhs, warm_start)
+    problem = RowProblem.attention(keys, selected, queries, mask, rhs)
+    return solve_problem(problem, warm_start, "puts the selected tokens first")
+
+
+def solve_label_svm(
+    values: Tensor, labels: Tensor, *, num_classes: int | None = None, warm_start: Solution | None = None
+) -> Solution:
+    r"""Label SVM without intercept: ``argmin ||v|| s.t. y_i v'x_i >= 1``, or Crammer-Singer for class indices.
+
+    Args:
+        values: (n, d). labels: (n,) in {-1, 1} (binary), otherwise class indices 0..K-1 ({0, 1} are two classes).
+        num_classes: K, default the largest label + 1.
+    Returns: Solution with direction (d,) and dual (n,), or (K, d) and (n, K).
+    Raises: InputError on other labels, shapes that disagree, NaN or Inf.
+
+    Example:
+        >>> solve_label_svm(torch.tensor([[0.0, 2.0], [0.0, -1.0]]), torch.tensor([1, -1])).direction.tolist()
+        [0.0, 1.0]
+    """
+    n = len(check_values(values))
+    _, classes = check_labels(labels, n, num_classes)
+    if classes is not None:
+        problem = RowProblem.multiclass(values, labels, classes)
+        return solve_problem(problem, warm_start, "separates the classes")
+    problem = RowProblem.binary(values, labels)
+    solution = solve_problem(problem, _as_pairs(warm_start), "separates the labels")
+    return replace(solution, dual=solution.dual[:, 1].clone(), support=solution.support[:, 0].clone())
+
+
+def solve_problem(problem: RowProblem, warm: Solution | None = None, goal: str = "meets the rows") -> Solution:
+    """Solve rows and right-hand sides; ``goal`` completes "no direction ..." in messages."""
+    if not (problem.rhs > 0).any():
+        return _nothing_to_do(problem)
+    with one_thread():
+        outcome = generate(problem, _warm_rows(problem, warm))
+        if outcome.infeasible:
+            return _infeasible(problem, outcome, goal)
+        return _solved(problem, outcome, goal)
+
+
+def _nothing_to_do(problem: RowProblem) -> Solution:
+    words = "no token competes with a selected one" if not problem.live.any() else "every right-hand side is 0"
+    return Solution(
+        "certified",
+        torch.zeros(problem.shape, dtype=torch.float64),
+        float("inf"),
+        torch.zeros(problem.live.shape, dtype=torch.float64),
+        torch.zeros((0, 2), dtype=torch.int64),
+        0.0,
+        0.0,
+        0,
+        f"{words}: the zero direction meets all rows",
+        problem.merged,
+    )
+
+
+def _infeasible(problem: RowProblem, outcome: Outcome, goal: str) -> Solution:
+    dual = np.zeros(problem.live.shape)
+    dual.ravel()[outcome.ids] = outcome.lam
+    used = int((outcome.lam > 0).sum())
+    return Solution(
+        "infeasible",
+        torch.zeros(problem.shape, dtype=torch.float64),
+        0.0,
+        torch.from_numpy(dual),
+        torch.from_numpy(np.argwhere(dual > 0)),
+        float("inf"),
+        outcome.violation,
+        outcome.rounds,
+        f"no direction {goal}: the weights in `dual` combine {used} rows to zero",
+        problem.merged,
+    )
+
+
+def _solved(problem: RowProblem, outcome: Outcome, goal: str) -> Solution:
+    p, lam = outcome.direction, outcome.lam
+    margins = problem.margins(p)
+    on = problem.rhs > 0
+    smallest = float((margins[on] / problem.rhs[on]).min())
+    scale = 1 / smallest if smallest > 0 else 1.0
+    if not np.isfinite(scale):
+        scale = 1.0
+    p, margins = p * scale, margins * scale
+    dual = np.zeros(problem.live.shape)
+    dual.ravel()[outcome.ids] = lam * scale
+    gap, violation, status = certify(problem, p, dual)
+    length = float(np.linalg.norm(p))
+    tight = problem.live & (margins - problem.rhs <= TIGHT * np.where(on, problem.rhs, problem.row_norms * length))
+    message = f"certified: relative gap {gap:.1e}"
+    if status != "certified":
+        message = f"unverified: no direction was shown to be the one that {goal}, nor that none does"
+        if smallest <= 0:
+            gap, violation = 1.0, 1.0
+    return Solution(
+        status,
+        torch.from_numpy(p),
+        1 / length if length > 0 and smallest > 0 else 0.0,
+        torch.from_numpy(dual),
+        torch.from_numpy(np.argwhere(tight)),
+        gap,
+        violation,
+        outcome.rounds,
+        message,
+        problem.merged,
+    )
+
+
+def _warm_rows(problem: RowProblem, warm: Solution | None) -> Index | None:
+    """Support rows of an earlier solution, while most of them keep a positive margin."""
+    if warm is None or not isinstance(warm.status, str) or tuple(warm.direction.shape) != problem.shape:
+        return None
+    support = to_array(warm.support, "support").astype(np.int64)
+    n, T = problem.live.shape
+    if support.ndim != 2 or not len(support) or warm.status == "infeasible":
+        return None
+    inside = ((support >= 0) & (support < [n, T])).all(1)
+    ids = support[inside, 0] * T + support[inside, 1]
+    ids = np.unique(ids[problem.live.ravel()[ids]])
+    if len(ids) == 0 or len(ids) < 0.5 * len(support):
+        return None
+    margins = problem.exact_margins(warm.direction.numpy(), ids)
+    return ids if (margins > 0).mean() > 0.5 else None
+
+
+def _as_pairs(warm: Solution | None) -> Solution | None:
+    if warm is None or not isinstance(warm.support, Tensor) or warm.support.ndim != 1:
+        return None
+    return replace(warm, support=torch.stack([warm.support, torch.ones_like(warm.support)], dim=1))
+
+
+def _batched(
+    keys: Tensor,
+    selected: Tensor,
+    queries: Tensor | None,
+    mask: Tensor | None,
+    rhs: Tensor | None,
+    warm: Solution | None,
+) -> Solution:
+    count = len(keys)
+    for name, x in (("selected", selected), ("queries", queries), ("mask", mask), ("rhs", rhs)):
+        if x is not None and len(x) != count:
+            raise InputError(f"{name} have {len(x)} instances and keys {count}: give each the same leading axis")
+    if count == 0:
+        raise InputError("keys hold no instance: pass (instances, sequences, tokens, features)")
+
+    def pick(x: Tensor | None, b: int) -> Tensor | None:
+        return None if x is None else x[b]
+
+    solutions = [
+        solve_att_svm(
+            keys[b],
+            selected[b],
+            queries=pick(queries, b),
+            mask=pick(mask, b),
+            rhs=pick(rhs, b),
+            warm_start=None if warm is None else unstack(warm, b),
+        )
+        for b in range(count)
+    ]
+    return stack(solutions)
