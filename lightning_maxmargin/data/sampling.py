@@ -55,6 +55,7 @@ class BatchLoader:
         self.data, self.shuffle, self.seed = data, shuffle, seed
         self.batch_size = min(batch_size or len(data), len(data))
         self.sampler = Epoch()
+        self.batch_sampler = None  # Lightning looks for both on whatever has a sampler
         self._next = 0
         self._resumed = False
         self._whole: Sequences | None = None
