@@ -50,12 +50,18 @@ class MarginCLI(LightningCLI):
         return MarginCLI.latest_parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--name", type=str, default="run", help="Name of the run, in its directory, report and W&B.")
-        parser.add_argument("--run_dir", type=str | None, default=None, help="A new directory; runs/NAME-DATE-ID if not given.")
+        parser.add_argument(
+            "--name", type=str, default="run", help="Name of the run, in its directory, report and W&B."
+        )
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None, help="A new directory; runs/NAME-DATE-ID if not given."
+        )
         parser.add_argument("--wandb", type=Literal["offline", "online", "disabled"], default="offline",
                             help="Where W&B writes: to disk, to its server, or nowhere.")  # fmt: skip
         parser.add_argument("--wandb_project", type=str, default="lightning-maxmargin", help="Project of W&B.")
-        parser.add_argument("--report", type=bool, default=True, help="Whether fit draws figures and writes report.html.")
+        parser.add_argument(
+            "--report", type=bool, default=True, help="Whether fit draws figures and writes report.html."
+        )
         parser.add_argument("--output", type=str, default="predictions.jsonl", help="The file that predict writes.")
         for key, callback in FIT_CALLBACKS.items():
             parser.add_lightning_class_args(callback, key)
@@ -119,7 +125,8 @@ class MarginCLI(LightningCLI):
 
     def predict(self, **kwargs: Any) -> None:
         """Predicts and writes one JSON object per sequence."""
-        write_predictions(Path(self.config.predict.output), self.trainer.predict(**kwargs) or [])
+        batches: list[Any] = self.trainer.predict(**kwargs) or []
+        write_predictions(Path(self.config.predict.output), batches)
 
 
 def report(args: Sequence[str]) -> None:
@@ -178,6 +185,12 @@ def _quiet() -> None:
     """Lightning's advertisements and its advice on loaders are not for these runs."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for advice in (".*does not have many workers.*", ".*Total length of `list`.*", ".*treespec, LeafSpec.*", ".*smaller than the logging interval.*",
-                   ".*Experiment logs directory.*", ".*anonymous setting.*"):
+    for advice in (
+        ".*does not have many workers.*",
+        ".*Total length of `list`.*",
+        ".*treespec, LeafSpec.*",
+        ".*smaller than the logging interval.*",
+        ".*Experiment logs directory.*",
+        ".*anonymous setting.*",
+    ):
         warnings.filterwarnings("ignore", advice)

@@ -13,6 +13,12 @@ from lightning_maxmargin.errors import InputError
 #: A ``class_path`` imports and runs a module, so a config from elsewhere may name these packages alone.
 TRUSTED = ["lightning_maxmargin", "pytorch_lightning", "lightning", "torch", "torchmetrics", "lightning_fabric"]
 
+#: How the lines of a nested message begin that only say where it is nested.
+NOISE = (
+    "Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value", "Problem with given class_path",
+    "Expected a <class 'NoneType'>", "Expected a path but", "Type collections",
+)  # fmt: skip
+
 UNKNOWN = (
     r"unrecognized arguments: (--[\w.\-]+)",
     r"does not accept option '([\w.]+)'",
@@ -72,20 +78,22 @@ def _unknown(name: str, parser: ArgumentParser | None) -> str:
 
 
 def _denied(name: str) -> str:
-    return f"a config may name classes of {', '.join(TRUSTED[:5])}, and {name} is none; add --trust-config if you trust it"
+    return (
+        f"a config may name classes of {', '.join(TRUSTED[:5])}, and {name} is none; add --trust-config if you trust it"
+    )
 
 
 def _reason(text: str) -> str:
     """The most specific of the reasons a parser lists."""
     lines = [line.strip().removeprefix("- ") for line in text.splitlines()]
-    noise = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value type", "Problem with given class_path",
-             "Expected a <class 'NoneType'>", "Expected a path but", "Type collections")  # fmt: skip
-    reasons = [line for line in lines if line and not line.startswith((*noise, "Given value:"))]
+    reasons = [line for line in lines if line and not line.startswith(NOISE)]
     given = next((m.group(1) for line in lines if (m := re.match(r"Given value: (\S+)$", line))), None)
     inline = re.match(r'Parser key "[^"]+": *(.+)', lines[0]) if lines else None
     reason = (inline.group(1) if inline else None) or (reasons[0] if reasons else text.split("\n")[0])
     reason = re.sub(r"Expected an? <class '([\w.]+)'>", r"expected \1", reason)
     reason = re.sub(r"Expected an? typing\.Literal\[([^\]]*)\]", r"expected one of \1", reason)
     reason = re.sub(r"\. Got value: (.+)$", r", got '\1'", reason)
-    reason = re.sub(r"Expected a dot import path string: (\w+)", r"no class \1 is known here; give its full import path", reason)
+    reason = re.sub(
+        r"Expected a dot import path string: (\w+)", r"no class \1 is known here; give its full import path", reason
+    )
     return reason if given is None or "got" in reason or given in reason else f"{reason}, got '{given}'"

@@ -80,13 +80,19 @@ class MarginWandbLogger(WandbLogger):
         run.define_metric("relative_margin/*", step_metric="trainer/global_step", summary="max,last")
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        self._guarded(lambda: super(MarginWandbLogger, self).log_metrics(metrics, step), "W&B stopped; going on without it")
+        self._guarded(
+            lambda: super(MarginWandbLogger, self).log_metrics(metrics, step), "W&B stopped; going on without it"
+        )
 
     def log_hyperparams(self, params: Any) -> None:
-        self._guarded(lambda: super(MarginWandbLogger, self).log_hyperparams(params), "W&B stopped; going on without it")
+        self._guarded(
+            lambda: super(MarginWandbLogger, self).log_hyperparams(params), "W&B stopped; going on without it"
+        )
 
     def log_table(self, *args: Any, **kwargs: Any) -> None:
-        self._guarded(lambda: super(MarginWandbLogger, self).log_table(*args, **kwargs), "W&B stopped; going on without it")
+        self._guarded(
+            lambda: super(MarginWandbLogger, self).log_table(*args, **kwargs), "W&B stopped; going on without it"
+        )
 
     def finalize(self, status: str) -> None:
         self._guarded(lambda: super(MarginWandbLogger, self).finalize(status), "W&B did not close its run")
@@ -101,5 +107,7 @@ class MarginWandbLogger(WandbLogger):
             return call()
         except (wandb.Error, OSError) as error:
             self._lost = True
-            rank_zero_warn(f"{words} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'})")
+            rank_zero_warn(
+                f"{words} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'})"
+            )
             return None

@@ -11,10 +11,10 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor
 from torch import distributed as dist
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 
 from lightning_maxmargin.core import LOSSES, MarginLoss, Sequences, TokenSelector, exact_directions, select
-from lightning_maxmargin.core.model import Output
+from lightning_maxmargin.core.model import Init, Output
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import SelectionAccuracy, label_rows
 from lightning_maxmargin.optim import NormalizedGD
@@ -30,7 +30,7 @@ class JointSelection(pl.LightningModule):
         loss: ``logistic``, ``exponential``, ``correlation`` (labels -1, 1) or ``cross_entropy`` (classes).
         gradient: ``exact`` (closed-form log-domain direction, any norm; linear binary heads), ``centred`` (autograd
             through centred pooling, true magnitudes, any head and loss) or ``naive`` (textbook autograd, kept to show
-            how it stalls). None takes ``exact`` where the head allows it and the optimizer is scale-free, else ``centred``.
+            how it stalls). None takes ``exact`` where head and optimizer allow it, else ``centred``.
         optimizer: makes the optimizer from parameter groups; any torch optimizer will do.
         attention_lr: learning rate of p, W or K and Q; the optimizer's own where None.
         head_lr: learning rate of v or V, likewise; the two rates steer rho = ||v|| / ||p||.
@@ -64,29 +64,30 @@ class JointSelection(pl.LightningModule):
         head_lr: float | None = None,
         train: Literal["both", "attention", "head"] = "both",
         inner_steps: int = 100,
-        head_init: Any = "zeros",
+        head_init: Init | Literal["data"] = "zeros",
         **selector: Any,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"])
         self.automatic_optimization = False
         self.head_from_data = head_init == "data"
-        start = "zeros" if self.head_from_data else head_init
         with _double_default():
-            self.selector = TokenSelector(dim, head_init=start, **selector)
+            self.selector = TokenSelector(dim, head_init="zeros" if head_init == "data" else head_init, **selector)
         self.loss = LOSSES[loss]
         self.make_optimizer, self.gradient = optimizer, gradient
         self.attention_lr, self.head_lr, self.train_part, self.inner_steps = attention_lr, head_lr, train, inner_steps
         self.pause_at: int | None = None  # a callback that wants to look at this step says so here
         self._check()
-        self.accuracy = torch.nn.ModuleDict({stage: MeanMetric() for stage in ("val", "test")})
-        self.selection = torch.nn.ModuleDict({stage: SelectionAccuracy() for stage in ("val", "test")})
+        self.val_accuracy, self.test_accuracy = MeanMetric(), MeanMetric()
+        self.val_selection, self.test_selection = SelectionAccuracy(), SelectionAccuracy()
 
     def _check(self) -> None:
         binary = isinstance(self.loss, MarginLoss)
         if binary != (self.selector.num_classes == 2):
-            raise InputError(f"model.loss: {self.loss.name} does not fit {self.selector.num_classes} classes; "
-                             "two classes take logistic, exponential or correlation, more take cross_entropy")
+            raise InputError(
+                f"model.loss: {self.loss.name} does not fit {self.selector.num_classes} classes; "
+                "two classes take logistic, exponential or correlation, more take cross_entropy"
+            )
         if self.gradient == "exact" and not binary:
             raise InputError("model.gradient: exact is for linear binary heads; use centred for more classes")
         if self.inner_steps < 1:
@@ -123,8 +124,10 @@ class JointSelection(pl.LightningModule):
         optimizer = self.make_optimizer(groups)
         exact_only = getattr(optimizer, "exact_only", False)
         if exact_only and (self.gradient in ("centred", "naive") or self.selector.parametrization == "KQ"):
-            raise InputError(f"model.optimizer: {type(optimizer).__name__} needs the exact gradient of p or W; "
-                             "use gradient: exact with parametrization p or W, or NormalizedGD")
+            raise InputError(
+                f"model.optimizer: {type(optimizer).__name__} needs the exact gradient of p or W; "
+                "use gradient: exact with parametrization p or W, or NormalizedGD"
+            )
         if self.gradient is None:
             scale_free = hasattr(optimizer, "margin_norm") and isinstance(self.loss, MarginLoss)
             self.gradient = "exact" if scale_free else "centred"
@@ -198,10 +201,10 @@ class JointSelection(pl.LightningModule):
         return self.selector(batch.to(self.selector.head.dtype))
 
     def validation_step(self, batch: Sequences, batch_idx: int) -> None:
-        self._evaluate(batch, "val")
+        self._evaluate(batch, "val", self.val_accuracy, self.val_selection)
 
     def test_step(self, batch: Sequences, batch_idx: int) -> None:
-        self._evaluate(batch, "test")
+        self._evaluate(batch, "test", self.test_accuracy, self.test_selection)
 
     def predict_step(self, batch: Sequences, batch_idx: int) -> dict[str, Tensor]:
         """``index``, ``logits``, ``attention`` and ``selected`` of each sequence."""
@@ -213,9 +216,8 @@ class JointSelection(pl.LightningModule):
             "selected": select(output.scores, batch.mask),
         }
 
-    def _evaluate(self, batch: Sequences, stage: str) -> None:
+    def _evaluate(self, batch: Sequences, stage: str, accuracy: Metric, selection: Metric) -> None:
         output = self(batch)
-        accuracy, selection = self.accuracy[stage], self.selection[stage]
         # One statement of right and wrong for both heads: a positive label row, no tie.
         accuracy.update((label_rows(output.logits, batch.labels) > 0).float())
         self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True)

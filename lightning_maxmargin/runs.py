@@ -45,7 +45,7 @@ def _of_many(wanted: str | None) -> Path:
     if wanted is None:
         raise InputError("run_dir: several processes were launched from outside; name one directory with --run_dir")
     path = Path(wanted).absolute()
-    if rank_zero_only.rank == 0:
+    if getattr(rank_zero_only, "rank", 0) == 0:
         _make(path)
     return path
 
@@ -53,7 +53,9 @@ def _of_many(wanted: str | None) -> Path:
 def _make(path: Path) -> None:
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"run_dir: {path} exists and is not empty; a run is never overwritten, name another directory")
+            raise InputError(
+                f"run_dir: {path} exists and is not empty; a run is never overwritten, name another directory"
+            )
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"run_dir: {path} cannot be made ({error.strerror}); name a directory that can") from error

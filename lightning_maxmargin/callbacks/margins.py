@@ -69,10 +69,14 @@ class MarginMonitor(Callback):
             if not self.paths:
                 self._remember(trainer.global_step, model.direction, model.head)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         pl_module.pause_at = next_step(trainer.global_step, self.per_decade)  # type: ignore[assignment]
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if trainer.global_step >= int(pl_module.pause_at or 0):  # type: ignore[arg-type]
             self.look(trainer, pl_module)
 
@@ -133,12 +137,16 @@ class MarginMonitor(Callback):
         source = getattr(trainer.datamodule, "sequences", None)  # type: ignore[attr-defined]
         found = source(self.split) if source is not None else None
         if found is None:
-            raise InputError(f"MarginMonitor: no {self.split!r} sequences; use a data module of this package or give data=")
+            raise InputError(
+                f"MarginMonitor: no {self.split!r} sequences; use a data module of this package or give data="
+            )
         return found
 
 
 def _selector_of(pl_module: pl.LightningModule) -> TokenSelector:
     found = getattr(pl_module, "selector", None)
     if not isinstance(found, TokenSelector):
-        raise InputError(f"MarginMonitor: {type(pl_module).__name__} has no attribute 'selector' that is a TokenSelector")
+        raise InputError(
+            f"MarginMonitor: {type(pl_module).__name__} has no attribute 'selector' that is a TokenSelector"
+        )
     return found

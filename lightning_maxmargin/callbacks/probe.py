@@ -57,8 +57,8 @@ class Probe:
 
     Args:
         data: all sequences.
-        train: ``both``, ``attention`` (the head is given: the limit is the strict problem) or ``head`` (the attention is
-            given: the label SVM is about the pooled inputs).
+        train: ``both``, ``attention`` (the head is given: the limit is the strict problem) or ``head`` (the attention
+            is given: the label SVM is about the pooled inputs).
     """
 
     def __init__(self, data: Sequences, train: str = "both") -> None:
@@ -78,7 +78,11 @@ class Probe:
         self._solve(alpha, output, model, rho)
         values: dict[str, Value] = dict.fromkeys(MEASURED)
         values |= self._selection(model, output, alpha)
-        values |= {"norm/attention": float(model.direction.norm()), "norm/head": float(model.head.norm()), "norm_ratio": rho}
+        values |= {
+            "norm/attention": float(model.direction.norm()),
+            "norm/head": float(model.head.norm()),
+            "norm_ratio": rho,
+        }
         values |= self._attention(model, output, alpha) | self._label(model, output, alpha)
         return Snapshot(values, dict(self._solutions), alpha, model.direction.clone(), model.head.clone())
 
@@ -124,7 +128,9 @@ class Probe:
         gaps = {}
         for limit, solution in self._solutions.items():
             if solution.attention.status == "certified":
-                gaps[limit] = values[f"direction_gap/{limit}"] = direction_gap(model.direction, solution.attention.direction)
+                gaps[limit] = values[f"direction_gap/{limit}"] = direction_gap(
+                    model.direction, solution.attention.direction
+                )
         defined = {k: g for k, g in gaps.items() if g is not None}
         nearest = min(defined, key=lambda k: defined[k]) if defined else next(iter(self._solutions), None)
         if nearest is None:
@@ -141,14 +147,16 @@ class Probe:
         }
 
     def _relative(self, solution: JointSolution, output: Output, alpha: Tensor, norm: float) -> Value:
-        """min over rows with b > 0 of row/b, per unit norm, against the SVM's; the smallest row where b = 0 is broken."""
+        """min row/b over rows with b > 0, per unit norm, against the SVM's; or a negative row where b = 0."""
         if solution.attention.status != "certified" or norm == 0:
             return None
         rows = score_rows(output.scores, alpha, self.data.mask)
         rhs = torch.ones_like(rows) if solution.rhs is None else solution.rhs
         least = torch.where(rhs > 0, rows / rhs.clamp_min(1e-300), torch.inf).min()
         broken = rows.where(rhs <= 0, torch.zeros_like(rows)).min()
-        return relative_margin(float(torch.minimum(least, broken) if broken < 0 else least) / norm, solution.attention.margin)
+        return relative_margin(
+            float(torch.minimum(least, broken) if broken < 0 else least) / norm, solution.attention.margin
+        )
 
     def _label(self, model: TokenSelector, output: Output, alpha: Tensor) -> dict[str, Value]:
         norm = float(model.head.norm())

@@ -18,7 +18,9 @@ class StepProgress(ProgressBar):
         show: logged metrics to show behind the bar.
     """
 
-    def __init__(self, show: tuple[str, ...] = ("direction_gap/attention", "direction_gap/head", "norm/attention")) -> None:
+    def __init__(
+        self, show: tuple[str, ...] = ("direction_gap/attention", "direction_gap/head", "norm/attention")
+    ) -> None:
         super().__init__()
         self.show = show
         self._bar: Any = None
@@ -36,9 +38,13 @@ class StepProgress(ProgressBar):
         from tqdm import tqdm
 
         total = trainer.max_steps if trainer.max_steps > 0 else None
-        self._bar = tqdm(total=total, initial=trainer.global_step, desc="fit", unit="step", file=sys.stderr, dynamic_ncols=True)
+        self._bar = tqdm(
+            total=total, initial=trainer.global_step, desc="fit", unit="step", file=sys.stderr, dynamic_ncols=True
+        )
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if self._bar is None:
             return
         self._bar.update(trainer.global_step - self._bar.n)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def next_step(step: int, per_decade: int) -> int:
-    """The first step after ``step`` of the geometric schedule with this many steps per decade: 1, 2, 3, ... then 10^(k/n).
+    """The first step after ``step`` of the geometric schedule 10^(k / per_decade), rounded: 1, 2, 3, ... at first.
 
     Example:
         >>> [next_step(s, per_decade=3) for s in (0, 1, 2, 5, 10)]

@@ -1,4 +1,4 @@
-"""What a fit leaves in its run directory: the last checkpoint, summary.json and the paths of two-dimensional problems."""
+"""What a fit leaves in its run directory: the last checkpoint, summary.json and, in two dimensions, the paths."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class RunSummary(Callback):
 def path_arrays(
     paths: list[tuple[int, Tensor, Tensor]], snapshot: Snapshot, data: Sequences, train_head: bool
 ) -> dict[str, np.ndarray]:
-    """Paths and SVM rays in the plane, for the figure: p or every W z_i, and v where it is trained and has two dimensions."""
+    """Paths and SVM rays in the plane, for the figure: p or every W z_i, and v where it is trained and in the plane."""
     z = None if snapshot.direction.ndim == 1 or data.queries is None else data.queries.double()
 
     def rays(direction: Tensor) -> np.ndarray:

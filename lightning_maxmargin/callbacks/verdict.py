@@ -43,8 +43,8 @@ def _stall(history: list[dict[str, Any]], gradient: str, dtype: torch.dtype) -> 
         return said if gradient == "naive" else ""
     best = min(row[f"direction_gap/{theory}"] for row in history if row[f"direction_gap/{theory}"] is not None)
     return (
-        f"{said} The run has stalled: its direction gap to the {str(theory).replace('_', '-')} limit, where it belongs at "
-        f"this norm ratio, is {gap:.1e} (smallest on the way: {best:.1e}), whatever limit it is nearest to. "
+        f"{said} The run has stalled: its direction gap to the {str(theory).replace('_', '-')} limit, where it belongs "
+        f"at this norm ratio, is {gap:.1e} (smallest on the way: {best:.1e}), whatever limit it is nearest to. "
         "Use gradient: exact."
     )
 
@@ -53,9 +53,9 @@ def _head(last: dict[str, Any]) -> str:
     if last.get("status/head") != "infeasible":
         return ""
     return (
-        "The label SVM is infeasible: no head separates the labels of the selected tokens, which a checked Farkas vector "
-        "certifies. So the head has no max-margin direction and the relaxed and rate-coupled limits are undefined; the "
-        "strict limit of the attention is."
+        "The label SVM is infeasible: no head separates the labels of the selected tokens, which a checked Farkas "
+        "vector certifies. So the head has no max-margin direction, and of the limits of the attention only the strict "
+        "one is defined."
     )
 
 
@@ -65,6 +65,6 @@ def _settled(history: list[dict[str, Any]]) -> str:
     if relative is None or relative > 0.1:
         return ""
     return (
-        f"The selection has not settled: the attention margin is {relative:.1e} of its SVM's. Either the run is too short or this "
-        "data set has no hard-selection limit (the margin tends to 0 and attention stays soft)."
+        f"The selection has not settled: the attention margin is {relative:.1e} of its SVM's. Either the run is too "
+        "short or this data set has no hard-selection limit (the margin tends to 0 and attention stays soft)."
     )

@@ -1,4 +1,4 @@
-"""Closed-form gradient directions in the log domain: exact at any norm, in any dtype, where autograd is rounding noise."""
+"""Closed-form gradient directions in the log domain: exact at any norm, where autograd is rounding noise."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class OneProcess:
 
 @dataclass(frozen=True)
 class Directions:
-    """Descent directions -grad L = exp(log scale) * direction, each direction with weights that sum to 1 in absolute value.
+    """Descent directions: -grad L = exp(log scale) * direction, with weights that sum to 1 in absolute value.
 
     Attributes:
         attention: (d,) for the shared prompt (of p), (d, dq) otherwise (of W); zeros where every weight is zero.
@@ -57,7 +57,7 @@ class Directions:
 def exact_directions(
     data: Sequences, scores: Tensor, v: Tensor, loss: MarginLoss, reduce: Reduce | None = None
 ) -> Directions:
-    """Minus the gradient of L = mean_i l(Y_i f(X_i)), f(X) = v' X' softmax(a), up to a positive scale that is kept apart.
+    """Minus the gradient of L = mean_i l(Y_i f(X_i)), f(X) = v' X' softmax(a), its scale kept apart as a logarithm.
 
     With c_it = Y_i (v'x_it - f_i), computed centred at the selected token alpha_i so that nothing cancels,
 
@@ -111,7 +111,13 @@ def exact_directions(
     log_losses = loss.log_value(m) if loss.log_value is not None else torch.full_like(m, torch.nan)
     top_loss = reduce.max(_largest(log_losses)[None])[0]
     numbers = torch.stack(
-        [weights.abs().sum(), head_weights.sum(), losses.sum(), (log_losses - top_loss).exp().sum(), losses.new_tensor(len(m))]
+        [
+            weights.abs().sum(),
+            head_weights.sum(),
+            losses.sum(),
+            (log_losses - top_loss).exp().sum(),
+            losses.new_tensor(len(m)),
+        ]
     )
     total = reduce.sum(torch.cat([attention.flatten(), head, numbers]))
     attention, head, numbers = total.split([attention.numel(), head.numel(), 5])

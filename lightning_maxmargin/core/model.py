@@ -37,8 +37,8 @@ class TokenSelector(nn.Module):
         prompt: the shared prompt z, scaled to unit length; the first unit vector where None.
         rank: m, of K and Q; ``dim`` where None.
         num_classes: 2 is the linear binary head v; more is the linear multiclass head V (K, d).
-        attention_init: ``zeros``, ``normal`` (standard deviation ``init_std``) or the numbers themselves. With KQ: of K; Q is
-            zero (both zero would be a saddle).
+        attention_init: ``zeros``, ``normal`` (standard deviation ``init_std``) or the numbers themselves. With KQ: of
+            K, and Q is zero (both zero would be a saddle).
         head_init: likewise, of v or V.
         init_std: standard deviation of ``normal``.
 
@@ -54,7 +54,14 @@ class TokenSelector(nn.Module):
         1.0
     """
 
-    prompt: Tensor | None
+    # Each exists in the parametrisation that names it.
+    p: nn.Parameter
+    W: nn.Parameter
+    K: nn.Parameter
+    Q: nn.Parameter
+    v: nn.Parameter
+    V: nn.Parameter
+    prompt: Tensor
 
     def __init__(
         self,
@@ -77,17 +84,21 @@ class TokenSelector(nn.Module):
         self.dim, self.value_dim, self.num_classes = dim, value_dim or dim, num_classes
         self.parametrization, self.query, self.own_token = parametrization, query, own_token
         dq = query_dim if query == "separate" and query_dim else dim
-        self.register_buffer("prompt", _unit_prompt(prompt, dim) if query == "shared" else None)
+        self.register_buffer("prompt", _unit_prompt(prompt, dim) if query == "shared" else torch.empty(0))
         if parametrization == "KQ":
             m = rank or dim
             self.K = nn.Parameter(_initial("attention_init", attention_init, (dim, m), init_std))
             self.Q = nn.Parameter(torch.zeros(dq, m))
         else:
             shape = (dim,) if parametrization == "p" else (dim, dq)
-            weight = nn.Parameter(_initial("attention_init", attention_init, shape, init_std, self.prompt))
+            weight = nn.Parameter(
+                _initial("attention_init", attention_init, shape, init_std, self.prompt if query == "shared" else None)
+            )
             self.register_parameter(parametrization, weight)
         head_shape = (self.value_dim,) if num_classes == 2 else (num_classes, self.value_dim)
-        self.register_parameter("v" if num_classes == 2 else "V", nn.Parameter(_initial("head_init", head_init, head_shape, init_std)))
+        self.register_parameter(
+            "v" if num_classes == 2 else "V", nn.Parameter(_initial("head_init", head_init, head_shape, init_std))
+        )
 
     @property
     def attention_parameters(self) -> dict[str, nn.Parameter]:
@@ -100,21 +111,21 @@ class TokenSelector(nn.Module):
     @property
     def head(self) -> Tensor:
         """v (d,) or V (K, d)."""
-        return self.v if self.num_classes == 2 else self.V  # type: ignore[return-value]
+        return self.v if self.num_classes == 2 else self.V
 
     @property
     def matrix(self) -> Tensor:
         """W (d, dq), whatever the parametrisation; for p the column p itself."""
         if self.parametrization == "p":
-            return self.p[:, None]  # type: ignore[index, return-value]
-        return self.K @ self.Q.T if self.parametrization == "KQ" else self.W  # type: ignore[return-value]
+            return self.p[:, None]
+        return self.K @ self.Q.T if self.parametrization == "KQ" else self.W
 
     @property
     def direction(self) -> Tensor:
         """What the limit problem is about: p = W z (d,) for the shared prompt, W (d, dq) otherwise."""
         if self.query != "shared":
             return self.matrix
-        return self.matrix[:, 0] if self.parametrization == "p" else self.matrix @ self.prompt  # type: ignore[operator]
+        return self.matrix[:, 0] if self.parametrization == "p" else self.matrix @ self.prompt
 
     def queries(self, data: Sequences) -> Tensor | None:
         """z_i (n, dq), or None for the shared prompt.
@@ -127,7 +138,9 @@ class TokenSelector(nn.Module):
         if self.query == "own":
             return data.keys[:, self.own_token]
         if data.queries is None:
-            raise InputError("data: query 'separate' asks for queries and the data have none; give them or use 'shared'")
+            raise InputError(
+                "data: query 'separate' asks for queries and the data have none; give them or use 'shared'"
+            )
         return data.queries
 
     def scores(self, data: Sequences) -> Tensor:
@@ -135,7 +148,7 @@ class TokenSelector(nn.Module):
         z = self.queries(data)
         if z is None:
             return data.keys @ self.direction
-        target = (z @ self.Q) @ self.K.T if self.parametrization == "KQ" else z @ self.W.T  # type: ignore[union-attr, operator]
+        target = (z @ self.Q) @ self.K.T if self.parametrization == "KQ" else z @ self.W.T
         return torch.einsum("ntd,nd->nt", data.keys, target)
 
     def forward(self, data: Sequences, pooling: Literal["centred", "naive"] = "centred") -> Output:
@@ -154,11 +167,11 @@ class TokenSelector(nn.Module):
             direction: (d,) or (d, dq), as :attr:`direction`.
         """
         if self.parametrization == "p":
-            self.p.grad = direction  # type: ignore[union-attr]
+            self.p.grad = direction
             return
-        G = torch.outer(direction, self.prompt) if self.query == "shared" else direction  # type: ignore[arg-type]
+        G = torch.outer(direction, self.prompt) if self.query == "shared" else direction
         if self.parametrization == "W":
-            self.W.grad = G  # type: ignore[union-attr]
+            self.W.grad = G
         else:
             self.K.grad, self.Q.grad = G @ self.Q.detach(), G.T @ self.K.detach()
 
@@ -166,7 +179,9 @@ class TokenSelector(nn.Module):
 def _unit_prompt(prompt: ListOf[float] | None, dim: int) -> Tensor:
     z = torch.eye(dim)[0].double() if prompt is None else torch.tensor(prompt, dtype=torch.float64)
     if z.shape != (dim,) or not z.norm() > 0:
-        raise InputError(f"model.prompt: {list(z.shape)} numbers or all zero; a nonzero vector of length {dim} is asked")
+        raise InputError(
+            f"model.prompt: {list(z.shape)} numbers or all zero; a nonzero vector of length {dim} is asked"
+        )
     return (z / z.norm()).to(torch.get_default_dtype())
 
 

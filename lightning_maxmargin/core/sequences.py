@@ -86,7 +86,7 @@ class Sequences:
         padded = torch.nn.utils.rnn.pad_sequence(list(keys), batch_first=True)
         mask = torch.arange(padded.shape[1]) < lengths[:, None]
         apart = None if values is None else torch.nn.utils.rnn.pad_sequence(list(values), batch_first=True)
-        return Sequences(padded, labels, values=apart, mask=mask, **rest)  # type: ignore[arg-type]
+        return Sequences(padded, labels, values=apart, mask=mask, **rest)
 
 
 def check_sequences(data: Sequences, num_classes: int = 2, where: str = "data") -> Sequences:
@@ -129,10 +129,14 @@ def _check_shapes(data: Sequences, where: str) -> None:
         tensor = getattr(data, name)
         if tensor is None:
             continue
-        fits = tensor.ndim == len(shape) and all(isinstance(w, str) or w == s for w, s in zip(shape, tensor.shape, strict=True))
+        fits = tensor.ndim == len(shape) and all(
+            isinstance(w, str) or w == s for w, s in zip(shape, tensor.shape, strict=True)
+        )
         if not fits:
             text = ", ".join(map(str, shape))
-            raise InputError(f"{where}: {name} have shape {tuple(tensor.shape)}, keys {tuple(data.keys.shape)} ask for ({text})")
+            raise InputError(
+                f"{where}: {name} have shape {tuple(tensor.shape)}, keys {tuple(data.keys.shape)} ask for ({text})"
+            )
 
 
 def _check_labels(labels: Tensor, num_classes: int, where: str) -> None:

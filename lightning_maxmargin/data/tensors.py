@@ -78,7 +78,7 @@ def read_arrays(path: Path, num_classes: int = 2) -> Sequences:
     if "planted" in arrays:
         arrays["planted"] = arrays["planted"].to(torch.int64)
     floats = {k: t if t.is_floating_point() or k in ("mask", "planted") else t.double() for k, t in arrays.items()}
-    return Sequences(labels=labels, **floats)  # type: ignore[arg-type]
+    return Sequences(labels=labels, **floats)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ class MarginOptimizer(Optimizer):
         super().__init__(params, {"lr": lr, **defaults})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; ``closure`` re-evaluates the loss and returns it."""
         loss = None
         if closure is not None:
