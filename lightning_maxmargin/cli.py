@@ -23,7 +23,7 @@ from lightning_maxmargin.errors import InputError, NonFiniteError
 from lightning_maxmargin.finish import finish_fit, print_metrics, refuse_existing, write_predictions
 from lightning_maxmargin.loggers import run_loggers
 from lightning_maxmargin.module import JointSelection
-from lightning_maxmargin.runs import claim_run_dir
+from lightning_maxmargin.runs import make_run_dir, plan_run_dir
 
 TRUST = "--trust-config"
 SAVE_EVERY = timedelta(seconds=30)
@@ -35,7 +35,7 @@ class RunConfig(SaveConfigCallback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if trainer.is_global_zero and stage == "fit":
-            self.config.run_dir = self.config.trainer.default_root_dir = None
+            self.config.run_dir = None
             path = Path(trainer.default_root_dir) / "config.yaml"
             self.parser.save(self.config, str(path), skip_none=False, overwrite=False, multifile=False)
 
@@ -75,13 +75,17 @@ class MarginCLI(LightningCLI):
                 refuse_existing(Path(config.output))
             config.trainer.logger = False
             return
+        if config.ckpt_path and not Path(config.ckpt_path).is_file():
+            raise InputError(f"ckpt_path: {config.ckpt_path} is no file; name a checkpoint of an earlier run")
         self.started = time.perf_counter()
-        self.run_dir = claim_run_dir(config.run_dir, config.name)
-        config.trainer.default_root_dir = str(self.run_dir)
+        self.run_dir = plan_run_dir(config.run_dir, config.name)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         if self.subcommand == "fit":
             config = self.config.fit
+            self.model.check_data(self.datamodule)
+            make_run_dir(self.run_dir)
+            kwargs["default_root_dir"] = str(self.run_dir)
             if config.trainer.logger in (None, True):
                 kwargs["logger"] = run_loggers(self.run_dir, config.name, config.wandb, config.wandb_project)
         return super().instantiate_trainer(**kwargs)
@@ -169,7 +173,7 @@ def cli(words: Sequence[str]) -> MarginCLI:
         SequenceData,
         save_config_callback=RunConfig,
         seed_everything_default=0,
-        trainer_defaults={"max_epochs": -1, "enable_model_summary": False, "accelerator": "auto", "devices": 1},
+        trainer_defaults={"max_epochs": -1, "enable_model_summary": False, "devices": 1, "log_every_n_steps": 10},
         parser_kwargs={"prog": "maxmargin", **strict, **{name: dict(strict) for name in MarginCLI.subcommands()}},
         subclass_mode_data=True,
         auto_configure_optimizers=False,

@@ -90,6 +90,17 @@ class JointSelection(pl.LightningModule):
             )
         if self.gradient == "exact" and not binary:
             raise InputError("model.gradient: exact is for linear binary heads; use centred for more classes")
+        # Made once on a number, so that a wrong rate is refused now and not after the data are read.
+        optimizer = self.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
+        if self.gradient is None:
+            self.gradient = "exact" if binary and hasattr(optimizer, "margin_norm") else "centred"
+        if getattr(optimizer, "exact_only", False) and (
+            self.gradient != "exact" or self.selector.parametrization == "KQ"
+        ):
+            raise InputError(
+                f"model.optimizer: {type(optimizer).__name__} needs the exact gradient of p or W; "
+                "use gradient: exact with parametrization p or W, or NormalizedGD"
+            )
         if self.inner_steps < 1:
             raise InputError(f"model.inner_steps: {self.inner_steps}; a positive number is asked")
         for name in ("attention_lr", "head_lr"):
@@ -99,15 +110,23 @@ class JointSelection(pl.LightningModule):
 
     # --- start ------------------------------------------------------------------------------------------------
 
+    def check_data(self, data: Any) -> None:
+        """Refuses data that this model cannot be trained on, before any work.
+
+        Raises:
+            InputError: no queries where they are asked for, or no head where the start is the data's.
+        """
+        self.selector.queries(data.sequences("train"))
+        if self.head_from_data and data.head is None:
+            raise InputError("model.head_init: 'data' asks for data that come with a head; give numbers or zeros")
+
     def setup(self, stage: str) -> None:
         # Start and prompt are made in float64 so that 64-true begins at the literal numbers.
         self.selector.to(torch.float64 if self.trainer.precision == "64-true" else torch.float32)
         if self.head_from_data and stage == "fit":
-            head = getattr(self.trainer.datamodule, "head", None)  # type: ignore[attr-defined]
-            if head is None:
-                raise InputError("model.head_init: 'data' asks for data that come with a head; give numbers or zeros")
+            self.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
             with torch.no_grad():
-                self.selector.head.copy_(head)
+                self.selector.head.copy_(self.trainer.datamodule.head)  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> Optimizer:
         parts = {
@@ -121,17 +140,7 @@ class JointSelection(pl.LightningModule):
             if self.train_part in ("both", name):
                 rate = {} if lr is None else {"lr": lr}
                 groups.append({"params": list(parameters.values()), "name": name, **rate})
-        optimizer = self.make_optimizer(groups)
-        exact_only = getattr(optimizer, "exact_only", False)
-        if exact_only and (self.gradient in ("centred", "naive") or self.selector.parametrization == "KQ"):
-            raise InputError(
-                f"model.optimizer: {type(optimizer).__name__} needs the exact gradient of p or W; "
-                "use gradient: exact with parametrization p or W, or NormalizedGD"
-            )
-        if self.gradient is None:
-            scale_free = hasattr(optimizer, "margin_norm") and isinstance(self.loss, MarginLoss)
-            self.gradient = "exact" if scale_free else "centred"
-        return optimizer
+        return self.make_optimizer(groups)
 
     # --- training ---------------------------------------------------------------------------------------------
 
@@ -149,6 +158,8 @@ class JointSelection(pl.LightningModule):
                 loss = self._fill_autograd(batch, reduce)
                 optimizer.step(partial(_same, loss))
         self.log("train/loss", loss)
+        # Lightning would count batches: this puts the loss on the axis of the monitors.
+        self.log("step", float(self.global_step))
 
     def _steps_now(self) -> int:
         """Up to ``inner_steps``, but not past the last step nor past one that a callback wants to see."""

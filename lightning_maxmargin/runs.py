@@ -19,46 +19,40 @@ from lightning_maxmargin.names import MEASURED, SUMMARY
 
 #: Tells the processes that a launcher starts from the same command line where the first one writes.
 RUN_DIR_VARIABLE = "MAXMARGIN_RUN_DIR"
+LAUNCHED = ("LOCAL_RANK", "SLURM_PROCID")
 PACKAGES = ("lightning-maxmargin", "torch", "pytorch-lightning", "torchmetrics", "wandb", "daqp", "numpy", "scipy")
 
 
-def claim_run_dir(wanted: str | None, name: str) -> Path:
-    """Makes the run directory and returns it; ``runs/NAME-DATE-ID`` where none is wanted.
+def plan_run_dir(wanted: str | None, name: str) -> Path:
+    """Where the run goes, ``runs/NAME-DATE-ID`` where none is wanted; nothing is made yet.
 
     Raises:
-        InputError: it exists and holds something, or cannot be made.
+        InputError: it exists and holds something.
     """
     launched = os.environ.get(RUN_DIR_VARIABLE)
     if launched is not None and "LOCAL_RANK" in os.environ:
         return Path(launched)
-    if "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
-        return _of_many(wanted)
-    stamp = f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
-    path = Path(wanted) if wanted else Path("runs") / stamp
-    _make(path)
-    os.environ[RUN_DIR_VARIABLE] = str(path.absolute())
-    return path.absolute()
-
-
-def _of_many(wanted: str | None) -> Path:
-    """Under torchrun or SLURM every process gets here by itself: the name must be given, and the first one makes it."""
-    if wanted is None:
+    if wanted is None and any(v in os.environ for v in LAUNCHED):
         raise InputError("run_dir: several processes were launched from outside; name one directory with --run_dir")
-    path = Path(wanted).absolute()
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        _make(path)
+    stamp = f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    path = (Path(wanted) if wanted else Path("runs") / stamp).absolute()
+    # Under torchrun or SLURM every process gets here by itself, and the first may already have made the directory.
+    if getattr(rank_zero_only, "rank", 0) == 0 and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"run_dir: {path} exists and is not empty; a run is never overwritten, name another directory")
     return path
 
 
-def _make(path: Path) -> None:
+def make_run_dir(path: Path) -> None:
+    """Makes the planned directory, and tells the processes that a launcher starts from the same command line.
+
+    Raises:
+        InputError: it cannot be made.
+    """
     try:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(
-                f"run_dir: {path} exists and is not empty; a run is never overwritten, name another directory"
-            )
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"run_dir: {path} cannot be made ({error.strerror}); name a directory that can") from error
+    os.environ[RUN_DIR_VARIABLE] = str(path)
 
 
 def write_summary(run_dir: Path, values: dict[str, Any]) -> dict[str, Any]:

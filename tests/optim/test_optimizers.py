@@ -1,0 +1,172 @@
+"""What every optimizer of the package owes to a user of torch.optim."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.optim import AcceleratedMargin, NormalizedGD
+from lightning_maxmargin.optim.base import MarginOptimizer
+
+
+def polyak(params: Any, lr: float = 1.0) -> NormalizedGD:
+    return NormalizedGD(params, lr=lr, step_size="polyak")
+
+
+MAKERS = [NormalizedGD, polyak, AcceleratedMargin]
+every = pytest.mark.parametrize("make", MAKERS, ids=["normalized", "polyak", "accelerated"])
+
+
+def parameters(seed: int = 0, dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
+    g = torch.Generator().manual_seed(seed)
+    return [nn.Parameter(torch.randn(*shape, generator=g, dtype=dtype)) for shape in ((3,), (2, 4))]
+
+
+def objective(weights: list[nn.Parameter]) -> Tensor:
+    return sum((w.square().sum() + 0.1 * w.pow(4).sum() for w in weights), torch.zeros(()))
+
+
+def run(optimizer: MarginOptimizer, weights: list[nn.Parameter], steps: int) -> None:
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = objective(weights)
+        loss.backward()
+        return loss
+
+    for _ in range(steps):
+        optimizer.step(closure)
+
+
+@every
+def test_state_dict_goes_on_bit_by_bit(make: Any) -> None:
+    whole, first = parameters(), parameters()
+    run(make(whole, lr=0.05), whole, 12)
+    interrupted = make(first, lr=0.05)
+    run(interrupted, first, 5)
+    file = io.BytesIO()
+    torch.save({"optimizer": interrupted.state_dict(), "weights": first}, file)
+    file.seek(0)
+    with torch.serialization.safe_globals([nn.Parameter]):
+        saved = torch.load(file, weights_only=True)
+    second = [nn.Parameter(w.detach().clone()) for w in saved["weights"]]
+    resumed = make(second, lr=123.0)  # the rate too is restored
+    resumed.load_state_dict(saved["optimizer"])
+    run(resumed, second, 7)
+    for a, b, start in zip(second, whole, parameters(), strict=True):
+        assert a.isfinite().all()
+        assert not torch.equal(a, start)
+        assert torch.equal(a, b)
+
+
+@every
+def test_group_with_a_rate_of_its_own(make: Any) -> None:
+    start, (together, apart) = parameters(), (parameters(), parameters())
+    optimizers = [make(together, lr=0.5), make([{"params": [apart[0]], "lr": 2.0}, {"params": [apart[1]]}], lr=0.5)]
+    for optimizer, weights in zip(optimizers, (together, apart), strict=True):
+        run(optimizer, weights, 1)
+    moved = [(w - s).detach() for w, s in zip(together, start, strict=True)]
+    torch.testing.assert_close((apart[0] - start[0]).detach(), 4 * moved[0])
+    assert torch.equal(apart[1], together[1])
+
+
+@every
+def test_add_param_group(make: Any) -> None:
+    whole, later = parameters(), parameters()
+    optimizer = make([later[0]], lr=0.5)
+    optimizer.add_param_group({"params": [later[1]], "lr": 0.25})
+    run(optimizer, later, 4)
+    run(make([{"params": [whole[0]]}, {"params": [whole[1]], "lr": 0.25}], lr=0.5), whole, 4)
+    for a, b in zip(later, whole, strict=True):
+        assert torch.equal(a, b)
+
+
+@every
+def test_step_returns_what_the_closure_returns_and_evaluates_it_once(make: Any) -> None:
+    (w, _), calls = parameters(), []
+
+    def closure() -> Tensor:
+        calls.append(torch.is_grad_enabled())
+        loss = w.square().sum()
+        (w.grad,) = torch.autograd.grad(loss, w)
+        return loss
+
+    before = w.detach().square().sum()
+    assert torch.equal(make([w]).step(closure), before)
+    assert calls == [True]
+    assert make([w]).step() is None
+
+
+@every
+def test_parameter_without_gradient_stays(make: Any) -> None:
+    first, second = parameters()
+    start = second.detach().clone()
+    optimizer = make([first, second])
+    first.grad = torch.ones_like(first)
+    optimizer.step()
+    assert torch.equal(second, start)
+
+
+@every
+def test_zero_gradient_moves_nothing(make: Any) -> None:
+    weights = parameters()
+    start = copy.deepcopy(weights)
+    for w in weights:
+        w.grad = torch.zeros_like(w)
+    optimizer = make(weights)
+    for _ in range(3):
+        optimizer.step()
+    for w, s in zip(weights, start, strict=True):
+        assert torch.equal(w, s)
+
+
+@every
+def test_no_gradient_at_all(make: Any) -> None:
+    make(parameters()).step()
+
+
+@every
+def test_gradient_is_left_as_it_was(make: Any) -> None:
+    w = nn.Parameter(torch.ones(3))
+    w.grad = torch.tensor([3.0, 4.0, 0.0])
+    make([w]).step()
+    assert w.grad.tolist() == [3, 4, 0]
+
+
+@every
+def test_scheduler_sets_the_rate(make: Any) -> None:
+    w = nn.Parameter(torch.zeros(1))
+    optimizer = make([w], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    w.grad = torch.ones(1)
+    optimizer.step()
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+@every
+@pytest.mark.parametrize("lr", [0.0, -1.0, float("nan")])
+def test_rate_must_be_positive(make: Any, lr: float) -> None:
+    with pytest.raises(InputError, match=r"lr is .*; a positive number"):
+        make(parameters(), lr=lr)
+
+
+@every
+def test_every_optimizer_states_its_margin(make: Any) -> None:
+    optimizer = make(parameters())
+    assert optimizer.margin_norm == "l2"
+    assert optimizer.gradient_scale in ("direction", "log_loss")
+
+
+def test_gradient_scales() -> None:
+    assert [make(parameters()).gradient_scale for make in MAKERS] == ["direction", "log_loss", "direction"]
+
+
+def test_base_says_that_it_does_not_move() -> None:
+    with pytest.raises(TypeError, match="MarginOptimizer"):
+        MarginOptimizer(parameters(), lr=1.0).step()

@@ -1,0 +1,219 @@
+"""Mathematics below, Lightning above, one way up: read off the import statements of every module."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import lightning_maxmargin
+
+PACKAGE = "lightning_maxmargin"
+ROOT = Path(lightning_maxmargin.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities"}
+#: Seconds to import, or not installed with the package: imported where they are used.
+HEAVY = {"transformers", "datasets", "wandb", "cvxpy", "clarabel", "matplotlib", "tokenizers", "sklearn"}
+#: What stands above everything else and is imported by nothing below it.
+ABOVE = {"module", "cli", "callbacks", "ensemble", "finish", "__main__"}
+BELOW = {"core", "optim", "svm", "metrics", "data", "figures", "errors", "names"}
+
+
+class Import(NamedTuple):
+    """One imported module, and whether importing the file runs it."""
+
+    name: str
+    line: int
+    at_import: bool
+    for_types: bool
+
+
+def imports(path: Path) -> list[Import]:
+    return list(_walk(ast.parse(path.read_text(encoding="utf-8")), path, True, False))
+
+
+def _walk(node: ast.AST, path: Path, at_import: bool, for_types: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            for alias in child.names:
+                yield Import(alias.name, child.lineno, at_import, for_types)
+        elif isinstance(child, ast.ImportFrom):
+            base = _absolute(child, path)
+            # `from package import name` may import a module of that name: both count.
+            yield Import(base, child.lineno, at_import, for_types)
+            if base == PACKAGE:
+                for alias in child.names:
+                    yield Import(f"{base}.{alias.name}", child.lineno, at_import, for_types)
+        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from _walk(child, path, False, for_types)
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            yield from _walk(child, path, False, True)
+        else:
+            yield from _walk(child, path, at_import, for_types)
+
+
+def _absolute(node: ast.ImportFrom, path: Path) -> str:
+    if not node.level:
+        return node.module or ""
+    parents = (PACKAGE, *path.relative_to(ROOT).parent.parts)
+    return ".".join([*parents[: len(parents) - node.level + 1], *([node.module] if node.module else [])])
+
+
+def room(path: Path) -> str:
+    """core, svm, ...; the name of the file for files that stand alone."""
+    first = path.relative_to(ROOT).parts[0]
+    return "" if first == "__init__.py" else first.removesuffix(".py")
+
+
+def of_package(name: str) -> str | None:
+    """The room that an import leads to."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == PACKAGE and len(parts) > 1 else None
+
+
+def offences(rooms: set[str], forbidden: set[str]) -> list[str]:
+    """Imports, also within functions, that lead to a forbidden distribution."""
+    return [
+        f"{path.relative_to(ROOT)}:{i.line} {i.name}"
+        for path in MODULES
+        if room(path) in rooms
+        for i in imports(path)
+        if i.name.split(".")[0] in forbidden
+    ]
+
+
+def strays(name: str, allowed: set[str]) -> list[str]:
+    """Imports from a room that lead to other rooms than the allowed ones."""
+    found = [(p, i) for p in MODULES if room(p) == name for i in imports(p)]
+    return [
+        f"{p.relative_to(ROOT)}:{i.line} {i.name}"
+        for p, i in found
+        if (i.name.split(".")[0] == PACKAGE) and of_package(i.name) not in allowed and i.name != PACKAGE
+    ]
+
+
+def test_the_rooms_are_there() -> None:
+    assert {"core", "svm", "optim", "metrics", "data", "errors", "module", "cli", "callbacks"} <= {
+        room(p) for p in MODULES
+    }
+
+
+def test_core_is_pure_torch() -> None:
+    assert offences({"core"}, LIGHTNING | HEAVY | {"torchmetrics", "jsonargparse", "numpy", "scipy"}) == []
+    assert strays("core", {"core", "errors"}) == []
+
+
+def test_svm_knows_no_lightning() -> None:
+    assert offences({"svm"}, LIGHTNING | {"torchmetrics", "wandb", "jsonargparse", "transformers"}) == []
+    assert strays("svm", {"svm", "core", "errors"}) == []
+
+
+def test_optim_knows_no_attention() -> None:
+    assert offences({"optim"}, LIGHTNING | HEAVY | {"torchmetrics", "jsonargparse"}) == []
+    assert strays("optim", {"optim", "errors"}) == []
+
+
+def test_metrics_know_no_lightning() -> None:
+    assert offences({"metrics"}, LIGHTNING | HEAVY | {"jsonargparse"}) == []
+    assert strays("metrics", {"metrics", "core", "errors"}) == []
+
+
+def test_data_hold_no_model() -> None:
+    assert strays("data", {"data", "core", "errors"}) == []
+    found = [i.name for p in MODULES if room(p) == "data" for i in imports(p)]
+    assert f"{PACKAGE}.core.model" not in found
+
+
+def test_errors_and_names_import_nothing() -> None:
+    for name in ("errors", "names"):
+        assert [i.name for i in imports(ROOT / f"{name}.py") if i.name != "__future__"] == []
+
+
+def test_nothing_below_imports_what_stands_above() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{i.line} {i.name}"
+        for path in MODULES
+        if room(path) in BELOW
+        for i in imports(path)
+        if of_package(i.name) in ABOVE
+    ]
+    assert found == []
+
+
+def test_only_main_imports_the_command_line() -> None:
+    assert {room(p) for p in MODULES for i in imports(p) if of_package(i.name) == "cli"} <= {"cli", "__main__"}
+
+
+def test_rooms_have_no_cycle() -> None:
+    """Imports within functions count; those for types alone do not run."""
+    graph: dict[str, set[str]] = {}
+    for path in MODULES:
+        targets = {of_package(i.name) for i in imports(path) if not i.for_types}
+        graph.setdefault(room(path), set()).update(t for t in targets if t and t != room(path))
+    graph.pop("", None)  # the package itself offers the rooms' names, on first use
+    done: set[str] = set()
+    while len(done) < len(graph):
+        ready = {name for name, targets in graph.items() if name not in done and targets & set(graph) <= done}
+        assert ready, f"a cycle among {sorted(set(graph) - done)}"
+        done |= ready
+
+
+def test_heavy_imports_wait_until_they_are_used() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{i.line} {i.name}"
+        for path in MODULES
+        for i in imports(path)
+        if i.at_import and i.name.split(".")[0] in HEAVY
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "source", ["import wandb", "try:\n    import wandb\nexcept ImportError: pass", "class A:\n    import wandb"]
+)
+def test_the_reader_sees_imports_that_run(tmp_path: Path, source: str) -> None:
+    path = tmp_path / "a.py"
+    path.write_text(source)
+    assert [(i.name, i.at_import) for i in imports(path)] == [("wandb", True)]
+
+
+@pytest.mark.parametrize("source", ["def f():\n    import wandb", "if TYPE_CHECKING:\n    import wandb"])
+def test_the_reader_sees_imports_that_wait(tmp_path: Path, source: str) -> None:
+    path = tmp_path / "a.py"
+    path.write_text(source)
+    assert [(i.name, i.at_import) for i in imports(path)] == [("wandb", False)]
+
+
+def loaded(statement: str) -> set[str]:
+    """The top-level modules that a fresh interpreter holds after the statement."""
+    code = f"import sys; {statement}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_costs_nothing() -> None:
+    assert loaded(f"import {PACKAGE}") & (HEAVY | LIGHTNING) == set()
+
+
+def test_solvers_and_mathematics_come_without_lightning() -> None:
+    found = loaded(f"from {PACKAGE} import TokenSelector, solve_att_svm, solve_joint_svm; import {PACKAGE}.optim")
+    assert "torch" in found
+    assert found & (HEAVY | LIGHTNING | {"torchmetrics"}) == set()
+
+
+def test_importing_the_module_loads_nothing_heavy() -> None:
+    """What Lightning and torchmetrics load themselves is theirs."""
+    code = f"""
+import sys, pytorch_lightning, torchmetrics
+theirs = set(sys.modules)
+from {PACKAGE} import JointSelection, MarginMonitor
+from {PACKAGE}.data import PaperData
+print("found", *{HEAVY!r} & (set(sys.modules) - theirs))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["found"]
