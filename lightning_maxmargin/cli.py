@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 import warnings
@@ -23,7 +24,7 @@ from lightning_maxmargin.errors import InputError, NonFiniteError
 from lightning_maxmargin.finish import finish_fit, print_metrics, refuse_existing, write_predictions
 from lightning_maxmargin.loggers import run_loggers
 from lightning_maxmargin.module import JointSelection
-from lightning_maxmargin.runs import make_run_dir, plan_run_dir
+from lightning_maxmargin.runs import RUN_DIR_VARIABLE, make_run_dir, plan_run_dir
 
 TRUST = "--trust-config"
 SAVE_EVERY = timedelta(seconds=30)
@@ -156,6 +157,9 @@ def main(args: Sequence[str] | None = None) -> int:
             report(words[1:])
         else:
             cli(words)
+    except SystemExit as stopped:
+        # Lightning ends an interrupted run with exit(1), after its last checkpoint.
+        return _interrupted() if stopped.code == 1 else int(stopped.code or 0)
     except NonFiniteError as error:
         return _fail(str(error), 1)
     except (InputError, ArgumentError, TypeError, ValueError) as error:
@@ -177,6 +181,14 @@ def cli(words: Sequence[str]) -> MarginCLI:
         parser_kwargs={"prog": "maxmargin", **strict, **{name: dict(strict) for name in MarginCLI.subcommands()}},
         subclass_mode_data=True,
         auto_configure_optimizers=False,
+    )
+
+
+def _interrupted() -> int:
+    run_dir = os.environ.get(RUN_DIR_VARIABLE, "RUN")
+    return _fail(
+        f"interrupted; go on with: maxmargin fit --config {run_dir}/config.yaml --ckpt_path {run_dir}/checkpoints/last.ckpt",
+        1,
     )
 
 

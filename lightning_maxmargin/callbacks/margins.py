@@ -77,7 +77,7 @@ class MarginMonitor(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step >= int(pl_module.pause_at or 0):  # type: ignore[arg-type]
+        if trainer.global_step >= int(pl_module.pause_at or 0) or trainer.global_step == trainer.max_steps:  # type: ignore[arg-type]
             self.look(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

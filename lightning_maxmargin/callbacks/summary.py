@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -27,9 +28,21 @@ class RunSummary(Callback):
     def __init__(self, run_dir: Path, name: str, checkpoint: bool = True) -> None:
         self.run_dir, self.name, self.checkpoint = run_dir, name, checkpoint
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        # Here and not at the end of fit: by then Lightning has closed the epoch and dropped the loader's place in it,
+        # and a resumed run would begin the epoch again.
+        if trainer.global_step == trainer.max_steps:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step != trainer.max_steps:
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
         if self.checkpoint:
             trainer.save_checkpoint(self.run_dir / "checkpoints" / "last.ckpt")
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         monitor = next((c for c in trainer.callbacks if isinstance(c, MarginMonitor)), None)  # type: ignore[attr-defined]
         if not trainer.is_global_zero or monitor is None:
             return

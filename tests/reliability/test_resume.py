@@ -1,0 +1,137 @@
+"""A run that was stopped and resumed is, bit by bit, the run that was not."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import config
+
+MINIBATCH = (
+    "fit", "--config", config("joint/random"), "--data.batch_size", "3", "--model.optimizer", "NormalizedGD",
+    "--model.attention_lr", "0.1", "--model.head_lr", "0.1",
+)  # fmt: skip
+FULL = ("fit", "--config", config("joint/random"))
+ADAM = (
+    *MINIBATCH[:5],
+    "--model.optimizer",
+    "torch.optim.Adam",
+    "--model.gradient",
+    "centred",
+    "--model.optimizer.lr",
+    "0.01",
+)
+
+
+def checkpoint(run_dir: Path, name: str = "last") -> dict[str, Any]:
+    return torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Equal to the last bit, all the way down."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            if "seconds" not in str(key):
+                assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{i}")
+    else:
+        assert a == b, where
+
+
+def assert_same_run(a: dict[str, Any], b: dict[str, Any]) -> None:
+    assert a["global_step"] == b["global_step"]
+    assert_same(a["state_dict"], b["state_dict"], "weights")
+    assert_same(a["optimizer_states"], b["optimizer_states"], "optimizer")
+    monitor = next(k for k in a["callbacks"] if "MarginMonitor" in k)
+    # The look at the step where the first part ended is the only one that the whole run does not have.
+    known = {row["step"] for row in a["callbacks"][monitor]["history"]}
+    history = [row for row in b["callbacks"][monitor]["history"] if row["step"] in known]
+    assert_same(a["callbacks"][monitor]["history"], history, "history")
+
+
+# 4 batches an epoch: in the middle of one, at its last batch, and in the middle again.
+@pytest.mark.parametrize("stop", [77, 76, 80, 2])
+@pytest.mark.parametrize("words", [MINIBATCH, ADAM, FULL], ids=["minibatch", "adam", "full"])
+def test_resumed_run_is_the_whole_run(words: tuple[str, ...], stop: int, maxmargin: Any) -> None:
+    whole = maxmargin(*words, "--trainer.max_steps", "150")
+    part = maxmargin(*words, "--trainer.max_steps", str(stop))
+    assert part.status == 0, part.err
+    resumed = maxmargin(
+        *words, "--trainer.max_steps", "150", "--ckpt_path", str(part.run_dir / "checkpoints" / "last.ckpt")
+    )
+    assert resumed.status == 0, resumed.err
+    assert_same_run(checkpoint(whole.run_dir), checkpoint(resumed.run_dir))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_kill_and_resume(seed: int, tmp_path: Path, maxmargin: Any) -> None:
+    """kill -9 at a random moment of a run that saves at every step, then resume from the newest whole checkpoint."""
+    saver = (
+        "{class_path: pytorch_lightning.callbacks.ModelCheckpoint, init_args: {every_n_train_steps: 1, save_top_k: -1}}"
+    )
+    words = (
+        *MINIBATCH,
+        "--trainer.callbacks",
+        f"[{saver}]",
+        "--trainer.max_steps",
+        "400",
+        "--wandb",
+        "disabled",
+        "--report",
+        "false",
+    )
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lightning_maxmargin", *words, "--run_dir", str(killed)],
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
+    )
+    while not list(killed.rglob("*.ckpt")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(random.Random(seed).uniform(0, 1.5))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    saved = sorted(killed.rglob("*.ckpt"), key=lambda p: int(p.stem.split("step=")[1].split("-")[0]))
+    resumed = maxmargin(*words, "--ckpt_path", str(saved[-1]))
+    assert resumed.status == 0, resumed.err
+    whole = maxmargin(*words)
+    assert_same_run(checkpoint(whole.run_dir), checkpoint(resumed.run_dir))
+
+
+@pytest.mark.slow
+def test_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
+    words = (*FULL, "--trainer.max_steps", "10000000", "--wandb", "disabled", "--run_dir", "run")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lightning_maxmargin", *words],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    while not (tmp_path / "run" / "metrics.csv").is_file():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert "--ckpt_path" in err
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+    assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) > 2
