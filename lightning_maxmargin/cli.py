@@ -22,7 +22,7 @@ from lightning_maxmargin.config_errors import allow_imports, is_input, one_line
 from lightning_maxmargin.data import SequenceData
 from lightning_maxmargin.errors import InputError, NonFiniteError
 from lightning_maxmargin.finish import finish_fit, print_metrics, refuse_existing, write_predictions
-from lightning_maxmargin.loggers import run_loggers
+from lightning_maxmargin.loggers import MarginWandbLogger, run_loggers
 from lightning_maxmargin.module import JointSelection
 from lightning_maxmargin.runs import RUN_DIR_VARIABLE, make_run_dir, plan_run_dir
 
@@ -113,6 +113,14 @@ class MarginCLI(LightningCLI):
                 )
             )  # fmt: skip
         return extra
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        finally:
+            for logger in self.trainer.loggers:
+                if isinstance(logger, MarginWandbLogger):
+                    logger.close()
 
     def after_fit(self) -> None:
         seconds = time.perf_counter() - self.started

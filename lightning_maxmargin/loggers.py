@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +55,7 @@ class MarginWandbLogger(WandbLogger):
         )  # fmt: skip
         self._wandb_init.pop("anonymous", None)  # deprecated: W&B warns of it at every start
         self._keep = keep
+        self._made_in = os.getpid()
         self._lost = False
         self._defined = False
 
@@ -96,6 +98,16 @@ class MarginWandbLogger(WandbLogger):
 
     def finalize(self, status: str) -> None:
         self._guarded(lambda: super(MarginWandbLogger, self).finalize(status), "W&B did not close its run")
+        # A process forked for training ends without the exit handlers that would write the rest of the run.
+        if os.getpid() != self._made_in:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the W&B run: everything is on disk, and the next run of this process is another."""
+        self._lost = False  # a run that W&B gave up on must end as well, or the next one would join it
+        if self._experiment is not None and hasattr(self._experiment, "finish"):
+            self._guarded(self._experiment.finish, "W&B did not close its run")
+        self._experiment, self._lost = None, True
 
     def _guarded(self, call: Callable[[], Any], words: str) -> Any:
         """The call's result, or None and one warning when W&B or the disk fails."""

@@ -95,7 +95,14 @@ def test_random_settles_at_the_rate_coupled_limit(seed: int, maxmargin: Any) -> 
 
 @pytest.mark.parametrize(
     ("name", "selected"),
-    [("single_global", "0"), ("single_local", "1"), ("multi", "0 0 0"), ("losses", "1 1"), ("visual1", "0 2"), ("visual2", "0 0")],
+    [
+        ("single_global", "0"),
+        ("single_local", "1"),
+        ("multi", "0 0 0"),
+        ("losses", "1 1"),
+        ("visual1", "0 2"),
+        ("visual2", "0 0"),
+    ],
 )
 def test_attention_reaches_its_svm(name: str, selected: str, maxmargin: Any) -> None:
     s = maxmargin("fit", "--config", config(f"attention/{name}")).summary

@@ -1,0 +1,125 @@
+"""W&B: offline by default, read back from disk, and never the end of a run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import config
+
+WORDS = (
+    "fit",
+    "--config",
+    config("joint/tight"),
+    "--trainer.max_steps",
+    "60",
+    "--report",
+    "false",
+    "--trainer.enable_progress_bar",
+    "false",
+)
+
+
+def records(run_dir: Path) -> list[dict[str, Any]]:
+    command = [
+        str(Path(sys.executable).parent / "wandb"),
+        "leet",
+        "inspect",
+        "--json",
+        str(next((run_dir / "wandb").glob("offline-run-*"))),
+    ]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return [json.loads(line) for line in printed.splitlines()]
+
+
+def rows(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "metrics.csv").open() as file:
+        return [row for row in csv.DictReader(file) if row["norm/attention"]]
+
+
+def test_offline_run_reads_back_what_the_csv_says(maxmargin: Any) -> None:
+    outcome = maxmargin(*WORDS, plain=False)
+    assert outcome.status == 0, outcome.err
+    found = records(outcome.run_dir)
+    history = [r["history"] for r in found if r["type"] == "history"]
+    written = json.dumps(history)
+    assert "direction_gap/strict" in written
+    last = rows(outcome.run_dir)[-1]
+    assert f"{float(last['direction_gap/head']):.6g}"[:6] in written
+    assert (outcome.run_dir / "wandb_id.txt").read_text() in json.dumps(found)
+
+
+def test_axes_are_defined(maxmargin: Any) -> None:
+    outcome = maxmargin(*WORDS, plain=False)
+    metrics = {json.dumps(r["metric"]) for r in records(outcome.run_dir) if r["type"] == "metric"}
+    gaps = [m for m in metrics if "direction_gap" in m]
+    assert gaps
+    assert all("norm/attention" in m for m in gaps)
+
+
+def test_disabled_leaves_no_wandb(maxmargin: Any) -> None:
+    outcome = maxmargin(*WORDS, "--wandb", "disabled", plain=False)
+    assert not (outcome.run_dir / "wandb").exists()
+    assert rows(outcome.run_dir)
+
+
+def same_training(a: Any, b: Any) -> None:
+    """The same weights and a complete CSV, whatever became of W&B."""
+    assert a.status == b.status == 0, b.err
+    np.testing.assert_array_equal(
+        np.load(a.run_dir / "paths.npz")["attention"], np.load(b.run_dir / "paths.npz")["attention"]
+    )
+    assert [r["step"] for r in rows(a.run_dir)] == [r["step"] for r in rows(b.run_dir)]
+
+
+def test_unwritable_directory_costs_no_training(maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    sound = maxmargin(*WORDS, "--wandb", "disabled", plain=False)
+    monkeypatch.setattr(wandb, "init", full)
+    with pytest.warns(UserWarning, match="going on without it"):
+        broken = maxmargin(*WORDS, plain=False)
+    same_training(sound, broken)
+
+
+def test_failure_in_the_middle_costs_no_training(maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    from lightning_maxmargin.loggers import WandbLogger
+
+    sound = maxmargin(*WORDS, "--wandb", "disabled", plain=False)
+    calls: list[int] = []
+
+    def breaks(self: Any, metrics: Any, step: Any = None) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise wandb.Error("server went away")
+
+    monkeypatch.setattr(WandbLogger, "log_metrics", breaks)
+    with pytest.warns(UserWarning, match="server went away"):
+        broken = maxmargin(*WORDS, plain=False)
+    assert len(calls) == 3, "one warning, then no further call"
+    same_training(sound, broken)
+
+
+@pytest.mark.slow
+def test_unreachable_server_goes_on_offline(maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = maxmargin(*WORDS, "--wandb", "disabled", plain=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "5")
+    with pytest.warns(UserWarning, match="going on offline"):
+        offline = maxmargin(*WORDS, "--wandb", "online", plain=False)
+    same_training(sound, offline)
+    assert records(offline.run_dir)
