@@ -194,10 +194,8 @@ def cli(words: Sequence[str]) -> MarginCLI:
 
 def _interrupted() -> int:
     run_dir = os.environ.get(RUN_DIR_VARIABLE, "RUN")
-    return _fail(
-        f"interrupted; go on with: maxmargin fit --config {run_dir}/config.yaml --ckpt_path {run_dir}/checkpoints/last.ckpt",
-        1,
-    )
+    words = f"maxmargin fit --config {run_dir}/config.yaml --ckpt_path {run_dir}/checkpoints/last.ckpt"
+    return _fail(f"interrupted; go on in a new run directory with: {words}", 1)
 
 
 def _fail(message: str, status: int) -> int:

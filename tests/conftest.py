@@ -38,7 +38,7 @@ class Outcome:
         return next(line for line in reversed(self.err.splitlines()) if line.startswith("maxmargin: error: "))
 
 
-@pytest.fixture()
+@pytest.fixture
 def maxmargin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
     """Runs the command in this process, in an empty directory, with W&B and the report off unless asked for."""
     from lightning_maxmargin.cli import main

@@ -64,7 +64,9 @@ def test_without_the_guard_the_weights_are_ruined(tmp_path: Path) -> None:
 def test_command_line_says_it_in_one_line_and_exits_1(tmp_path: Path, maxmargin: Any) -> None:
     # Finite in float64, infinite once cast to float32.
     np.savez(tmp_path / "data.npz", keys=np.full((2, 2, 2), 1e300) * [[[1, 0], [0, 1]]] * 2, labels=[1.0, -1.0])
-    outcome = maxmargin("fit", "--config", config("tensor"), "--data.path", "data.npz", "--trainer.precision", "32-true")
+    outcome = maxmargin(
+        "fit", "--config", config("tensor"), "--data.path", "data.npz", "--trainer.precision", "32-true"
+    )
     assert outcome.status == 1
     assert "not finite at step 0 (samples 0, 1)" in outcome.error
     assert "Traceback" not in outcome.err

@@ -18,7 +18,12 @@ from lightning_maxmargin.names import MEASURED
 
 
 def trainer(callbacks: list[Any], steps: int = 100, **kwargs: Any) -> pl.Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+    }
     return pl.Trainer(max_steps=steps, max_epochs=-1, accelerator="cpu", callbacks=callbacks, **{**quiet, **kwargs})
 
 
@@ -30,7 +35,11 @@ def test_looks_at_the_geometric_schedule_whatever_the_inner_steps() -> None:
         histories.append(monitor.history)
     assert [row["step"] for row in histories[0]] == [1, 2, 3, 6, 10, 18, 32, 56, 100]
     for key in set(MEASURED) - {"monitor/seconds"}:
-        assert [row[key] for row in histories[0]] == [row[key] for row in histories[1]] == [row[key] for row in histories[2]]
+        assert (
+            [row[key] for row in histories[0]]
+            == [row[key] for row in histories[1]]
+            == [row[key] for row in histories[2]]
+        )
 
 
 def test_schedule_is_strictly_increasing() -> None:

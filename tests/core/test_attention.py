@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from exact_reference import directions, f64, random_data, saturated, scores_of, textbook_loss
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_maxmargin.core import LOSSES, centred_pool, masked_softmax, naive_pool, select, take_token
 from lightning_maxmargin.metrics import direction_gap
+from tests.core.exact_reference import directions, f64, random_data, saturated, scores_of, textbook_loss
 
 
 @settings(deadline=None, max_examples=60)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from exact_reference import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lightning_maxmargin.core import Directions, Sequences, exact_directions
+from lightning_maxmargin.metrics import direction_gap
+from tests.core.exact_reference import (
     BINARY,
     directions,
     f64,
@@ -17,12 +23,6 @@ from exact_reference import (
     textbook_loss,
     with_mpmath,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
-
-from lightning_maxmargin.core import Directions, Sequences, exact_directions
-from lightning_maxmargin.metrics import direction_gap
 
 FIELDS = ("attention", "head", "log_attention", "log_head", "loss", "log_loss")
 

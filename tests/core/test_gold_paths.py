@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from exact_reference import cosine, f64, train_exact
 
 from lightning_maxmargin.core import LOSSES, Sequences, TokenSelector
 from lightning_maxmargin.data import PaperData
 from lightning_maxmargin.metrics import direction_gap
 from lightning_maxmargin.optim import NormalizedGD
+from tests.core.exact_reference import cosine, f64, train_exact
 
 STRICT, RELAXED = (1.25, 0.25), (1.0, 0.0)
 GMM, LMM = (-0.1, 1.0), (1.0, 0.0)  # the first is (-.0990, .9901) at unit margin

@@ -5,12 +5,12 @@ from __future__ import annotations
 import mpmath
 import pytest
 import torch
-from exact_reference import BINARY, f64, margin_loss
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mpmath import mpf
 
 from lightning_maxmargin.core import LOSSES
+from tests.core.exact_reference import BINARY, f64, margin_loss
 
 MARGINS = st.floats(-700, 700, allow_nan=False)
 #: Where an implementation may switch its formula: softplus does at 20, the logarithm of the logistic loss at 40.

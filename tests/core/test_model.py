@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from exact_reference import BINARY, directions, f64, margin_loss, random_data, scores_of
 from torch import Tensor
 
 from lightning_maxmargin.core import LOSSES, CrossEntropy, Sequences, TokenSelector, exact_directions
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.optim import AcceleratedMargin, NormalizedGD
+from tests.core.exact_reference import BINARY, directions, f64, margin_loss, random_data, scores_of
 
 PROMPT = [2.0, -1.0, 2.0]  # of length 3
 UNIT = f64(PROMPT) / 3

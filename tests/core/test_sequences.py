@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 
 import torch
-from exact_reference import random_data
 
 from lightning_maxmargin.core import Sequences
+from tests.core.exact_reference import random_data
 
 
 def test_rows_keep_every_field_and_their_place() -> None:

@@ -38,13 +38,26 @@ def test_full_batch_of_three_on_two_processes(extra: list[str], maxmargin: Any) 
     one, two = maxmargin(*words), maxmargin(*words, *TWO, "ddp_fork")
     compare(one, two, rtol=1e-10)
     np.testing.assert_allclose(
-        np.load(one.run_dir / "paths.npz")["attention"], np.load(two.run_dir / "paths.npz")["attention"], rtol=1e-10, atol=1e-10
+        np.load(one.run_dir / "paths.npz")["attention"],
+        np.load(two.run_dir / "paths.npz")["attention"],
+        rtol=1e-10,
+        atol=1e-10,
     )
 
 
 def test_minibatches_that_leave_a_process_empty(maxmargin: Any) -> None:
     # 7 sequences in batches of 3: the last batch has one, so the second process has none.
-    words = ("fit", "--config", config("joint/random"), "--data.n", "7", "--data.batch_size", "3", "--trainer.max_steps", "60")
+    words = (
+        "fit",
+        "--config",
+        config("joint/random"),
+        "--data.n",
+        "7",
+        "--data.batch_size",
+        "3",
+        "--trainer.max_steps",
+        "60",
+    )
     words = (*words, "--model.optimizer", "NormalizedGD", "--model.attention_lr", "0.1", "--model.head_lr", "0.1")
     compare(maxmargin(*words), maxmargin(*words, *TWO, "ddp_fork"), rtol=1e-12)
 
@@ -81,6 +94,17 @@ def maxmargin_in_a_process(words: tuple[str, ...]) -> Any:
     from tests.conftest import Outcome
 
     run_dir = Path(tempfile.mkdtemp()) / "run"
-    call = [sys.executable, "-m", "lightning_maxmargin", *words, *TWO, "ddp", "--run_dir", str(run_dir), "--wandb", "disabled"]
+    call = [
+        sys.executable,
+        "-m",
+        "lightning_maxmargin",
+        *words,
+        *TWO,
+        "ddp",
+        "--run_dir",
+        str(run_dir),
+        "--wandb",
+        "disabled",
+    ]
     done = subprocess.run(call, capture_output=True, text=True, timeout=300)
     return Outcome(done.returncode, done.stdout, done.stderr, run_dir)
