@@ -24,9 +24,16 @@ from lightning_maxmargin.errors import InputError, NonFiniteError
 from lightning_maxmargin.finish import finish_fit, print_metrics, refuse_existing, write_predictions
 from lightning_maxmargin.loggers import MarginWandbLogger, run_loggers
 from lightning_maxmargin.module import JointSelection
-from lightning_maxmargin.runs import RUN_DIR_VARIABLE, make_run_dir, plan_run_dir
+from lightning_maxmargin.runs import RUN_DIR_VARIABLE, make_run_dir, plan_run_dir, write_text
 
 TRUST = "--trust-config"
+ABOUT = "Max-margin token selection in attention. Besides these, maxmargin report RUN_DIR draws a report again."
+COMMANDS = {
+    "fit": "Trains, watches both margins against their SVMs, and ends with a table and a report.",
+    "validate": "Measures a checkpoint on the validation split.",
+    "test": "Measures a checkpoint on the test split.",
+    "predict": "Writes prediction, attention and selected token of every sequence as JSON lines.",
+}
 SAVE_EVERY = timedelta(seconds=30)
 FIT_CALLBACKS = {"monitor": MarginMonitor, "tokens": TokenMonitor, "guard": FiniteGuard}
 
@@ -36,9 +43,9 @@ class RunConfig(SaveConfigCallback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if trainer.is_global_zero and stage == "fit":
-            self.config.run_dir = None
-            path = Path(trainer.default_root_dir) / "config.yaml"
-            self.parser.save(self.config, str(path), skip_none=False, overwrite=False, multifile=False)
+            lines = self.parser.dump(self.config, skip_unset=False).splitlines()
+            kept = [line for line in lines if not line.startswith("run_dir:")]
+            write_text(Path(trainer.default_root_dir) / "config.yaml", "\n".join(kept) + "\n")
 
 
 class MarginCLI(LightningCLI):
@@ -179,14 +186,15 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def cli(words: Sequence[str]) -> MarginCLI:
     """Parses the words and runs their command."""
-    strict = {"exit_on_error": False}
+    strict: dict[str, Any] = {"exit_on_error": False}
+    commands = {name: {**strict, "description": COMMANDS[name]} for name in MarginCLI.subcommands()}
     return MarginCLI(
         JointSelection,
         SequenceData,
         save_config_callback=RunConfig,
         seed_everything_default=0,
         trainer_defaults={"max_epochs": -1, "enable_model_summary": False, "devices": 1, "log_every_n_steps": 10},
-        parser_kwargs={"prog": "maxmargin", **strict, **{name: dict(strict) for name in MarginCLI.subcommands()}},
+        parser_kwargs={"prog": "maxmargin", "description": ABOUT, **strict, **commands},
         subclass_mode_data=True,
         auto_configure_optimizers=False,
     )

@@ -225,8 +225,9 @@ def markdown(rows: list[Row]) -> str:
     from lightning_maxmargin.runs import versions
 
     lines = [
-        "# Claims", "", "Made by `.venv/bin/python scripts/claims.py --out docs/claims.md`; each line by the command at its end.",
-        "", f"Versions: {versions()}.", "", "| claim | asked | measured | holds | command |", "|---|---|---|---|---|",
+        "# Claims", "",
+        "Made by `.venv/bin/python scripts/claims.py --out docs/claims.md`; each line by the command at its end.", "",
+        f"Versions: {versions()}.", "", "| claim | asked | measured | holds | command |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for r in rows:
         escaped = r.command.replace("|", "\\|")

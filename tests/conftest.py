@@ -51,12 +51,13 @@ def maxmargin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
         run_dir = tmp_path / "run"
         while run_dir.exists() and any(run_dir.iterdir()):
             run_dir = run_dir.with_name(run_dir.name + "x")
-        extra = ["--run_dir", str(run_dir)] if words[:1] == ("fit",) and "--run_dir" not in words else []
+        # Before the words of the test, which may say otherwise.
+        extra = ["--run_dir", str(run_dir)] if words[:1] == ("fit",) else []
         if plain and words[:1] == ("fit",):
             extra += ["--wandb", "disabled", "--report", "false", "--trainer.enable_progress_bar", "false"]
         monkeypatch.setattr(sys, "argv", ["maxmargin"])
         capfd.readouterr()
-        status = main([*words, *extra])
+        status = main([*words[:1], *extra, *words[1:]])
         captured = capfd.readouterr()
         return Outcome(status, captured.out, captured.err, run_dir)
 

@@ -1,0 +1,108 @@
+"""validate, test, predict, report and the helps, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import config
+
+
+@pytest.fixture
+def trained(tmp_path: Path, maxmargin: Any) -> Any:
+    """A run on a user's own arrays, with a test file."""
+    rng = np.random.default_rng(0)
+    for name in ("data.npz", "test.npz"):
+        np.savez(tmp_path / name, keys=rng.normal(size=(6, 4, 5)), labels=np.array([1, -1, 1, -1, 1, -1]))
+    paths = ("--data.path", "data.npz", "--data.val_path", "test.npz", "--data.test_path", "test.npz")
+    outcome = maxmargin("fit", "--config", config("tensor"), *paths, "--trainer.max_steps", "40", "--report", "true")
+    assert outcome.status == 0, outcome.err
+    return outcome
+
+
+def again(trained: Any) -> tuple[str, ...]:
+    return (
+        "--config",
+        str(trained.run_dir / "config.yaml"),
+        "--ckpt_path",
+        str(trained.run_dir / "checkpoints" / "last.ckpt"),
+    )
+
+
+def test_test_repeats_the_accuracy_of_the_run(trained: Any, maxmargin: Any) -> None:
+    outcome = maxmargin("test", *again(trained))
+    assert outcome.status == 0, outcome.err
+    assert f"{trained.summary['test/accuracy']:.4f}" in outcome.out
+
+
+def test_validate_prints_a_table(trained: Any, maxmargin: Any) -> None:
+    outcome = maxmargin("validate", *again(trained))
+    assert outcome.status == 0, outcome.err
+    assert "val/accuracy" in outcome.out
+
+
+def test_predict_writes_a_line_each_and_never_over_a_file(trained: Any, tmp_path: Path, maxmargin: Any) -> None:
+    outcome = maxmargin("predict", *again(trained), "--output", "out.jsonl")
+    assert outcome.status == 0, outcome.err
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["index"] for row in rows] == list(range(6))
+    assert all(len(row["attention"]) == 4 and sum(row["attention"]) == pytest.approx(1) for row in rows)
+    before = (tmp_path / "out.jsonl").read_bytes()
+    refused = maxmargin("predict", *again(trained), "--output", "out.jsonl")
+    assert refused.status == 2
+    assert "never overwritten" in refused.error
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+
+
+def test_report_is_written_again_from_the_files(trained: Any, maxmargin: Any) -> None:
+    page = trained.run_dir / "report.html"
+    first = page.read_bytes()
+    page.unlink()
+    outcome = maxmargin("report", str(trained.run_dir))
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.strip() == str(page)
+    assert page.read_bytes() == first
+
+
+def test_the_saved_config_runs_the_same_again(trained: Any, maxmargin: Any) -> None:
+    outcome = maxmargin("fit", "--config", str(trained.run_dir / "config.yaml"))
+    assert outcome.status == 0, outcome.err
+    same = {k: v for k, v in outcome.summary.items() if "seconds" not in k}
+    assert same == {k: v for k, v in trained.summary.items() if "seconds" not in k}
+
+
+def test_print_config_shows_every_key(maxmargin: Any) -> None:
+    outcome = maxmargin("fit", "--config", config("joint/relaxed"), "--print_config", plain=False)
+    assert outcome.status == 0
+    for key in (
+        "parametrization: W",
+        "max_steps: 12000",
+        "per_decade:",
+        "class_path: lightning_maxmargin.data.PaperData",
+    ):
+        assert key in outcome.out, key
+
+
+@pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["report", "--help"]])
+def test_help(words: list[str], maxmargin: Any) -> None:
+    outcome = maxmargin(*words, plain=False)
+    assert outcome.status == 0
+    assert "usage: maxmargin" in outcome.out
+
+
+def test_python_m_is_the_same_command(tmp_path: Path) -> None:
+    words = ["fit", "--config", config("joint/tight"), "--trainer.max_steps", "20", "--wandb", "disabled"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_maxmargin", *words], capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    page = Path(done.stdout.strip().splitlines()[-1].removeprefix("report "))
+    assert page.is_file()
+    assert page.parent.parent == tmp_path / "runs"
+    assert page.parent.name.startswith("joint-tight-")
