@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -44,16 +43,21 @@ class CrossEntropy:
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         own = labels[:, None]
         others = (logits - logits.gather(1, own)).scatter(1, own, -torch.inf)
-        return F.softplus(others.logsumexp(1))
+        return _softplus(others.logsumexp(1))
+
+
+def _softplus(x: Tensor) -> Tensor:
+    """log(1 + e^x). Not torch's own, which returns x past 20 and so drops e^-20 = 2e-9."""
+    return torch.logaddexp(x, torch.zeros_like(x))
 
 
 def _log_logistic(m: Tensor) -> Tensor:
     # log(1 + e^-m) = e^-m (1 - e^-m / 2 + ...): past m = 40 the first term is exact in float64.
-    return torch.where(m > 40, -m, F.softplus(-m.clamp_max(40)).log())
+    return torch.where(m > 40, -m, _softplus(-m.clamp_max(40)).log())
 
 
 LOSSES: dict[str, MarginLoss | CrossEntropy] = {
-    "logistic": MarginLoss("logistic", lambda m: F.softplus(-m), lambda m: -F.softplus(m), _log_logistic),
+    "logistic": MarginLoss("logistic", lambda m: _softplus(-m), lambda m: -_softplus(m), _log_logistic),
     "exponential": MarginLoss("exponential", lambda m: (-m).exp(), lambda m: -m, lambda m: -m),
     "correlation": MarginLoss("correlation", lambda m: -m, torch.zeros_like, None),
     "cross_entropy": CrossEntropy(),

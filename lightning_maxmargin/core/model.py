@@ -79,6 +79,8 @@ class TokenSelector(nn.Module):
         init_std: float = 0.1,
     ) -> None:
         super().__init__()
+        _check_choice("parametrization", parametrization, ("p", "W", "KQ"))
+        _check_choice("query", query, ("shared", "own", "separate"))
         if parametrization == "p" and query != "shared":
             raise InputError(f"model: parametrization p has the shared prompt built in; query {query!r} needs W or KQ")
         self.dim, self.value_dim, self.num_classes = dim, value_dim or dim, num_classes
@@ -176,6 +178,11 @@ class TokenSelector(nn.Module):
             self.K.grad, self.Q.grad = G @ self.Q.detach(), G.T @ self.K.detach()
 
 
+def _check_choice(name: str, given: str, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise InputError(f"model.{name}: {given!r} is none of {', '.join(known)}")
+
+
 def _unit_prompt(prompt: ListOf[float] | None, dim: int) -> Tensor:
     z = torch.eye(dim)[0].double() if prompt is None else torch.tensor(prompt, dtype=torch.float64)
     if z.shape != (dim,) or not z.norm() > 0:
@@ -188,6 +195,7 @@ def _unit_prompt(prompt: ListOf[float] | None, dim: int) -> Tensor:
 def _initial(name: str, init: Init, shape: tuple[int, ...], std: float, prompt: Tensor | None = None) -> Tensor:
     """The initial numbers; a (d,) start of W under the shared prompt z means p(0), so W(0) = p(0) z'."""
     if isinstance(init, str):
+        _check_choice(name, init, ("zeros", "normal"))
         return torch.zeros(shape) if init == "zeros" else std * torch.randn(shape)
     numbers = torch.tensor(init, dtype=torch.get_default_dtype())
     if len(shape) == 2 and prompt is not None and numbers.shape == shape[:1]:

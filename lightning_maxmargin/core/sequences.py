@@ -90,7 +90,7 @@ class Sequences:
 
 
 def check_sequences(data: Sequences, num_classes: int = 2, where: str = "data") -> Sequences:
-    """Returns ``data`` if a model can be trained on it.
+    """Returns ``data`` if a model can be trained on it, with zeros on padding (where NaN would survive a zero weight).
 
     Args:
         data: the sequences.
@@ -115,7 +115,14 @@ def check_sequences(data: Sequences, num_classes: int = 2, where: str = "data") 
             row = int(bad.flatten(1).any(1).nonzero()[0])
             raise InputError(f"{where}: {name} of sequence {row} hold NaN or Inf; clean the array before training")
     _check_labels(data.labels, num_classes, where)
-    return data
+    return data if data.mask is None else _clear_padding(data, data.mask)
+
+
+def _clear_padding(data: Sequences, mask: Tensor) -> Sequences:
+    keys = data.keys.masked_fill(~mask[..., None], 0)
+    values = None if data.values is data.keys else data.values.masked_fill(~mask[..., None], 0)
+    rest = {k: getattr(data, k) for k in Sequences.FIELDS if k not in ("keys", "values")}
+    return Sequences(keys=keys, values=values, **rest)
 
 
 def _check_shapes(data: Sequences, where: str) -> None:
@@ -124,7 +131,7 @@ def _check_shapes(data: Sequences, where: str) -> None:
     n, T = data.keys.shape[:2]
     if n == 0 or T == 0:
         raise InputError(f"{where}: keys have shape {tuple(data.keys.shape)}; at least one sequence and one token")
-    wanted = {"labels": (n,), "mask": (n, T), "values": (n, T, "dv"), "queries": (n, "dq")}
+    wanted = {"labels": (n,), "mask": (n, T), "values": (n, T, "dv"), "queries": (n, "dq"), "planted": (n,)}
     for name, shape in wanted.items():
         tensor = getattr(data, name)
         if tensor is None:

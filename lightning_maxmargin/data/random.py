@@ -68,7 +68,11 @@ class RandomData(SequenceData):
         elif labels == "random":
             y = torch.randint(2, (n,), generator=generator).double() * 2 - 1
         else:
-            y = torch.ones(n, dtype=torch.float64) if labels == "ones" else (keys.mean(1) @ self.head).sign()
+            y = (
+                torch.ones(n, dtype=torch.float64)
+                if labels == "ones"
+                else torch.where(keys.mean(1) @ self.head >= 0, 1.0, -1.0).double()
+            )
         self._data = Sequences(keys, y, queries=z)
 
     def load(self) -> dict[str, Sequences]:

@@ -68,6 +68,9 @@ def read_arrays(path: Path, num_classes: int = 2) -> Sequences:
     unknown = [k for k in arrays if k not in ALLOWED]
     if unknown:
         raise InputError(f"{path}: unknown array {unknown[0]!r}; {', '.join(ALLOWED)} are read")
+    odd = [k for k, t in arrays.items() if t.is_complex()]
+    if odd:
+        raise InputError(f"{path}: array {odd[0]!r} is complex; real numbers are asked")
     labels = arrays.pop("labels")
     if num_classes == 2:
         labels = labels.to(torch.float64)

@@ -66,8 +66,10 @@ class NormalizedGD(MarginOptimizer):
 
     def _polyak(self, excess: Tensor | float) -> None:
         moving = self.moving()
-        norm = torch.stack([g.norm() for _, _, g in moving]).norm() if moving else torch.zeros(())
-        if not norm > 0:
+        top = torch.stack([g.abs().max() for _, _, g in moving]).max() if moving else torch.zeros(())
+        if not top > 0:
             return
+        # Divided by the largest entry first: the square of 1e-30 is zero in float32.
+        norm = top * torch.stack([(g / top).norm() for _, _, g in moving]).norm()
         for group, w, g in moving:
             w.sub_(g / norm * torch.as_tensor(group["lr"] * excess / norm).clamp(max=self.max_step))

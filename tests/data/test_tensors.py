@@ -107,7 +107,15 @@ def test_classes(tmp_path: Path, suffix: str, dtype: torch.dtype) -> None:
     assert got.labels.tolist() == [0, 2, 1]
 
 
-def test_nan_on_padding_alone_is_allowed_and_harmless(tmp_path: Path) -> None:
+@pytest.mark.parametrize("filler", [torch.nan, torch.inf])
+def test_padding_may_hold_nan(tmp_path: Path, filler: float) -> None:
+    content = arrays()
+    padding = ~content["mask"][..., None]
+    content = {**content, **{k: content[k].masked_fill(padding, filler) for k in ("keys", "values")}}
+    assert len(TensorData(write(tmp_path / "a.npz", content)).splits["train"]) == 3
+
+
+def test_nan_on_padding_is_harmless(tmp_path: Path) -> None:
     content = arrays()
     padding = ~content["mask"][..., None]
     clean = TensorData(write(tmp_path / "a.npz", content)).sequences("train")
