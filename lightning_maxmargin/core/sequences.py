@@ -90,7 +90,7 @@ class Sequences:
 
 
 def check_sequences(data: Sequences, num_classes: int = 2, where: str = "data") -> Sequences:
-    """Returns ``data`` if a model can be trained on it, with zeros on padding (where NaN would survive a zero weight).
+    """Returns ``data`` if a model can be trained on it, with zeros for NaN or Inf on padding (they survive a zero weight).
 
     Args:
         data: the sequences.
@@ -115,10 +115,12 @@ def check_sequences(data: Sequences, num_classes: int = 2, where: str = "data") 
             row = int(bad.flatten(1).any(1).nonzero()[0])
             raise InputError(f"{where}: {name} of sequence {row} hold NaN or Inf; clean the array before training")
     _check_labels(data.labels, num_classes, where)
-    return data if data.mask is None else _clear_padding(data, data.mask)
+    sound = data.mask is None or bool(data.keys.isfinite().all() and data.values.isfinite().all())
+    return data if sound or data.mask is None else _clear_padding(data, data.mask)
 
 
 def _clear_padding(data: Sequences, mask: Tensor) -> Sequences:
+    """Zeros on padding."""
     keys = data.keys.masked_fill(~mask[..., None], 0)
     values = None if data.values is data.keys else data.values.masked_fill(~mask[..., None], 0)
     rest = {k: getattr(data, k) for k in Sequences.FIELDS if k not in ("keys", "values")}

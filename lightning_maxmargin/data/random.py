@@ -67,12 +67,10 @@ class RandomData(SequenceData):
             y = torch.randint(num_classes, (n,), generator=generator)
         elif labels == "random":
             y = torch.randint(2, (n,), generator=generator).double() * 2 - 1
+        elif labels == "sign":
+            y = torch.where(keys.mean(1) @ self.head >= 0, 1.0, -1.0).double()
         else:
-            y = (
-                torch.ones(n, dtype=torch.float64)
-                if labels == "ones"
-                else torch.where(keys.mean(1) @ self.head >= 0, 1.0, -1.0).double()
-            )
+            y = torch.ones(n, dtype=torch.float64)
         self._data = Sequences(keys, y, queries=z)
 
     def load(self) -> dict[str, Sequences]:
