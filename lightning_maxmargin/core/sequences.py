@@ -90,7 +90,7 @@ class Sequences:
 
 
 def check_sequences(data: Sequences, num_classes: int = 2, where: str = "data") -> Sequences:
-    """Returns ``data`` if a model can be trained on it, with zeros for NaN or Inf on padding (they survive a zero weight).
+    """Returns ``data`` if a model can be trained on it, with zeros where NaN or Inf stands on padding.
 
     Args:
         data: the sequences.
