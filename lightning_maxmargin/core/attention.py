@@ -63,6 +63,8 @@ def centred_pool(scores: Tensor, values: Tensor, mask: Tensor | None = None) -> 
     """
     alpha = select(scores.detach(), mask)
     anchor = take_token(values, alpha)
+    if mask is not None:
+        anchor = anchor.masked_fill(~mask.any(1, keepdim=True), 0.0)
     centred = scores - take_token(scores, alpha)[:, None]
     attention = hide(centred, mask).exp()
     # The selected entry is exactly exp(0) = 1, so the sum is at least 1 and a padded row divides by no zero.

@@ -87,6 +87,10 @@ def exact_directions(
         [1.0, 1.0]
     """
     reduce = reduce or OneProcess()
+    if data.mask is not None and not data.mask.any(1).all():
+        # A sequence without a token has no softmax: it leaves the loss, as if it were not there.
+        full = data.mask.any(1)
+        data, scores = data[full], scores[full]
     alpha = select(scores, data.mask)
     centred = hide(scores - take_token(scores, alpha)[:, None], data.mask)
     log_s = centred - centred.logsumexp(1, keepdim=True)

@@ -19,14 +19,14 @@ def direction_gap(u: Tensor, w: Tensor) -> float | None:
         w: the same shape (or one that flattens to the same length).
 
     Returns:
-        A number in [0, 2]; None when either is zero and has no direction.
+        A number in [0, 2]; None when either has no direction (zero, NaN or Inf).
 
     Example:
         >>> direction_gap(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 3.0]))
         1.0
     """
     u, w = _unit(u), _unit(w)
-    if not (u.any() and w.any()):
+    if not (u.any() and w.any() and u.isfinite().all() and w.isfinite().all()):
         return None
     return float((u - w).square().sum() / 2)
 

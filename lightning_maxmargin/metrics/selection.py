@@ -65,7 +65,7 @@ def locally_optimal(token_scores: Tensor, selected: Tensor, support: Tensor) -> 
     """
     i, t = support.long().unbind(1)
     beaten = i[take_token(token_scores, selected)[i] <= token_scores[i, t]]
-    return torch.ones(len(token_scores), dtype=torch.bool).index_fill(0, beaten, False)
+    return torch.ones(len(token_scores), dtype=torch.bool, device=token_scores.device).index_fill(0, beaten, False)
 
 
 class SelectionAccuracy(Metric):

@@ -27,9 +27,14 @@ class MarginOptimizer(Optimizer):
     exact_only: ClassVar[bool] = False
 
     def __init__(self, params: Any, lr: float, **defaults: Any) -> None:
+        super().__init__(params, {"lr": lr, **defaults})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch, with the rate checked."""
+        lr = param_group.get("lr", self.defaults["lr"])
         if not lr > 0:
             raise InputError(f"{type(self).__name__}: lr is {lr}; a positive number is asked")
-        super().__init__(params, {"lr": lr, **defaults})
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

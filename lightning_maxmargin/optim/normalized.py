@@ -57,7 +57,7 @@ class NormalizedGD(MarginOptimizer):
 
     def update(self, loss: Tensor | None) -> None:
         if self.step_size == "polyak":
-            return self._polyak(1.0 if loss is None else loss.detach() - self.optimum)
+            return self._polyak(1.0 if loss is None else torch.as_tensor(loss).detach() - self.optimum)
         for group, w, g in self.moving():
             # Divided by its largest entry first: the square of 1e-30 is zero in float32.
             top = g.abs().max()

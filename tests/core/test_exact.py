@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lightning_maxmargin.core import Directions, Sequences, exact_directions
+from lightning_maxmargin.core import LOSSES, Directions, Sequences, exact_directions
 from lightning_maxmargin.metrics import direction_gap
 from tests.core.exact_reference import (
     BINARY,
@@ -238,3 +238,15 @@ def test_an_empty_batch_gives_zeros() -> None:
     assert torch.equal(got.head, torch.zeros(3, dtype=torch.float64))
     assert float(got.loss) == 0
     assert float(got.log_attention) == float(got.log_head) == float(got.log_loss) == -torch.inf
+
+
+def test_a_sequence_without_a_token_leaves_the_loss() -> None:
+    keys = torch.randn(3, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels, v = torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64), torch.ones(4, dtype=torch.float64)
+    mask = torch.tensor([[True, True], [False, False], [True, True]])
+    padded = Sequences(keys, labels, mask=mask)
+    sound = Sequences(keys[[0, 2]], labels[[0, 2]])
+    got = exact_directions(padded, keys @ v, v, LOSSES["logistic"])  # type: ignore[arg-type]
+    want = exact_directions(sound, sound.keys @ v, v, LOSSES["logistic"])  # type: ignore[arg-type]
+    torch.testing.assert_close(got.attention, want.attention, rtol=1e-14, atol=0)
+    torch.testing.assert_close(got.loss, want.loss, rtol=1e-14, atol=0)

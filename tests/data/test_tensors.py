@@ -266,3 +266,10 @@ def test_text_and_complex_arrays_are_refused(tmp_path: Path) -> None:
     refused("cannot be read", str(path))
     np.savez(path, keys=np.full((3, 4, 2), 1j), labels=np.ones(3))
     refused("complex", str(path))
+
+
+@pytest.mark.parametrize("planted", [[0, 4, 0], [-1, 0, 0]])
+def test_planted_outside_the_sequence_is_refused(planted: list[int], tmp_path: Path) -> None:
+    path = write(tmp_path / "a.npz", {**arrays(), "planted": torch.tensor(planted)})
+    with pytest.raises(InputError, match="planted token"):
+        TensorData(path)

@@ -170,3 +170,16 @@ def test_gradient_scales() -> None:
 def test_base_says_that_it_does_not_move() -> None:
     with pytest.raises(TypeError, match="MarginOptimizer"):
         MarginOptimizer(parameters(), lr=1.0).step()
+
+
+def test_a_group_with_a_wrong_rate_is_refused() -> None:
+    w = nn.Parameter(torch.zeros(1))
+    with pytest.raises(InputError, match="lr is -1"):
+        NormalizedGD([{"params": [w], "lr": -1.0}])
+
+
+def test_polyak_takes_a_number_as_loss() -> None:
+    w = nn.Parameter(torch.tensor([2.0]))
+    w.grad = torch.tensor([4.0])
+    NormalizedGD([w], lr=1.0, step_size="polyak").step(lambda: 4.0)
+    assert w.item() == 1.0
