@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lightning_maxmargin.callbacks import FiniteGuard, MarginMonitor, RunSummary, StepProgress, TokenMonitor
+from lightning_maxmargin.checkpoints import CheckedCheckpointIO, verify_checkpoint
 from lightning_maxmargin.config_errors import allow_imports, is_input, one_line
 from lightning_maxmargin.data import SequenceData
 from lightning_maxmargin.errors import InputError, NonFiniteError
@@ -76,6 +77,14 @@ class MarginCLI(LightningCLI):
         for key in ("dim", "value_dim", "query_dim", "num_classes"):
             parser.link_arguments(f"data.{key}", f"model.{key}", apply_on="instantiate")
 
+    def _parse_ckpt_path(self) -> None:
+        path = self.config[self.config.subcommand].ckpt_path
+        if path:
+            if not Path(path).is_file():
+                raise InputError(f"ckpt_path: {path} is no file; name a checkpoint of an earlier run")
+            verify_checkpoint(Path(path))
+        super()._parse_ckpt_path()
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         if self.subcommand != "fit":
@@ -83,8 +92,6 @@ class MarginCLI(LightningCLI):
                 refuse_existing(Path(config.output))
             config.trainer.logger = False
             return
-        if config.ckpt_path and not Path(config.ckpt_path).is_file():
-            raise InputError(f"ckpt_path: {config.ckpt_path} is no file; name a checkpoint of an earlier run")
         self.started = time.perf_counter()
         self.run_dir = plan_run_dir(config.run_dir, config.name)
 
@@ -94,6 +101,7 @@ class MarginCLI(LightningCLI):
             self.model.check_data(self.datamodule)
             make_run_dir(self.run_dir)
             kwargs["default_root_dir"] = str(self.run_dir)
+            kwargs["plugins"] = [*_listed(config.trainer.plugins), CheckedCheckpointIO()]
             if config.trainer.logger in (None, True):
                 kwargs["logger"] = run_loggers(self.run_dir, config.name, config.wandb, config.wandb_project)
         return super().instantiate_trainer(**kwargs)
@@ -204,6 +212,10 @@ def _interrupted() -> int:
     run_dir = os.environ.get(RUN_DIR_VARIABLE, "RUN")
     words = f"maxmargin fit --config {run_dir}/config.yaml --ckpt_path {run_dir}/checkpoints/last.ckpt"
     return _fail(f"interrupted; go on in a new run directory with: {words}", 1)
+
+
+def _listed(plugins: Any) -> list[Any]:
+    return list(plugins) if isinstance(plugins, list | tuple) else [] if plugins is None else [plugins]
 
 
 def _fail(message: str, status: int) -> int:

@@ -1,0 +1,81 @@
+"""Damaged checkpoints: one clear error before any work, and nothing in one is ever run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import config
+
+WORDS = ("fit", "--config", config("joint/tight"), "--trainer.max_steps", "20")
+
+
+@pytest.fixture
+def saved(maxmargin: Any) -> Path:
+    return maxmargin(*WORDS).run_dir / "checkpoints" / "last.ckpt"
+
+
+def refused(outcome: Any, *said: str) -> None:
+    assert outcome.status == 2
+    assert "Traceback" not in outcome.err
+    assert all(words in outcome.error for words in said), outcome.error
+    assert not outcome.run_dir.exists()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_flipped_bit_is_seen(seed: int, saved: Path, maxmargin: Any) -> None:
+    content = bytearray(saved.read_bytes())
+    rng = random.Random(seed)
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    saved.write_bytes(content)
+    refused(maxmargin(*WORDS, "--ckpt_path", str(saved)), "last.ckpt", "damaged")
+
+
+@pytest.mark.parametrize("checksum", ["kept", "lost"])
+def test_half_a_file(checksum: str, saved: Path, maxmargin: Any) -> None:
+    saved.write_bytes(saved.read_bytes()[: saved.stat().st_size // 2])
+    if checksum == "lost":
+        Path(f"{saved}.sha256").unlink()
+    refused(maxmargin(*WORDS, "--ckpt_path", str(saved)), "last.ckpt")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04"])
+def test_no_checkpoint_at_all(content: bytes, tmp_path: Path, maxmargin: Any) -> None:
+    (tmp_path / "x.ckpt").write_bytes(content)
+    refused(maxmargin(*WORDS, "--ckpt_path", "x.ckpt"), "x.ckpt", "no whole checkpoint")
+
+
+def test_another_kind_of_file_of_torch(tmp_path: Path, maxmargin: Any) -> None:
+    torch.save(torch.zeros(3), tmp_path / "x.ckpt")
+    refused(maxmargin(*WORDS, "--ckpt_path", "x.ckpt"), "no weights")
+
+
+class Payload:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch ran",)
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_pickle_runs_nothing(command: str, tmp_path: Path, maxmargin: Any) -> None:
+    (tmp_path / "x.ckpt").write_bytes(pickle.dumps(Payload()))
+    torch.save({"state_dict": {}, "hyper_parameters": Payload()}, tmp_path / "y.ckpt")
+    for name in ("x.ckpt", "y.ckpt"):
+        refused(maxmargin(command, "--config", config("joint/tight"), "--ckpt_path", name), name)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_without_its_sum_still_loads(saved: Path, maxmargin: Any) -> None:
+    Path(f"{saved}.sha256").unlink()
+    assert maxmargin(*WORDS[:-1], "30", "--ckpt_path", str(saved)).status == 0
+
+
+def test_another_model_is_refused(saved: Path, maxmargin: Any) -> None:
+    outcome = maxmargin("fit", "--config", config("joint/random"), "--ckpt_path", str(saved))
+    assert outcome.status == 2
+    assert "Traceback" not in outcome.err
