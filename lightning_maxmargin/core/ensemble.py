@@ -1,0 +1,121 @@
+"""Training many small instances at once as one tensor: phase diagrams in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.core.instances import InstanceDirections, Instances, contract, instance_directions, scores
+from lightning_maxmargin.core.losses import LOSSES, MarginLoss
+from lightning_maxmargin.errors import InputError
+
+Update = Literal["normalized", "accelerated"]
+
+
+class EnsembleState:
+    """B models f(X) = v' X' softmax(a), each on its own instance, moved together by exact directions.
+
+    ``normalized``: w <- w + lr g / ||g||, per instance and tensor. ``accelerated``: dual acceleration, whose g has
+    weights that sum to 1. Rates may differ by instance.
+
+    Args:
+        data: the instances; their device and dtype are the ensemble's.
+        attention: (d, B) start of p, or (d, dq, B) of W where the data have queries; zeros where None.
+        head: (dv, B) start of v; zeros where None.
+        train: ``both``, ``attention`` or ``head``.
+        attention_lr: a number or (B,).
+        head_lr: a number or (B,).
+        loss: logistic, exponential or correlation.
+        update: as above.
+
+    Raises:
+        InputError: shapes that disagree, or a choice that does not exist.
+
+    Example:
+        >>> keys = torch.tensor([[[[0.0, 0.0], [1.0, 1.0]], [[0.0, 0.0], [1.0, -1.0]]]], dtype=torch.float64)
+        >>> state = EnsembleState(Instances.stack(keys, torch.tensor([[1.0, -1.0]])), attention_lr=1.0, head_lr=1.0)
+        >>> state.run(500)
+        >>> [round(x, 2) for x in (state.head[:, 0] / state.head.norm()).tolist()]
+        [0.0, 1.0]
+    """
+
+    def __init__(
+        self,
+        data: Instances,
+        attention: Tensor | None = None,
+        head: Tensor | None = None,
+        train: Literal["both", "attention", "head"] = "both",
+        attention_lr: float | Tensor = 0.1,
+        head_lr: float | Tensor = 0.1,
+        loss: str = "logistic",
+        update: Update = "normalized",
+    ) -> None:
+        d, dv, B = len(data.keys), len(data.values), data.keys.shape[-1]
+        shape = (d, B) if data.queries is None else (d, len(data.queries), B)
+        self.data = data
+        self.attention = self._start("attention", attention, shape)
+        self.head = self._start("head", head, (dv, B))
+        chosen = LOSSES.get(loss)
+        if not isinstance(chosen, MarginLoss):
+            raise InputError(f"ensemble: loss {loss!r} is none of logistic, exponential, correlation")
+        if update not in ("normalized", "accelerated"):
+            raise InputError(f"ensemble: update {update!r} is none of normalized, accelerated")
+        self.loss, self.train, self.update = chosen, train, update
+        self.attention_lr, self.head_lr = self._rate(attention_lr), self._rate(head_lr)
+        self.momentum = [torch.zeros_like(self.attention), torch.zeros_like(self.head)]
+        self.steps = 0
+        self._token_values = contract(self.head, data.values)
+
+    def _start(self, name: str, start: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+        if start is None:
+            return self.data.keys.new_zeros(shape)
+        if start.shape != shape:
+            raise InputError(f"ensemble: {name} has shape {tuple(start.shape)}, the instances ask for {shape}")
+        return start.to(self.data.keys).clone()
+
+    def _rate(self, lr: float | Tensor) -> Tensor:
+        return torch.as_tensor(lr, dtype=self.data.keys.dtype, device=self.data.keys.device)
+
+    @torch.no_grad()
+    def run(self, steps: int, each: Callable[[int], None] | None = None) -> None:
+        """So many steps of every instance; ``each`` is told after every step how many there were."""
+        for _ in range(steps):
+            self.step()
+            if each is not None:
+                each(self.steps)
+
+    @torch.no_grad()
+    def step(self) -> InstanceDirections:
+        """One step of every instance."""
+        if self.train != "attention":
+            # With a given head the token scores stay what they are: one pass over the tokens less.
+            self._token_values = contract(self.head, self.data.values)
+        a = scores(self.data, self.attention)
+        g = instance_directions(self.data, a, self._token_values, self.loss, head=self.train != "attention")
+        if self.train != "head":
+            self._move(self.attention, g.attention, self.attention_lr, 0)
+        if g.head is not None:
+            self._move(self.head, g.head, self.head_lr, 1)
+        self.steps += 1
+        return g
+
+    def _move(self, w: Tensor, g: Tensor, lr: Tensor, which: int) -> None:
+        if self.update == "accelerated":
+            t = self.steps
+            m = self.momentum[which].add_(g).mul_(t / (t + 1))
+            w.add_((m + g) * lr)
+            return
+        flat = g.flatten(0, -2)
+        # The direction's weights sum to 1 and its length is that of a margin: no underflow in the square.
+        length = flat.square().sum(0).sqrt_().clamp_min_(torch.finfo(g.dtype).tiny)
+        w.add_(g * (lr / length))
+
+    def selected(self) -> Tensor:
+        """alpha of every instance in float64, (B, n)."""
+        a = scores(self.data, self.attention)
+        if self.data.mask is not None:
+            a = a.masked_fill(~self.data.mask, -torch.inf)
+        return a.argmax(0).T

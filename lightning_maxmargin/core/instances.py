@@ -1,0 +1,196 @@
+"""Exact directions of many small instances at once, laid out so that every operation runs along the instances.
+
+Softmax over a last axis of 8 costs 17 times one over the first axis, so tensors here have the instances last: keys are
+(d, T, n, B). One step of a thousand instances (n=6, T=8, d=10, float32, one thread) is about 0.4 ms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.core.losses import MarginLoss
+
+
+@dataclass(frozen=True)
+class Instances:
+    """B instances of n sequences of T tokens, instances last.
+
+    Attributes:
+        keys: (d, T, n, B).
+        values: (dv, T, n, B); the keys themselves where they are one.
+        labels: (n, B) in {-1, 1}; 0 at sequences that only fill an instance up to n.
+        queries: (dq, n, B), or None for the shared prompt.
+        mask: (T, n, B) bool, True at real tokens, or None.
+    """
+
+    keys: Tensor
+    values: Tensor
+    labels: Tensor
+    queries: Tensor | None = None
+    mask: Tensor | None = None
+
+    def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> Instances:
+        """The instances in this dtype, on this device; keys and values stay one tensor where they were one."""
+
+        def move(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.to(device=device, dtype=dtype if x.is_floating_point() else None)
+
+        keys = self.keys.to(device=device, dtype=dtype)
+        values = keys if self.values is self.keys else self.values.to(device=device, dtype=dtype)
+        labels = self.labels.to(device=device, dtype=dtype)
+        return Instances(keys, values, labels, move(self.queries), move(self.mask))
+
+    @staticmethod
+    def stack(
+        keys: Tensor,
+        labels: Tensor,
+        values: Tensor | None = None,
+        queries: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Instances:
+        """From instances first, keys (B, n, T, d), as everywhere else in this package.
+
+        Example:
+            >>> Instances.stack(torch.zeros(5, 4, 3, 2), torch.ones(5, 4)).keys.shape
+            torch.Size([2, 3, 4, 5])
+        """
+
+        def turn(x: Tensor) -> Tensor:
+            return x.permute(*reversed(range(x.ndim))).contiguous()
+
+        k = turn(keys)
+        return Instances(
+            k,
+            k if values is None else turn(values),
+            turn(labels).to(k.dtype),
+            None if queries is None else turn(queries),
+            None if mask is None else turn(mask),
+        )
+
+
+def contract(weights: Tensor, tokens: Tensor) -> Tensor:
+    """sum_j weights_j tokens_j over the first axis: (d, B) or (d, n, B) and (d, T, n, B) to (T, n, B).
+
+    In place, one axis at a time: 61 us where einsum takes 3,130 us (d=10, T=8, n=6, B=1000, float32).
+
+    Example:
+        >>> contract(torch.ones(2, 1), torch.ones(2, 3, 1, 1)).flatten().tolist()
+        [2.0, 2.0, 2.0]
+    """
+    total = tokens[0] * weights[0]
+    for j in range(1, len(tokens)):
+        total.addcmul_(tokens[j], weights[j])
+    return total
+
+
+def scores(data: Instances, weight: Tensor) -> Tensor:
+    """a_it of every instance, (T, n, B), from p (d, B) or W (d, dq, B)."""
+    if data.queries is None:
+        return contract(weight, data.keys)
+    return contract(targets(data.queries, weight), data.keys)
+
+
+def targets(queries: Tensor, weight: Tensor) -> Tensor:
+    """W z_i, (d, n, B), from W (d, dq, B) and z (dq, n, B)."""
+    total = weight[:, 0, None] * queries[0]
+    for j in range(1, len(queries)):
+        total.addcmul_(weight[:, j, None], queries[j])
+    return total
+
+
+@dataclass(frozen=True)
+class InstanceDirections:
+    """Descent directions of every instance, each with weights that sum to 1 in absolute value (0 where all are 0).
+
+    Attributes:
+        attention: (d, B) of p or (d, dq, B) of W.
+        head: (dv, B) of v; None where it was not asked for.
+        loss: (B,), mean loss.
+        log_attention: (B,), log of the sum of absolute weights before scaling, up to the 1/n of the mean.
+    """
+
+    attention: Tensor
+    head: Tensor | None
+    loss: Tensor
+    log_attention: Tensor
+
+
+def instance_directions(
+    data: Instances, a: Tensor, token_values: Tensor, loss: MarginLoss, head: bool = True
+) -> InstanceDirections:
+    """What :func:`~lightning_maxmargin.core.exact.exact_directions` computes, for every instance at once.
+
+    Args:
+        data: the instances.
+        a: (T, n, B), scores.
+        token_values: (T, n, B), v'x_it.
+        loss: logistic, exponential or correlation.
+        head: whether v's direction is asked for.
+
+    Example:
+        >>> from lightning_maxmargin.core import LOSSES
+        >>> data = Instances.stack(torch.tensor([[[[0.0, 0.0], [1.0, 1.0]]]]), torch.ones(1, 1))
+        >>> a = scores(data, torch.full((2, 1), 5e3))
+        >>> g = instance_directions(data, a, contract(torch.tensor([[0.0], [1.0]]), data.values), LOSSES["logistic"])
+        >>> g.attention.flatten().tolist()
+        [1.0, 1.0]
+    """
+    if data.mask is not None:
+        a = a.masked_fill(~data.mask, -torch.inf)
+    shifted = a - a.amax(0)
+    top = _first_top(shifted)
+    e = shifted.exp()
+    total = e.sum(0)
+    anchor = (token_values * top).sum(0)
+    # Centred at the selected token, so that its own entry is exactly 0 and nothing cancels.
+    lead = token_values - anchor
+    if data.mask is not None:
+        lead = lead.masked_fill(~data.mask, 0.0)
+    drift = (e * lead).sum(0) / total
+    m = data.labels * (anchor + drift)
+    log_slope = loss.log_slope(m)
+    if data.mask is not None:
+        log_slope = log_slope.masked_fill(data.labels == 0, -torch.inf)
+    c = data.labels * (lead - drift)
+    exponent = (shifted + c.abs().log() + (log_slope - total.log())).masked_fill(top, -torch.inf)
+    largest = exponent.amax((0, 1))
+    largest = largest.where(largest != -torch.inf, torch.zeros_like(largest))
+    w = c.sign() * (exponent - largest).exp()
+    size = w.abs().sum((0, 1))
+    # The selected token takes minus the sum of the others: the weights of a sequence sum to 0.
+    w = w - top * w.sum(0)
+    w = w / size.clamp_min(torch.finfo(w.dtype).tiny)
+    live = (data.labels != 0).sum(0).clamp_min(1)
+    return InstanceDirections(
+        _pull(data, w),
+        _head(data, e / total, log_slope) if head else None,
+        (loss.value(m) * (data.labels != 0)).sum(0) / live,
+        largest + size.log(),
+    )
+
+
+def _first_top(shifted: Tensor) -> Tensor:
+    """True at the first largest token of each sequence."""
+    top = shifted == 0
+    # Comparing is 30 times cheaper than argmax, and a tie is rare but for a zero start.
+    if int(top.sum()) > top[0].numel():
+        top = torch.zeros_like(top).scatter_(0, shifted.argmax(0, keepdim=True), True)
+    return top
+
+
+def _pull(data: Instances, w: Tensor) -> Tensor:
+    """sum_it w_it k_it [z_i'] of every instance."""
+    if data.queries is None:
+        return (data.keys * w).sum((1, 2))
+    per_sequence = (data.keys * w).sum(1)  # (d, n, B)
+    return (per_sequence[:, None] * data.queries[None]).sum(2)
+
+
+def _head(data: Instances, s: Tensor, log_slope: Tensor) -> Tensor:
+    """sum_i |l'_i| Y_i sum_t s_it x_it of every instance, weights summing to 1."""
+    u = (log_slope - log_slope.amax(0)).exp()
+    u = u / u.sum(0) * data.labels
+    return (data.values * (s * u)).sum((1, 2))

@@ -1,0 +1,208 @@
+"""Many instances as one tensor: trained together, each measured against its own SVMs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.core.ensemble import EnsembleState
+from lightning_maxmargin.core.instances import Instances
+from lightning_maxmargin.metrics import direction_gap, globally_optimal, locally_optimal
+from lightning_maxmargin.names import LIMITS
+
+#: Below this share of its SVM's margin a selection counts as not settled.
+SETTLED = 0.5
+
+
+@dataclass
+class EnsembleResult:
+    """What became of every instance.
+
+    Attributes:
+        selected: (B, n), the tokens with the largest score.
+        settled: (B,) bool: the attention margin is at least half of its SVM's, so the selection will stay.
+        globally_optimal: (B,) bool: every selected token has the best token score of its sequence.
+        locally_optimal: (B,) bool: every selected token beats its support neighbours.
+        relative_margin: (B,), attention margin over the strict SVM's; NaN where that is not certified.
+        direction_gap: by limit (``strict``, and in joint training ``relaxed``, ``rate_coupled`` and ``head``), (B,);
+            NaN where the limit is undefined or not certified.
+        norm_ratio: (B,), rho = ||v|| / ||p||.
+        status: of the strict SVMs.
+    """
+
+    selected: Tensor
+    settled: Tensor
+    globally_optimal: Tensor
+    locally_optimal: Tensor
+    relative_margin: Tensor
+    direction_gap: dict[str, Tensor]
+    norm_ratio: Tensor
+    status: tuple[str, ...]
+    state: EnsembleState = field(repr=False)
+
+    def shares(self) -> dict[str, float]:
+        """Shares of settled instances, and among these of global, local and neither; median gaps of the settled.
+
+        The selections that do not settle have no limit to be near, so they are counted and left out of the medians.
+        """
+        s = self.settled
+        settled = s.double().mean().item()
+        among = {
+            "global": self.globally_optimal[s],
+            "local": self.locally_optimal[s] & ~self.globally_optimal[s],
+            "neither": ~self.locally_optimal[s] & ~self.globally_optimal[s],
+        }
+        numbers = {"settled": settled, **{k: v.double().mean().item() if len(v) else 0.0 for k, v in among.items()}}
+        for limit, gap in self.direction_gap.items():
+            known = gap[s & gap.isfinite()]
+            if len(known):
+                numbers[f"direction_gap/{limit}"] = known.median().item()
+        return numbers
+
+
+def train_ensemble(
+    keys: Tensor,
+    labels: Tensor,
+    *,
+    steps: int,
+    values: Tensor | None = None,
+    queries: Tensor | None = None,
+    mask: Tensor | None = None,
+    head: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> EnsembleResult:
+    """Trains B instances with exact directions and solves all their SVMs.
+
+    Args:
+        keys: (B, n, T, d).
+        labels: (B, n) in {-1, 1}; 0 at sequences that only fill an instance up to n
+            (their mask shows one token).
+        steps: of every instance.
+        values: (B, n, T, dv); the keys where None.
+        queries: (B, n, dq): trains W; p where None.
+        mask: (B, n, T) bool.
+        head: (B, dv) start of v; zeros where None.
+        dtype: of the training; the SVMs are solved in float64 whatever it is.
+        device: of the training.
+        options: of :class:`EnsembleState`: train, rates (numbers or (B,)), loss, update, start of the attention.
+
+    Returns:
+        EnsembleResult.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> keys = torch.nn.functional.normalize(torch.randn(20, 6, 8, 10, generator=generator), dim=-1)
+        >>> v = torch.nn.functional.normalize(torch.randn(20, 10, generator=generator), dim=-1)
+        >>> labels = torch.einsum("bntd,bd->bn", keys, v).sign()
+        >>> result = train_ensemble(keys, labels, steps=500, head=v, train="attention", attention_lr=1.0)
+        >>> result.shares()["settled"] > 0.9
+        True
+    """
+    data = Instances.stack(keys.double(), labels.double(), values, queries, mask)
+    state = EnsembleState(data.to(dtype, device), head=None if head is None else head.T, **options)
+    state.run(steps)
+    return measure(state, keys, labels, values, queries, mask)
+
+
+def measure(
+    state: EnsembleState,
+    keys: Tensor,
+    labels: Tensor,
+    values: Tensor | None = None,
+    queries: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> EnsembleResult:
+    """Every instance of a trained ensemble against its own SVMs, in float64. Arguments as in :func:`train_ensemble`."""
+    from lightning_maxmargin.svm import solve_att_svm
+
+    inputs = _Inputs(keys, labels, keys if values is None else values, queries, mask)
+    weight, head = _instances_first(state.attention), _instances_first(state.head)
+    a = inputs.scores(weight)
+    selected = a.argmax(2)
+    strict = solve_att_svm(keys, selected, queries=queries, mask=mask)
+    good = torch.tensor([s == "certified" for s in strict.status])
+    rows = (a.gather(2, selected[..., None]) - a).scatter(2, selected[..., None], torch.inf)
+    norm = weight.flatten(1).norm(dim=1)
+    relative = torch.where(good, rows.flatten(1).min(1).values / norm / strict.margin, torch.nan)
+    gaps = {"strict": _gaps(weight, strict.direction, good)}
+    rho = head.norm(dim=1) / norm
+    if state.train == "both":
+        gaps |= _joint_gaps(inputs, weight, head, rho, selected)
+    gamma = inputs.token_scores(head)
+    masks = [None] * len(keys) if mask is None else list(mask)
+    parts = list(zip(gamma, selected, masks, strict.support, good, strict=True))
+    return EnsembleResult(
+        selected=selected,
+        settled=relative >= SETTLED,
+        globally_optimal=torch.tensor([bool(globally_optimal(g, t, m).all()) for g, t, m, _, _ in parts]),
+        locally_optimal=torch.tensor([bool(ok) and bool(locally_optimal(g, t, n).all()) for g, t, _, n, ok in parts]),
+        relative_margin=relative,
+        direction_gap=gaps,
+        norm_ratio=rho,
+        status=tuple(strict.status),
+        state=state,
+    )
+
+
+@dataclass
+class _Inputs:
+    """The instances in float64, instances first."""
+
+    keys: Tensor
+    labels: Tensor
+    values: Tensor
+    queries: Tensor | None
+    mask: Tensor | None
+
+    def scores(self, weight: Tensor) -> Tensor:
+        """a (B, n, T), -inf on padding."""
+        if self.queries is None:
+            a = torch.einsum("bntd,bd->bnt", self.keys.double(), weight)
+        else:
+            a = torch.einsum("bntd,bde,bne->bnt", self.keys.double(), weight, self.queries.double())
+        return a if self.mask is None else a.masked_fill(~self.mask, -torch.inf)
+
+    def token_scores(self, head: Tensor) -> Tensor:
+        """gamma (B, n, T)."""
+        return self.labels.double()[..., None] * torch.einsum("bntd,bd->bnt", self.values.double(), head)
+
+
+def _joint_gaps(inputs: _Inputs, weight: Tensor, head: Tensor, rho: Tensor, selected: Tensor) -> dict[str, Tensor]:
+    """Gaps of the attention to the relaxed and rate-coupled limits, and of the head; NaN where one is undefined."""
+    from lightning_maxmargin.svm import solve_joint_svm
+
+    nothing = torch.full((len(weight),), torch.nan, dtype=torch.float64)
+    gaps = {k: nothing.clone() for k in ("relaxed", "rate_coupled", "head")}
+    for b in range(len(weight)):
+        queries = None if inputs.queries is None else inputs.queries[b]
+        mask = None if inputs.mask is None else inputs.mask[b]
+        known = None
+        for limit in LIMITS[1:]:
+            joint = solve_joint_svm(
+                inputs.keys[b], inputs.values[b], inputs.labels[b], selected[b], limit=limit, norm_ratio=float(rho[b]),
+                queries=queries, mask=mask, head=known,
+            )  # fmt: skip
+            known = joint.head
+            if joint.attention.status == "certified":
+                gaps[limit][b] = _or_nan(direction_gap(weight[b], joint.attention.direction))
+        if known is not None and known.status == "certified":
+            gaps["head"][b] = _or_nan(direction_gap(head[b], known.direction))
+    return gaps
+
+
+def _gaps(weight: Tensor, direction: Tensor, good: Tensor) -> Tensor:
+    pairs = [direction_gap(w, s) if ok else None for w, s, ok in zip(weight, direction, good, strict=False)]
+    return torch.tensor([_or_nan(p) for p in pairs], dtype=torch.float64)
+
+
+def _or_nan(x: float | None) -> float:
+    return float("nan") if x is None else x
+
+
+def _instances_first(x: Tensor) -> Tensor:
+    return x.detach().to("cpu", torch.float64).movedim(-1, 0)
