@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.optim.base import MarginOptimizer
+from lightning_maxmargin.optim.base import MarginOptimizer, unit
 
 
 class NormalizedGD(MarginOptimizer):
@@ -59,10 +59,7 @@ class NormalizedGD(MarginOptimizer):
         if self.step_size == "polyak":
             return self._polyak(1.0 if loss is None else torch.as_tensor(loss).detach() - self.optimum)
         for group, w, g in self.moving():
-            # Divided by its largest entry first: the square of 1e-30 is zero in float32.
-            top = g.abs().max()
-            g = g / torch.where(top > 0, top, torch.ones_like(top))
-            w.sub_(g / g.norm().clamp_min(torch.finfo(g.dtype).tiny), alpha=group["lr"])
+            w.sub_(unit(g), alpha=group["lr"])
 
     def _polyak(self, excess: Tensor | float) -> None:
         moving = self.moving()

@@ -7,11 +7,23 @@ import io
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from lightning_maxmargin.data import RandomData
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.optim import AcceleratedMargin, NormalizedGD
+from lightning_maxmargin.module import JointSelection
+from lightning_maxmargin.optim import (
+    AcceleratedMargin,
+    FactoredGD,
+    MirrorDescent,
+    NormalizedGD,
+    SignDescent,
+    Signum,
+    SpectralDescent,
+    TorchAdam,
+)
 from lightning_maxmargin.optim.base import MarginOptimizer
 
 
@@ -19,8 +31,37 @@ def polyak(params: Any, lr: float = 1.0) -> NormalizedGD:
     return NormalizedGD(params, lr=lr, step_size="polyak")
 
 
-MAKERS = [NormalizedGD, polyak, AcceleratedMargin]
-every = pytest.mark.parametrize("make", MAKERS, ids=["normalized", "polyak", "accelerated"])
+def newton_schulz(params: Any, lr: float = 1.0) -> SpectralDescent:
+    return SpectralDescent(params, lr=lr, method="newton_schulz")
+
+
+def mirror(params: Any, lr: float = 1.0) -> MirrorDescent:
+    return MirrorDescent(params, lr=lr, p=1.5)
+
+
+def adam_epsilon(params: Any, lr: float = 0.01) -> TorchAdam:
+    return TorchAdam(params, lr=lr, eps=1e-8)
+
+
+NORMS: dict[Any, str | float] = {
+    NormalizedGD: "l2",
+    polyak: "l2",
+    AcceleratedMargin: "l2",
+    SignDescent: "linf",
+    Signum: "linf",
+    SpectralDescent: "spectral",
+    newton_schulz: "spectral",
+    mirror: 1.5,
+    FactoredGD: "nuclear",
+    TorchAdam: "linf",
+    adam_epsilon: "linf",
+}
+MAKERS = list(NORMS)
+#: w moves by lr times something; the others say below what they do.
+LINEAR = [make for make in MAKERS if make is not mirror]
+#: The scale of the gradient says nothing to these.
+SCALELESS = [make for make in MAKERS if make not in (polyak, AcceleratedMargin, adam_epsilon)]
+every = pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
 
 
 def parameters(seed: int = 0, dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
@@ -64,7 +105,7 @@ def test_state_dict_goes_on_bit_by_bit(make: Any) -> None:
         assert torch.equal(a, b)
 
 
-@every
+@pytest.mark.parametrize("make", LINEAR, ids=lambda make: make.__name__)
 def test_group_with_a_rate_of_its_own(make: Any) -> None:
     start, (together, apart) = parameters(), (parameters(), parameters())
     optimizers = [make(together, lr=0.5), make([{"params": [apart[0]], "lr": 2.0}, {"params": [apart[1]]}], lr=0.5)]
@@ -159,12 +200,72 @@ def test_rate_must_be_positive(make: Any, lr: float) -> None:
 @every
 def test_every_optimizer_states_its_margin(make: Any) -> None:
     optimizer = make(parameters())
-    assert optimizer.margin_norm == "l2"
-    assert optimizer.gradient_scale in ("direction", "log_loss")
+    assert optimizer.margin_norm == NORMS[make]
+    assert optimizer.gradient_scale == ("log_loss" if make is polyak else "direction")
 
 
-def test_gradient_scales() -> None:
-    assert [make(parameters()).gradient_scale for make in MAKERS] == ["direction", "log_loss", "direction"]
+@every
+def test_copy_of_the_optimizer_goes_on_alike(make: Any) -> None:
+    weights = parameters()
+    optimizer = make(weights, lr=0.05)
+    run(optimizer, weights, 3)
+    # Together, so that the copy holds the copied weights.
+    twin, copied = copy.deepcopy((optimizer, weights))
+    assert twin.margin_norm == optimizer.margin_norm
+    run(optimizer, weights, 3)
+    run(twin, copied, 3)
+    for a, b in zip(weights, copied, strict=True):
+        assert a is not b
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("make", SCALELESS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("exponent", [-126, -100, 100])
+def test_scale_of_the_gradient_does_not_matter_in_float32(make: Any, exponent: int) -> None:
+    """Powers of two, which change no digit: the square of 2^-100 is zero in float32, of 2^100 infinite."""
+    plain, tiny = parameters(dtype=torch.float32), parameters(dtype=torch.float32)
+    optimizers = [make(plain, lr=0.5), make(tiny, lr=0.5)]
+    for step in range(5):
+        for p, t, g in zip(plain, tiny, parameters(10 + step, torch.float32), strict=True):
+            # Rounded to eighths, so that the smallest of them times 2^-126 has all its digits.
+            p.grad = (g.detach() * 8).round() / 8
+            t.grad = p.grad * 2.0**exponent
+        for optimizer in optimizers:
+            optimizer.step()
+    for p, t, start in zip(plain, tiny, parameters(dtype=torch.float32), strict=True):
+        assert not torch.equal(p, start)
+        # Denormal numbers are divided with another rounding: 2^-149 is their last digit.
+        torch.testing.assert_close(t, p, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("make", SCALELESS, ids=lambda make: make.__name__)
+def test_smallest_gradient_in_float32_moves_a_whole_step(make: Any) -> None:
+    w = nn.Parameter(torch.zeros(2, 2))
+    w.grad = torch.tensor([[2.0**-149, 0.0], [0.0, 0.0]])
+    make([w], lr=0.25).step()
+    assert w[0, 0].item() == pytest.approx(-(0.25 ** (2 if make is mirror else 1)), rel=1e-6)
+    assert not w.flatten()[1:].any()
+
+
+@pytest.mark.parametrize("make", [m for m in MAKERS if m is not polyak], ids=lambda make: make.__name__)
+def test_trains_attention_by_exact_directions(make: Any) -> None:
+    """Through Lightning, in float32: the direction is taken as exact, and every sequence ends with one token."""
+    model = JointSelection(
+        dim=4, parametrization="KQ" if make is FactoredGD else "W", optimizer=make, train="attention",
+        query="separate", head_init="data", attention_init="normal", attention_lr=0.1,
+    )  # fmt: skip
+    data = RandomData(n=4, T=3, d=4, seed=3, queries=True, labels="sign")
+    batch = data.sequences("train")
+    assert model.gradient == "exact"
+    trainer = pl.Trainer(
+        max_steps=200, max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_checkpointing=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(model, datamodule=data)
+    attention = model(batch).attention.max(1).values
+    assert attention.isfinite().all()
+    # Uniform attention is 1/3.
+    assert attention.min() > 0.9
 
 
 def test_base_says_that_it_does_not_move() -> None:

@@ -1,0 +1,75 @@
+"""Mirror descent with the potential ||w||_p^p / p: the lp geometry."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.optim.base import MarginOptimizer, unit
+
+
+class MirrorDescent(MarginOptimizer):
+    """grad psi(w) <- grad psi(w) - lr g / ||g||_q with psi(w) = ||w||_p^p / p and 1/p + 1/q = 1.
+
+    Entry by entry grad psi(w) = sign(w) |w|^(p-1), with the inverse sign(y) |y|^(q-1). The margin is the one of
+    min ||w||_p. The gradient is normalised in l_q, the norm dual to l_p, because grad psi(w) lives there:
+    ||grad psi(w)||_q = ||w||_p^(p-1) then grows by at most lr a step whatever the scale of g, and p = 2 is
+    :class:`NormalizedGD` exactly. So ||w||_p grows as (lr steps)^(1/(p-1)): slower than steps for p > 2 (take a larger
+    lr), faster for p < 2; for p near 1 a long run overflows (float32, p = 1.1, lr .1: after 70,000 steps).
+
+    Args:
+        params: parameters or groups.
+        lr: the length, in l_q, of a step of grad psi(w).
+        p: of the norm, above 1 and finite.
+
+    Attributes:
+        margin_norm: p.
+
+    Raises:
+        InputError: lr is not positive, or p is not above 1 and finite.
+
+    Source: arXiv 2410.14581, where attention trained so converges in direction to the lp Att-SVM; gradients are not
+    normalised there.
+
+    Example:
+        >>> w = torch.nn.Parameter(torch.zeros(2))
+        >>> optimizer = MirrorDescent([w], lr=1.0, p=3.0)
+        >>> w.grad = torch.tensor([-4.0, 0.0])
+        >>> for _ in range(4):
+        ...     optimizer.step()
+        >>> w.tolist()  # grad psi = 4 = w^2
+        [2.0, 0.0]
+    """
+
+    def __init__(self, params: Any, lr: float = 0.1, p: float = 2.0) -> None:
+        if not 1 < p < math.inf:
+            raise InputError(f"MirrorDescent: p is {p}; a number above 1 and finite is asked (SignDescent is l_inf)")
+        self.p = self.margin_norm = float(p)
+        super().__init__(params, lr)
+
+    def update(self, loss: Tensor | None) -> None:
+        for group, w, g in self.moving():
+            q = self.p / (self.p - 1)
+            step = group["lr"] * unit(g, q)
+            # There and back costs a rounding: an entry without gradient stays to the last bit.
+            w.copy_(torch.where(step == 0, w, mirror(mirror(w, self.p) - step, q)))
+
+
+def mirror(w: Tensor, p: float) -> Tensor:
+    """The gradient of ||w||_p^p / p: sign(w) |w|^(p-1). Its inverse is the same map with q = p / (p - 1).
+
+    Args:
+        w: of any shape.
+        p: above 1.
+
+    Example:
+        >>> y = mirror(torch.tensor([-2.0, 0.0, 3.0]), 3.0)
+        >>> y.tolist(), [round(x, 4) for x in mirror(y, 1.5).tolist()]
+        ([-4.0, 0.0, 9.0], [-2.0, 0.0, 3.0])
+    """
+    # Exactly linear, without a power's rounding.
+    return w if p == 2 else w.sign() * w.abs().pow(p - 1)
