@@ -22,6 +22,8 @@ FEW = 256
 ROUGH = 1e-3
 # Gap over all rows at which missed ones no longer matter.
 CLOSED = 3e-10
+# A row with b = 0 is missed by more than rounding.
+MISSED = 1e-10
 
 
 def generate_norm(problem: RowProblem, norm: Norm, base: Outcome) -> Outcome:
@@ -68,14 +70,15 @@ def _first(problem: RowProblem, base: Outcome) -> Index:
 
 
 def _bounds(problem: RowProblem, norm: Norm, ids: Index, lam: Array, margins: Array, W: Array) -> tuple[float, bool]:
-    """Gap over all rows, and whether a row with b = 0 is missed."""
+    """Gap over all rows or, if that is more, by how much a row with b = 0 is missed; and whether one is."""
     on, zero = problem.rhs > 0, problem.live & (problem.rhs == 0)
     smallest = float((margins[on] / problem.rhs[on]).min())
-    missed = bool((margins[zero] < -1e-10 * problem.row_norms[zero] * np.linalg.norm(W)).any())
-    dual, size = float(lam @ problem.rhs.ravel()[ids]), dual_norm_of(problem.combine(ids, lam), norm)
-    if smallest <= 0 or dual <= 0 or size == 0:
-        return np.inf, missed
-    return 1 - dual / size * smallest / norm_of(W, norm), missed
+    size = problem.row_norms[zero] * np.linalg.norm(W)
+    depth = np.divide(-margins[zero], size, out=np.zeros_like(size), where=size > 0).max(initial=0.0)
+    dual, combined = float(lam @ problem.rhs.ravel()[ids]), dual_norm_of(problem.combine(ids, lam), norm)
+    if smallest <= 0 or dual <= 0 or combined == 0:
+        return np.inf, depth > MISSED
+    return max(depth, 1 - dual / combined * smallest / norm_of(W, norm)), depth > MISSED
 
 
 def _solve_working(

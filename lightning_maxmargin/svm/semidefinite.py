@@ -67,13 +67,14 @@ class Semidefinite(ABC):
         """W and the multipliers of the rows."""
 
     def relative_gap(self, W: Array, lam: Array) -> float:
-        """1 - dual / primal, free of scale."""
-        on = self.b > 0
-        smallest = float((self.rows(W)[on] / self.b[on]).min())
+        """1 - dual / primal, free of scale; or what rows b = 0 miss."""
+        on, margins = self.b > 0, self.rows(W)
+        smallest = float((margins[on] / self.b[on]).min())
         dual = float(self.b @ lam)
         if smallest <= 0 or dual <= 0:
             return np.inf
-        return 1 - dual / self.dual_norm(self.combine(lam)) * smallest / self.norm(W)
+        missed = -float(margins[~on].min(initial=0.0)) / float(np.linalg.norm(W))
+        return max(missed, 1 - dual / self.dual_norm(self.combine(lam)) * smallest / self.norm(W))
 
     @abstractmethod
     def norm(self, W: Array) -> float: ...
