@@ -17,11 +17,13 @@ from lightning_maxmargin.svm.problem import Array
 
 Answer = tuple[Array, Array, float]
 Step = Callable[[Array], tuple[Array, Array, Array]]
-MAX_ITER = 100
-PATIENCE = 20
+MAX_ITER = 400
+# For large p entries near zero gain only a factor 1 - 1/(p-1) a step: 20 loses 5 of 30 problems at p = 1.01.
+PATIENCE = 80
 # Below this gap a step that does not halve it has met rounding.
 FINE = 1e-11
-APART = 0.1
+# Share of the distance between A'lam and phi_p(w) that the slack is held at; .1 loses problems at p = 20.
+APART = 0.01
 # Longest step, in units of |w| / (p - 1): a Newton step on |w|^p may overshoot by 1 / (p - 1) powers. Of 30 random
 # problems all were certified for 1.01 <= p <= 20; twice the reach above 2 loses some at 10, half of it below 2 at 1.01.
 REACH_ABOVE, REACH_BELOW = 2.0, 4.0
