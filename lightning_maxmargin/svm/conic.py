@@ -19,7 +19,9 @@ Answer = tuple[Array, Array, float]
 MAX_ITER = 60
 # Steps that do not halve the gap before it is given up.
 PATIENCE = 6
-TARGET = 1e-10
+TARGET = 1e-13
+# Below this gap a step that does not halve it has met rounding.
+FINE = 1e-10
 # The multipliers' equations may be off by this share of the gap, so that rounding does not show in it.
 SHARE = 0.02
 RIDGES = (0.0, 1e-15, 1e-14, 1e-13, 1e-12)
@@ -122,7 +124,7 @@ def solve_semidefinite(problem: Semidefinite, W: Array, lam: Array, target: floa
         gap = problem.relative_gap(*found)
         since = 0 if gap < 0.5 * best[2] else since + 1
         best = (*found, gap) if gap < best[2] else best
-        if gap <= target or since > PATIENCE:
+        if gap <= target or since > (0 if best[2] < FINE else PATIENCE):
             break
         try:
             at.prepare()

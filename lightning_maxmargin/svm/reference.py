@@ -35,7 +35,7 @@ def reference_rows(problem: RowProblem) -> Array | None:
 
 
 def reference_norm(problem: RowProblem, norm: Norm, **settings: float) -> Array | None:
-    """argmin ||W|| s.t. <W, row> >= b in any norm of ``solve_att_svm``, of the direction's shape; None if infeasible."""
+    """argmin ||W|| s.t. <W, row> >= b in a norm of ``solve_att_svm``, of the direction's shape; None if infeasible."""
     import cvxpy as cp
 
     w, ids = cp.Variable(problem.dim), problem.ids
