@@ -63,14 +63,20 @@ def solve_lp(A: Array, b: Array, p: float, w: Array, lam: Array, rough: float = 
     return w, lam, gap
 
 
-def _interior(A: Array, b: Array, p: float, w: Array, lam: Array, target: float) -> Answer:
-    q, on = p / (p - 1), b > 0
-    # In units where ||w||_p is about 1: its powers then neither over- nor underflow.
-    b = b * (float((A[on] @ w / b[on]).min()) / float(np.linalg.norm(w, p)))
-    w = 1.1 * w / float((A[on] @ w / b[on]).min())
-    slack = np.maximum(A @ w - b, 0.01)
+def _start(A: Array, b: Array, p: float, w: Array, lam: Array) -> tuple[Array, Array, Array, Array]:
+    """b, w, lam and slack in units where ||w||_p is about 1: its powers then neither over- nor underflow."""
+    on = b > 0
+    smallest, size = float((A[on] @ w / b[on]).min()), float(np.linalg.norm(w, p))
+    b, w = b * (smallest / size), 1.1 * w / size
     lam = lam + 0.1 * lam.mean()
-    lam = lam / float(np.linalg.norm(lam @ A, q))
+    lam = lam / float(np.linalg.norm(lam @ A, p / (p - 1)))
+    return b, w, lam, np.maximum(A @ w - b, 0.01)
+
+
+def _interior(A: Array, b: Array, p: float, w: Array, lam: Array, target: float) -> Answer:
+    """Mehrotra's predictor and corrector on the equations of ``_above`` or ``_below``."""
+    q = p / (p - 1)
+    b, w, lam, slack = _start(A, b, p, w, lam)
     best: Answer = (w, lam, np.inf)
     since = 0
     for _ in range(MAX_ITER):
@@ -89,6 +95,8 @@ def _interior(A: Array, b: Array, p: float, w: Array, lam: Array, target: float)
         except LinAlgError:
             break
         mu = float(lam @ slack) / len(b)
+        if not 0 < mu < np.inf:
+            break
         _, dlam, ds = step(-lam * slack)
         a = min(1.0, longest(slack, ds), longest(lam, dlam))
         after = float((lam + a * dlam) @ (slack + a * ds)) / len(b)

@@ -27,14 +27,22 @@ MISSED = 1e-10
 
 
 def generate_norm(problem: RowProblem, norm: Norm, base: Outcome) -> Outcome:
-    """min ||W|| in ``norm``, not l2, from the l2 outcome of a feasible problem with at least one row b > 0."""
+    """min ||W|| in ``norm``, not l2, from the l2 outcome of a feasible problem with at least one row b > 0.
+
+    An l2 outcome that does not meet the rows, so that nothing is known, is handed back as it is.
+    """
+    on = problem.rhs > 0
+    if float(problem.margins(base.direction)[on].min()) <= 0:
+        return base
     working = _first(problem, base)
     everything = int((problem.row_norms.ravel()[problem.ids] > 0).sum())
     start = (base.direction, base.ids, base.lam)
     best: tuple[float, Index, Array, Array] = (np.inf, base.ids, base.lam, base.direction)
     rough = len(working) < everything
     for at in range(1, MAX_ROUNDS + 1):
-        found = _solve_working(problem, norm, working, start, ROUGH if rough else 0.0)
+        # On rows of very different size the powers of a step may overflow; the certificate judges what comes back.
+        with np.errstate(all="ignore"):
+            found = _solve_working(problem, norm, working, start, ROUGH if rough else 0.0)
         if found is None:
             break
         W, lam = found
@@ -52,6 +60,9 @@ def generate_norm(problem: RowProblem, norm: Norm, base: Outcome) -> Outcome:
         rough = len(fresh) > 0 and rough and at < MAX_ROUNDS // 2
         working = np.union1d(working, fresh)
     gap, working, lam, W = best
+    # Of dual norm 1, so that b'lam is the bound on the norm itself.
+    size = dual_norm_of(problem.combine(working, lam), norm)
+    lam = lam / size if 0 < size < np.inf else lam
     return Outcome(working, lam, W, False, 0.0, base.rounds + at)
 
 
@@ -92,6 +103,7 @@ def _solve_working(
     W, lam = start[0] / top, np.zeros(len(ids))
     lam[np.isin(ids, start[1])] = start[2][np.isin(start[1], ids)]
     lam = lam * norms
+    lam = lam / max(float(lam.max()), 1e-300)
     if norm in ("spectral", "nuclear"):
         assert problem.queries is not None
         delta, z = problem.differences(ids), problem.queries[ids // problem.live.shape[1]]

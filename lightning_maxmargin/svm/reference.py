@@ -6,10 +6,12 @@ import warnings
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lightning_maxmargin.svm.norms import Norm
 from lightning_maxmargin.svm.problem import Array, RowProblem
 
+Mask = npt.NDArray[np.bool_]
 SETTINGS: dict[str, float] = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12, "max_iter": 200}
 
 
@@ -43,13 +45,14 @@ def reference_norm(problem: RowProblem, norm: Norm, **settings: float) -> Array 
         W = cp.reshape(w, problem.shape, order="C")
         size = cp.sigma_max(W) if norm == "spectral" else cp.normNuc(W)
     else:
-        size = cp.norm(w, {"l2": 2, "linf": "inf"}[norm] if isinstance(norm, str) else norm)
+        order: Any = {"l2": 2, "linf": "inf"}.get(str(norm), norm)
+        size = cp.norm(w, order)
     rows = [problem.rows(ids) @ w >= problem.rhs.ravel()[ids]]
     status = _solve(cp.Minimize(size), rows, settings or SETTINGS)
     return None if "infeasible" in status else np.asarray(w.value).reshape(problem.shape)
 
 
-def reference_equalities(rows: Array, rhs: Array, equal: Array) -> Array | None:
+def reference_equalities(rows: Array, rhs: Array, equal: Mask) -> Array | None:
     """argmin ||w||^2 / 2 s.t. <w, row> = rhs where equal, >= rhs elsewhere (d,); None where infeasible."""
     import cvxpy as cp
 

@@ -91,11 +91,11 @@ class Nuclear(Semidefinite):
         self.c = -b
 
     def start(self, W: Array, lam: Array) -> tuple[Array, Array, Array, Array]:
-        y = lam + 0.1 * lam.mean()
-        y = y * (0.5 / np.linalg.norm(self.combine(y), 2))
-        W = 1.5 * W
+        y = lam + lam.mean()
+        y = y * (0.8 / np.linalg.norm(self.combine(y), 2))
+        W = 1.2 * W
         slack = np.maximum(self.rows(W) - self.b, 0.1)
-        return y, y.copy(), self.embed(0.5 * W, float(np.linalg.norm(W, 2))), slack
+        return y, y.copy(), self.embed(0.5 * W, 0.6 * float(np.linalg.norm(W, 2))), slack
 
     def matrix(self, y: Array) -> Array:
         return self.embed(-self.combine(y), 1.0)

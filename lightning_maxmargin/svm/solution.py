@@ -20,8 +20,9 @@ class Solution:
     status: "certified" | "infeasible" | "unverified".
     direction: (d,), (d, dq) or (K, d), smallest row (over its right-hand side) 1; zeros where infeasible.
     margin: 1/||direction|| in ``norm``; 0 where infeasible, inf where there is nothing to separate.
-    dual: multipliers in the shape of the rows, (n, T), (n,) or (n, K), in l2 direction = sum dual * row (in other
-        norms a bound, see ``certify``); where infeasible the Farkas vector u >= 0, D'u = 0, b'u = 1.
+    dual: multipliers in the shape of the rows, (n, T), (n,) or (n, K), in l2 direction = sum dual * row, in other
+        norms sum dual * row has dual norm 1 and b'dual is ||direction||; where infeasible the Farkas vector u >= 0,
+        D'u = 0, b'u = 1.
     support: (s, 2) of (sequence, token), (s,) of samples for binary labels: rows tight at the optimum.
     gap, violation: relative duality gap (inf where infeasible) and largest relative violation, or ||D'u|| relative
         to sum(u ||row||).

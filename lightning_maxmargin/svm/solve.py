@@ -153,7 +153,7 @@ def _solved(problem: RowProblem, outcome: Outcome, goal: str, norm: Norm) -> Sol
         scale = 1.0
     p, margins = p * scale, margins * scale
     dual = np.zeros(problem.live.shape)
-    dual.ravel()[outcome.ids] = lam * scale
+    dual.ravel()[outcome.ids] = lam * scale if norm == "l2" else lam
     gap, violation, status = certify(problem, p, dual, norm)
     length = float(np.linalg.norm(p))
     tight = problem.live & (margins - problem.rhs <= TIGHT * np.where(on, problem.rhs, problem.row_norms * length))

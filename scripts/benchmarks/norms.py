@@ -1,10 +1,10 @@
 """Time of each norm's attention SVM beside cvxpy with Clarabel, in one run: medians after a warm-up, and our gap.
 
-    .venv/bin/python scripts/benchmarks/norms.py [--repeats 5] [--peer_repeats 5] [--sizes 20,10,16 40,10,32]
+    .venv/bin/python scripts/benchmarks/norms.py [--repeats 5] [--norms '[nuclear, 3]'] [--sizes '["20,10,16"]']
 
 Random keys, queries and selected tokens; W (d, d) throughout. Clarabel has its default tolerances, cvxpy's
 compilation counts as its own time, and the value column is how far apart the two optima are, relative.
-One thread. Takes about five minutes; --norms nuclear alone takes two.
+One thread. Takes about five minutes.
 """
 
 from __future__ import annotations
@@ -40,17 +40,19 @@ def instance(n: int, T: int, d: int, seed: int) -> tuple[torch.Tensor, torch.Ten
     return keys, torch.randint(T, (n,), generator=g), queries
 
 
-def median(call: Callable[[], Any], repeats: int) -> tuple[float, Any]:
-    """Median seconds of ``repeats`` calls after one that does not count, and the last answer."""
-    answer, times = call(), []
+def medians(calls: list[Callable[[], Any]], repeats: int) -> list[tuple[float, Any]]:
+    """Median seconds of each call and its answer, called in turn so that a busy neighbour meets all of them."""
+    answers = [call() for call in calls]
+    times: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
-        start = time.perf_counter()
-        answer = call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times), answer
+        for call, seconds in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - start)
+    return [(statistics.median(seconds), answer) for seconds, answer in zip(times, answers, strict=True)]
 
 
-def compare(norm: str | float, size: list[int], seed: int, repeats: int, peer_repeats: int) -> list[str]:
+def compare(norm: str | float, size: list[int], seed: int, repeats: int, peer: bool) -> list[str]:
     """One line of the table."""
     keys, selected, queries = instance(size[0], size[1], size[2], seed)
     problem = RowProblem.attention(keys, selected, queries)
@@ -58,16 +60,18 @@ def compare(norm: str | float, size: list[int], seed: int, repeats: int, peer_re
     def ours() -> Solution:
         return solve_att_svm(keys, selected, queries=queries, norm=norm)
 
-    seconds, solution = median(ours, repeats)
+    def theirs() -> Any:
+        return reference_norm(problem, norm, **DEFAULTS)
+
+    found = medians([ours, theirs] if peer else [ours], repeats)
+    seconds, solution = found[0]
     line = [str(norm), "x".join(map(str, size)), f"{len(problem.ids)}", solution.status, f"{1000 * seconds:.1f} ms"]
-    if peer_repeats == 0:
+    if not peer:
         return [*line, "-", "-", f"{solution.gap:.0e}", "-"]
-    theirs, W = median(lambda: reference_norm(problem, norm, **DEFAULTS), peer_repeats)
-    if W is None:
-        return [*line, f"{1000 * theirs:.0f} ms", f"{theirs / seconds:.1f}", f"{solution.gap:.0e}", "no answer"]
-    value = norm_of(W, norm)
+    slower, W = found[1]
+    value = float("nan") if W is None else norm_of(W, norm)
     apart = abs(1 / float(solution.margin) - value) / value
-    return [*line, f"{1000 * theirs:.0f} ms", f"{theirs / seconds:.1f}", f"{solution.gap:.0e}", f"{apart:.0e}"]
+    return [*line, f"{1000 * slower:.0f} ms", f"{slower / seconds:.1f}", f"{solution.gap:.0e}", f"{apart:.0e}"]
 
 
 def main(
@@ -75,7 +79,7 @@ def main(
     sizes: list[str] | None = None,
     seed: int = 0,
     repeats: int = 5,
-    peer_repeats: int = 5,
+    peer: bool = True,
 ) -> None:
     """Print the table.
 
@@ -83,8 +87,8 @@ def main(
         norms: those of ``solve_att_svm``; default nuclear, spectral, linf, 1.5, 3.
         sizes: n,T,d each.
         seed: of the data.
-        repeats: calls of ours that count.
-        peer_repeats: calls of cvxpy that count; 0 leaves it out.
+        repeats: calls that count, ours and cvxpy's in turn.
+        peer: whether cvxpy is called at all.
     """
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="cvxpy")
@@ -93,7 +97,7 @@ def main(
     for norm in norms or ["nuclear", "spectral", "linf", 1.5, 3.0]:
         for size in sizes or ["20,10,16", "40,10,32"]:
             numbers = [int(x) for x in size.split(",")]
-            table.add_row(*compare(norm, numbers, seed, repeats, peer_repeats))
+            table.add_row(*compare(norm, numbers, seed, repeats, peer))
     Console(width=120).print(table)
 
 

@@ -55,6 +55,7 @@ def judged(solution: Solution, problem: RowProblem, norm: str | float) -> None:
     assert (lam >= 0).all()
     assert not lam[~problem.live].any()
     M = (lam.ravel()[ids] @ rows).reshape(problem.shape)
+    assert plain_dual(M, norm) == pytest.approx(1, rel=1e-9)
     primal, dual = plain_norm(W, norm), float((lam * problem.rhs).sum()) / plain_dual(M, norm)
     assert abs(1 - dual / primal) <= 1e-8
     assert solution.margin == pytest.approx(1 / primal, rel=1e-12)
