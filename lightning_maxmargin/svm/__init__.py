@@ -2,6 +2,8 @@
 
 from lightning_maxmargin.svm.certify import certify, certify_infeasible
 from lightning_maxmargin.svm.joint import JointSolution, solve_joint_svm
+from lightning_maxmargin.svm.kept import solve_finite_part, solve_kept_svm, solve_rows
+from lightning_maxmargin.svm.norms import dual_norm_of, norm_of, relative_margin_in
 from lightning_maxmargin.svm.problem import RowProblem
 from lightning_maxmargin.svm.soft import solve_soft_label_svm
 from lightning_maxmargin.svm.solution import Solution
@@ -13,8 +15,14 @@ __all__ = [
     "Solution",
     "certify",
     "certify_infeasible",
+    "dual_norm_of",
+    "norm_of",
+    "relative_margin_in",
     "solve_att_svm",
+    "solve_finite_part",
     "solve_joint_svm",
+    "solve_kept_svm",
     "solve_label_svm",
+    "solve_rows",
     "solve_soft_label_svm",
 ]

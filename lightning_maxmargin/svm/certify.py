@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lightning_maxmargin.svm.norms import Norm, dual_norm_of, norm_of
 from lightning_maxmargin.svm.problem import EPS, Array, RowProblem
 
 GAP_TOL = 1e-8
@@ -11,15 +12,17 @@ VIOLATION_TOL = 1e-7
 FARKAS_TOL = 1e-12
 
 
-def certify(problem: RowProblem, direction: Array, dual: Array) -> tuple[float, float, str]:
+def certify(problem: RowProblem, direction: Array, dual: Array, norm: Norm = "l2") -> tuple[float, float, str]:
     r"""Gap, violation and status of a direction and multipliers from any solver.
 
     With right-hand side 1: ``P = .5||p||^2 / min(D p)^2``, ``Q = .5 (sum lam)^2 / ||D'lam||^2``, ``gap = 1 - Q/P``.
     In general p is scaled by the largest b/row over rows with b > 0, ``Q = .5 (b'lam)^2 / ||D'lam||^2``, and
     ``violation = max(0, -min row / (||row|| ||p||))`` over rows with b = 0. Margins enter with their rounding taken
-    off, so that what float64 cannot tell is not certified.
+    off, so that what float64 cannot tell is not certified. In another norm ``P = ||W|| / min(row/b)`` and
+    ``Q = b'lam / ||sum lam row||_dual``, without squares.
 
-    Args: direction (d,) or (d, dq), dual (n, T) (zero off the live rows), both float64.
+    Args: direction (d,) or (d, dq), dual (n, T) (zero off the live rows), both float64;
+        norm as in ``solve_att_svm``.
     Returns: gap (1 when nothing is shown), violation (relative), "certified" | "unverified".
 
     Example:
@@ -41,7 +44,7 @@ def certify(problem: RowProblem, direction: Array, dual: Array) -> tuple[float, 
     lower = margins - rounding(problem, direction)
     smallest = float((lower[positive] / b[positive]).min())
     violation = _violation(problem, margins, zero, length)
-    gap = _gap(problem, dual, length, smallest)
+    gap = _gap(problem, dual, direction, smallest, norm)
     good = gap <= GAP_TOL and violation <= VIOLATION_TOL and bool((dual >= 0).all()) and not dual[~live].any()
     return gap, violation, "certified" if good else "unverified"
 
@@ -65,18 +68,19 @@ def _violation(problem: RowProblem, margins: Array, zero: Array, length: float) 
     return max(0.0, float(relative.max()))
 
 
-def _gap(problem: RowProblem, dual: Array, length: float, smallest: float) -> float:
+def _gap(problem: RowProblem, dual: Array, direction: Array, smallest: float, norm: Norm) -> float:
     ids = np.flatnonzero(dual)
     if smallest <= 0 or len(ids) == 0:
         return 1.0
     lam = dual.ravel()[ids]
     # Extreme scales would under- or overflow in the squares.
     lam = lam / np.abs(lam).max()
-    combined = float(np.linalg.norm(problem.combine(ids, lam)))
+    combined = dual_norm_of(problem.combine(ids, lam), norm)
     value = float(lam @ problem.rhs.ravel()[ids])
     if combined == 0 or value <= 0:
         return 1.0
-    return 1.0 - (value / combined * (smallest / length)) ** 2
+    ratio = value / combined * (smallest / norm_of(direction, norm))
+    return 1.0 - (ratio**2 if norm == "l2" else ratio)
 
 
 def certify_infeasible(problem: RowProblem, dual: Array) -> tuple[float, str]:

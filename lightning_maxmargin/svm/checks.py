@@ -24,7 +24,7 @@ def to_array(x: Tensor | Array, name: str) -> Array:
         raise InputError(f"{name} are no array of numbers ({type(x).__name__}): pass a torch tensor") from error
 
 
-def _finite(x: Array, name: str) -> None:
+def check_finite(x: Array, name: str) -> None:
     if np.isfinite(x).all():
         return
     where = tuple(int(at) for at in np.argwhere(~np.isfinite(x))[0])
@@ -35,7 +35,7 @@ def check_norms(norms: Array, keys: Array) -> None:
     """Refuses NaN, Inf and sizes whose square overflows, seen in the norms so that good keys are read once."""
     if np.isfinite(norms).all():
         return
-    _finite(keys, "keys")
+    check_finite(keys, "keys")
     where = tuple(int(at) for at in np.argwhere(~np.isfinite(norms))[0])
     raise InputError(f"keys at {list(where)} are too large to square: rescale them")
 
@@ -87,7 +87,7 @@ def check_queries(queries: Tensor | None, n: int) -> Array | None:
     z = to_array(queries, "queries")
     if z.ndim != 2 or len(z) != n or z.shape[1] == 0:
         raise InputError(f"queries have shape {list(z.shape)} for {n} sequences: pass one query each, ({n}, dq)")
-    _finite(z, "queries")
+    check_finite(z, "queries")
     return z
 
 
@@ -99,7 +99,7 @@ def check_rhs(rhs: Tensor | Array | None, live: npt.NDArray[np.bool_]) -> Array 
     if b.shape != live.shape:
         raise InputError(f"rhs has shape {list(b.shape)} for {list(live.shape)} tokens: pass one number for each token")
     b = np.where(live, b, 0.0)
-    _finite(b, "rhs")
+    check_finite(b, "rhs")
     if (b < 0).any():
         i, t = np.argwhere(b < 0)[0]
         raise InputError(f"rhs is {b[i, t]:g} at [{i}, {t}]: right-hand sides must be 0 or more")
@@ -111,7 +111,7 @@ def check_values(values: Tensor | Array) -> Array:
     x = to_array(values, "values")
     if x.ndim != 2 or 0 in x.shape:
         raise InputError(f"values have shape {list(x.shape)}: pass (samples, features), none of them empty")
-    _finite(x, "values")
+    check_finite(x, "values")
     return x
 
 

@@ -99,6 +99,13 @@ class RowProblem:
         return cls._build(keys, y.astype(np.int64), x, None, np.ones(keys.shape[:2], bool), merge=False)
 
     @classmethod
+    def explicit(cls, rows: Array, rhs: Array) -> RowProblem:
+        """Rows (m, d) with rhs (m,) >= 0 as given: token 0 is the row, token 1 is zero; numbered 2 i + 1."""
+        keys = np.stack([rows, np.zeros_like(rows)], axis=1)
+        b = np.column_stack([np.zeros(len(rhs)), rhs])
+        return cls._build(keys, np.zeros(len(rows), np.int64), None, b, np.ones(b.shape, bool), merge=False)
+
+    @classmethod
     def _build(
         cls,
         keys: Array,

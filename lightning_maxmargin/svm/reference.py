@@ -6,20 +6,23 @@ import warnings
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from lightning_maxmargin.svm.norms import Norm
 from lightning_maxmargin.svm.problem import Array, RowProblem
 
-SETTINGS = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12, "max_iter": 200}
+Mask = npt.NDArray[np.bool_]
+SETTINGS: dict[str, float] = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12, "max_iter": 200}
 
 
-def _solve(objective: Any, constraints: list[Any]) -> str:
+def _solve(objective: Any, constraints: list[Any], settings: dict[str, float] = SETTINGS) -> str:
     import cvxpy as cp
 
     problem = cp.Problem(objective, constraints)
     with warnings.catch_warnings():
         # Tolerances of 1e-12 are a wish; what comes back is judged by the tests.
         warnings.filterwarnings("ignore", message="Solution may be inaccurate")
-        problem.solve(solver=cp.CLARABEL, **SETTINGS)
+        problem.solve(solver=cp.CLARABEL, **settings)
     return str(problem.status)
 
 
@@ -31,6 +34,33 @@ def reference_rows(problem: RowProblem) -> Array | None:
     ids = problem.ids
     status = _solve(cp.Minimize(cp.sum_squares(w) / 2), [problem.rows(ids) @ w >= problem.rhs.ravel()[ids]])
     return None if "infeasible" in status else np.asarray(w.value).reshape(problem.shape)
+
+
+def reference_norm(problem: RowProblem, norm: Norm, **settings: float) -> Array | None:
+    """argmin ||W|| s.t. <W, row> >= b in a norm of ``solve_att_svm``, of the direction's shape; None if infeasible."""
+    import cvxpy as cp
+
+    w, ids = cp.Variable(problem.dim), problem.ids
+    if norm in ("spectral", "nuclear"):
+        W = cp.reshape(w, problem.shape, order="C")
+        size = cp.sigma_max(W) if norm == "spectral" else cp.normNuc(W)
+    else:
+        order: Any = {"l2": 2, "linf": "inf"}.get(str(norm), norm)
+        size = cp.norm(w, order)
+    rows = [problem.rows(ids) @ w >= problem.rhs.ravel()[ids]]
+    status = _solve(cp.Minimize(size), rows, settings or SETTINGS)
+    return None if "infeasible" in status else np.asarray(w.value).reshape(problem.shape)
+
+
+def reference_equalities(rows: Array, rhs: Array, equal: Mask) -> Array | None:
+    """argmin ||w||^2 / 2 s.t. <w, row> = rhs where equal, >= rhs elsewhere (d,); None where infeasible."""
+    import cvxpy as cp
+
+    w = cp.Variable(rows.shape[1])
+    met = [rows[equal] @ w == rhs[equal]] if equal.any() else []
+    met += [rows[~equal] @ w >= rhs[~equal]] if not equal.all() else []
+    status = _solve(cp.Minimize(cp.sum_squares(w) / 2), met)
+    return None if "infeasible" in status else np.asarray(w.value)
 
 
 def reference_rate_coupled(problem: RowProblem, spare: Array) -> Array:

@@ -19,13 +19,16 @@ class Solution:
 
     status: "certified" | "infeasible" | "unverified".
     direction: (d,), (d, dq) or (K, d), smallest row (over its right-hand side) 1; zeros where infeasible.
-    margin: 1/||direction||; 0 where infeasible, inf where there is nothing to separate.
-    dual: multipliers in the shape of the rows, (n, T), (n,) or (n, K), direction = sum dual * row; where infeasible
-        the Farkas vector u >= 0, D'u = 0, b'u = 1.
+    margin: 1/||direction|| in ``norm``; 0 where infeasible, inf where there is nothing to separate.
+    dual: multipliers in the shape of the rows, (n, T), (n,) or (n, K), in l2 direction = sum dual * row, in other
+        norms sum dual * row has dual norm 1 and b'dual is ||direction||; where infeasible the Farkas vector u >= 0,
+        D'u = 0, b'u = 1.
     support: (s, 2) of (sequence, token), (s,) of samples for binary labels: rows tight at the optimum.
     gap, violation: relative duality gap (inf where infeasible) and largest relative violation, or ||D'u|| relative
         to sum(u ||row||).
     iterations: rounds of constraint generation. message: one line. merged: tokens equal to the selected one.
+    norm: the norm it is stated in, as in ``solve_att_svm``. unique: whether an optimum of this norm is the only one;
+        None for linf, spectral and nuclear, where it need not be: judge those by ``relative_margin_in``.
 
     All tensors are float64 on the CPU. Stacked solutions hold (B, ...) tensors, a tuple of statuses, lists elsewhere.
     """
@@ -40,6 +43,8 @@ class Solution:
     iterations: Number
     message: Words
     merged: Number = 0
+    norm: str | float = "l2"
+    unique: bool | None = True
 
 
 def stack(solutions: list[Solution]) -> Solution:
@@ -60,6 +65,8 @@ def stack(solutions: list[Solution]) -> Solution:
         dual=torch.stack([s.dual for s in solutions]),
         support=[s.support for s in solutions],
         message=tuple(str(s.message) for s in solutions),
+        norm=solutions[0].norm,
+        unique=solutions[0].unique,
         **numbers,
     )
 
@@ -75,5 +82,7 @@ def unstack(solution: Solution, b: int) -> Solution | None:
         dual=solution.dual[b],
         support=solution.support[b],
         message=solution.message[b],
+        norm=solution.norm,
+        unique=solution.unique,
         **numbers,
     )

@@ -12,6 +12,8 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.certify import certify
 from lightning_maxmargin.svm.checks import check_labels, check_values, to_array
 from lightning_maxmargin.svm.generate import Outcome, generate
+from lightning_maxmargin.svm.normed import generate_norm
+from lightning_maxmargin.svm.norms import NOT_UNIQUE, Norm, check_norm, is_unique, norm_of
 from lightning_maxmargin.svm.problem import Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution, stack, unstack
 from lightning_maxmargin.svm.threads import one_thread
@@ -29,21 +31,25 @@ def solve_att_svm(
     queries: Tensor | None = None,
     mask: Tensor | None = None,
     rhs: Tensor | None = None,
-    norm: str = "l2",
+    norm: Norm = "l2",
     warm_start: Solution | None = None,
 ) -> Solution:
-    r"""Attention SVM: ``argmin ||p|| s.t. p'(k_{i,alpha_i} - k_it) >= b_it``, or ``||W||_F`` with queries z_i.
+    r"""Attention SVM: ``argmin ||p|| s.t. p'(k_{i,alpha_i} - k_it) >= b_it``, or ``||W||`` with queries z_i.
 
     The direction that attention converges to when it selects tokens alpha ("Max-Margin Token Selection in Attention
-    Mechanism", arXiv 2306.13596; with W "Transformers as Support Vector Machines", arXiv 2308.16898).
+    Mechanism", arXiv 2306.13596; with W "Transformers as Support Vector Machines", arXiv 2308.16898). Each optimizer
+    has its norm: gradient descent l2, sign descent linf, spectral descent spectral, training the factors of W = K Q'
+    nuclear, mirror descent with potential ``||.||_p^p / p`` lp (arXiv 2410.14581).
 
     Args:
         keys: (n, T, d), any float dtype. With a leading axis (B, n, T, d) every argument has one.
         selected: (n,) token indices. queries: (n, dq). mask: (n, T), true on tokens.
-        rhs: (n, T) right-hand sides >= 0, default 1. norm: "l2".
+        rhs: (n, T) right-hand sides >= 0, default 1.
+        norm: "l2" (Frobenius for W), "linf", a number p in (1, inf) for lp of the entries, and with queries "spectral"
+            or "nuclear". lp is certified on random data for 1.01 <= p <= 20; further out it may stay "unverified".
         warm_start: an earlier Solution whose support seeds the working set; never changes the answer.
     Returns: Solution.
-    Raises: InputError on shapes that disagree, indices out of range or on padding, NaN or Inf.
+    Raises: InputError on shapes that disagree, indices out of range or on padding, NaN or Inf, an unknown norm.
 
     Example:
         >>> keys = torch.tensor([[[-0.1, 1.0], [1.0, 0.0], [0.0, 0.0]]])
@@ -51,12 +57,11 @@ def solve_att_svm(
         >>> solution.status, [round(x, 4) for x in solution.direction.tolist()]
         ('certified', [-0.099, 0.9901])
     """
-    if norm != "l2":
-        raise InputError(f"norm {norm!r} is not offered here: use 'l2' (Euclidean for p, Frobenius for W)")
+    norm = check_norm(norm, queries is not None)
     if np.ndim(keys) == 4:
-        return _batched(keys, selected, queries, mask, rhs, warm_start)
+        return _batched(keys, selected, queries, mask, rhs, norm, warm_start)
     problem = RowProblem.attention(keys, selected, queries, mask, rhs)
-    return solve_problem(problem, warm_start, "puts the selected tokens first")
+    return solve_problem(problem, warm_start, "puts the selected tokens first", norm)
 
 
 def solve_label_svm(
@@ -84,15 +89,24 @@ def solve_label_svm(
     return replace(solution, dual=solution.dual[:, 1].clone(), support=solution.support[:, 0].clone())
 
 
-def solve_problem(problem: RowProblem, warm: Solution | None = None, goal: str = "meets the rows") -> Solution:
-    """Solve rows and right-hand sides; ``goal`` completes "no direction ..." in messages."""
+def solve_problem(
+    problem: RowProblem, warm: Solution | None = None, goal: str = "meets the rows", norm: Norm = "l2"
+) -> Solution:
+    """Solve rows and right-hand sides in a checked norm; ``goal`` completes "no direction ..." in messages."""
+    solution = _solve(problem, warm, goal, norm)
+    return solution if norm == "l2" else replace(solution, norm=norm, unique=is_unique(norm))
+
+
+def _solve(problem: RowProblem, warm: Solution | None, goal: str, norm: Norm) -> Solution:
     if not (problem.rhs > 0).any():
         return _nothing_to_do(problem)
     with one_thread():
         outcome = generate(problem, _warm_rows(problem, warm))
         if outcome.infeasible:
             return _infeasible(problem, outcome, goal)
-        return _solved(problem, outcome, goal)
+        if norm != "l2":
+            outcome = generate_norm(problem, norm, outcome)
+        return _solved(problem, outcome, goal, norm)
 
 
 def _nothing_to_do(problem: RowProblem) -> Solution:
@@ -129,7 +143,7 @@ def _infeasible(problem: RowProblem, outcome: Outcome, goal: str) -> Solution:
     )
 
 
-def _solved(problem: RowProblem, outcome: Outcome, goal: str) -> Solution:
+def _solved(problem: RowProblem, outcome: Outcome, goal: str, norm: Norm) -> Solution:
     p, lam = outcome.direction, outcome.lam
     margins = problem.margins(p)
     on = problem.rhs > 0
@@ -139,11 +153,11 @@ def _solved(problem: RowProblem, outcome: Outcome, goal: str) -> Solution:
         scale = 1.0
     p, margins = p * scale, margins * scale
     dual = np.zeros(problem.live.shape)
-    dual.ravel()[outcome.ids] = lam * scale
-    gap, violation, status = certify(problem, p, dual)
+    dual.ravel()[outcome.ids] = lam * scale if norm == "l2" else lam
+    gap, violation, status = certify(problem, p, dual, norm)
     length = float(np.linalg.norm(p))
     tight = problem.live & (margins - problem.rhs <= TIGHT * np.where(on, problem.rhs, problem.row_norms * length))
-    message = f"certified: relative gap {gap:.1e}"
+    message = f"certified: relative gap {gap:.1e}" + ("" if is_unique(norm) else f"; {NOT_UNIQUE}")
     if status != "certified":
         message = f"unverified: no direction was shown to be the one that {goal}, nor that none does"
         if smallest <= 0:
@@ -151,7 +165,7 @@ def _solved(problem: RowProblem, outcome: Outcome, goal: str) -> Solution:
     return Solution(
         status,
         torch.from_numpy(p),
-        1 / length if length > 0 and smallest > 0 else 0.0,
+        1 / norm_of(p, norm) if length > 0 and smallest > 0 else 0.0,
         torch.from_numpy(dual),
         torch.from_numpy(np.argwhere(tight)),
         gap,
@@ -191,6 +205,7 @@ def _batched(
     queries: Tensor | None,
     mask: Tensor | None,
     rhs: Tensor | None,
+    norm: Norm,
     warm: Solution | None,
 ) -> Solution:
     count = len(keys)
@@ -210,6 +225,7 @@ def _batched(
             queries=pick(queries, b),
             mask=pick(mask, b),
             rhs=pick(rhs, b),
+            norm=norm,
             warm_start=None if warm is None else unstack(warm, b),
         )
         for b in range(count)

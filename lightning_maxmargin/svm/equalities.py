@@ -1,0 +1,150 @@
+"""Rows of which some are equalities: ``min ||w||  subject to  E w = e,  A w >= b``, any signs in e and b.
+
+The equalities leave w = w_e + x: w_e their shortest solution, x orthogonal to their span. On the rows A projected
+there, x is the shortest with A x >= b' = b - A w_e. Where some b' < 0 one more unknown tau >= 1 takes their place,
+``min ||(x, tau)|| s.t. A x - b' tau >= 0``: scaling shows that tau is 1 at the optimum, so that x is the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_maxmargin.svm.certify import FARKAS_TOL, GAP_TOL, VIOLATION_TOL
+from lightning_maxmargin.svm.generate import generate
+from lightning_maxmargin.svm.problem import Array, RowProblem
+
+Mask = npt.NDArray[np.bool_]
+# Singular values of the unit equality rows below this share of the largest, and what is left of an inequality's unit
+# row outside their span, count as zero.
+RANK = 1e-11
+# Equalities that miss by more than this share of their right-hand sides contradict each other.
+CONSISTENT = 1e-9
+
+
+@dataclass(frozen=True)
+class EqualityRows:
+    """rows (m, d), rhs (m,), equal (m,): true where <w, row> = rhs, false where <w, row> >= rhs."""
+
+    rows: Array
+    rhs: Array
+    equal: Mask
+
+
+@dataclass(frozen=True)
+class EqualityAnswer:
+    """w (d,) and dual (m,), >= 0 on inequalities, w = sum dual row; or the Farkas vector where ``infeasible``."""
+
+    w: Array
+    dual: Array
+    infeasible: bool
+    rounds: int
+
+
+class _Span:
+    """The span of the unit equality rows: rank decided, bases U of their combinations and V of the span."""
+
+    def __init__(self, E: Array, e: Array) -> None:
+        self.E, self.e = E, e
+        U, size, V = np.linalg.svd(E, full_matrices=False)
+        rank = int((size > RANK * size[0]).sum()) if len(size) else 0
+        self.U, self.size, self.V = U[:, :rank], size[:rank], V[:rank]
+
+    def shortest(self) -> Array:
+        """The shortest w with E w = e, as near as that goes."""
+        w = np.zeros(self.E.shape[1])
+        for _ in range(2):
+            w = w + (self.U.T @ (self.e - self.E @ w) / self.size) @ self.V
+        return w
+
+    def outside(self, x: Array) -> Array:
+        """x (..., d) without its part in the span; twice, for the rounding of the first."""
+        for _ in range(2):
+            x = x - (x @ self.V.T) @ self.V
+        return x
+
+    def weights(self, x: Array) -> Array:
+        """nu with E'nu = x for an x in the span."""
+        nu = np.zeros(len(self.E))
+        for _ in range(2):
+            nu = nu + self.U @ (self.V @ (x - nu @ self.E) / self.size)
+        return nu
+
+
+def solve_equalities(problem: EqualityRows) -> EqualityAnswer:
+    """The shortest w that meets the rows; certify it with ``certify_equalities``."""
+    norms = np.linalg.norm(problem.rows, axis=1)
+    scale = np.where(norms > 0, norms, 1.0)
+    rows, rhs, equal = problem.rows / scale[:, None], problem.rhs / scale, problem.equal
+    span = _Span(rows[equal], rhs[equal])
+    dual = np.zeros(len(rhs))
+    w = span.shortest()
+    rest = span.e - span.E @ w
+    if float(np.linalg.norm(rest)) > CONSISTENT * float(np.linalg.norm(span.e)):
+        rest = rest - span.U @ (span.U.T @ rest)
+        dual[equal] = rest / float(span.e @ rest)
+        return EqualityAnswer(np.zeros_like(w), dual / scale, True, 0)
+    A, b = rows[~equal], rhs[~equal]
+    outside = span.outside(A)
+    outside[np.linalg.norm(outside, axis=1) <= RANK] = 0.0
+    need = b - A @ w
+    need[np.abs(need) <= 1e-15 * np.abs(b)] = 0.0
+    x, lam, infeasible, rounds = _shortest_above(outside, need)
+    dual[~equal] = lam
+    x = span.outside(x)
+    goal = -(lam @ A) if infeasible else w + x - lam @ A
+    dual[equal] = span.weights(goal)
+    if infeasible:
+        value = float(dual @ rhs)
+        dual = dual / value if value > 0 else dual
+    return EqualityAnswer(np.zeros_like(w) if infeasible else w + x, dual / scale, infeasible, rounds)
+
+
+def _shortest_above(A: Array, b: Array) -> tuple[Array, Array, bool, int]:
+    """argmin ||x|| s.t. A x >= b and its multipliers, or a Farkas vector and True."""
+    nothing = np.zeros(A.shape[1]), np.zeros(len(b)), False, 0
+    if not (b > 0).any():
+        return nothing
+    if (b >= 0).all():
+        outcome = generate(RowProblem.explicit(A, b))
+        lam = np.zeros(len(b))
+        lam[outcome.ids // 2] = outcome.lam
+        return outcome.direction, lam, outcome.infeasible, outcome.rounds
+    top = float(np.abs(b).max())
+    lifted = np.vstack([np.column_stack([A, -b / top]), np.append(np.zeros(A.shape[1]), 1.0)])
+    outcome = generate(RowProblem.explicit(lifted, np.append(np.zeros(len(b)), 1.0)))
+    lam = np.zeros(len(b) + 1)
+    lam[outcome.ids // 2] = outcome.lam
+    tau = 1.0 if outcome.infeasible or outcome.direction[-1] <= 0 else float(outcome.direction[-1])
+    size = 1.0 if outcome.infeasible else top / tau
+    return outcome.direction[:-1] * size, lam[:-1] * size, outcome.infeasible, outcome.rounds
+
+
+def certify_equalities(problem: EqualityRows, answer: EqualityAnswer) -> tuple[float, float, str]:
+    r"""Gap, violation and status of any answer, from the original rows alone.
+
+    ``gap = 1 - (rhs'dual)^2 / (||sum dual row||^2 ||w||^2)`` (the best scaling of the dual, which any right-hand side
+    allows), violation = the most that a row misses its right-hand side by, relative to ``||row|| ||w|| + |rhs|``.
+    Infeasible: ``||sum dual row||`` relative to ``sum |dual| ||row||``, with rhs'dual > 0; gap is then inf.
+    """
+    dual, w, rhs = answer.dual, answer.w, problem.rhs
+    combined, value = float(np.linalg.norm(dual @ problem.rows)), float(dual @ rhs)
+    norms = np.linalg.norm(problem.rows, axis=1)
+    signs = bool((dual[~problem.equal] >= 0).all()) and bool(np.isfinite(dual).all() and np.isfinite(w).all())
+    if answer.infeasible:
+        weight = float(np.abs(dual) @ norms)
+        violation = combined / weight if weight > 0 else float(combined > 0)
+        good = signs and value > 0 and violation <= FARKAS_TOL
+        return np.inf, violation, "infeasible" if good else "unverified"
+    length = float(np.linalg.norm(w))
+    missed = rhs - problem.rows @ w
+    missed = np.where(problem.equal, np.abs(missed), np.maximum(missed, 0.0))
+    size = norms * length + np.abs(rhs)
+    violation = float(np.divide(missed, size, out=np.zeros_like(size), where=size > 0).max(initial=0.0))
+    gap = 0.0 if length == 0 else 1.0
+    if length > 0 and combined > 0 and value > 0:
+        gap = 1 - (value / combined / length) ** 2
+    good = signs and abs(gap) <= GAP_TOL and violation <= VIOLATION_TOL
+    return gap, violation, "certified" if good else "unverified"
