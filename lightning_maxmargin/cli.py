@@ -16,8 +16,9 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from lightning_maxmargin.callbacks import FiniteGuard, MarginMonitor, RunSummary, StepProgress, TokenMonitor
+from lightning_maxmargin.callbacks import FiniteGuard, Interrupt, MarginMonitor, RunSummary, StepProgress, TokenMonitor
 from lightning_maxmargin.checkpoints import CheckedCheckpointIO, verify_checkpoint
 from lightning_maxmargin.config_errors import allow_imports, is_input, one_line
 from lightning_maxmargin.data import SequenceData
@@ -35,6 +36,9 @@ COMMANDS = {
     "test": "Measures a checkpoint on the test split.",
     "predict": "Writes prediction, attention and selected token of every sequence as JSON lines.",
 }
+DEFAULTS = {
+    "max_steps": 10_000, "max_epochs": -1, "enable_model_summary": False, "devices": 1, "log_every_n_steps": 10,
+}  # fmt: skip
 SAVE_EVERY = timedelta(seconds=30)
 FIT_CALLBACKS = {"monitor": MarginMonitor, "tokens": TokenMonitor, "guard": FiniteGuard}
 
@@ -79,6 +83,10 @@ class MarginCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         path = self.config[self.config.subcommand].ckpt_path
+        if not path and self.config.subcommand != "fit":
+            raise InputError(
+                f"ckpt_path: {self.config.subcommand} needs the checkpoint of a run; give it with --ckpt_path"
+            )
         if path:
             if not Path(path).is_file():
                 raise InputError(f"ckpt_path: {path} is no file; name a checkpoint of an earlier run")
@@ -99,12 +107,15 @@ class MarginCLI(LightningCLI):
         if self.subcommand == "fit":
             config = self.config.fit
             self.model.check_data(self.datamodule)
-            make_run_dir(self.run_dir)
             kwargs["default_root_dir"] = str(self.run_dir)
             kwargs["plugins"] = [*_listed(config.trainer.plugins), CheckedCheckpointIO()]
             if config.trainer.logger in (None, True):
                 kwargs["logger"] = run_loggers(self.run_dir, config.name, config.wandb, config.wandb_project)
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "fit":
+            # Last of all: a run that is refused leaves no directory.
+            make_run_dir(self.run_dir)
+        return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:
         if self.subcommand == "fit":
@@ -116,17 +127,14 @@ class MarginCLI(LightningCLI):
     def _run_callbacks(self, config: dict[str, Any]) -> list[Any]:
         given = config.get("callbacks") or []
         checkpoints = config.get("enable_checkpointing") is not False
-        extra: list[Any] = [RunSummary(self.run_dir, self.config.fit.name, checkpoints)]
+        self.interrupt = Interrupt()
+        extra: list[Any] = [RunSummary(self.run_dir, self.config.fit.name, checkpoints), self.interrupt]
         if config.get("enable_progress_bar") is not False:
             extra.append(StepProgress())
         if checkpoints and not any(isinstance(c, ModelCheckpoint) for c in given):
             # By time, not by epoch: an epoch of full-batch training is milliseconds, and saving would be most of it.
-            extra.append(
-                ModelCheckpoint(
-                    self.run_dir / "checkpoints", "last", train_time_interval=SAVE_EVERY, save_on_exception=True,
-                    enable_version_counter=False,
-                )
-            )  # fmt: skip
+            folder = self.run_dir / "checkpoints"
+            extra.append(ModelCheckpoint(folder, "last", train_time_interval=SAVE_EVERY, enable_version_counter=False))
         return extra
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -139,17 +147,33 @@ class MarginCLI(LightningCLI):
 
     def after_fit(self) -> None:
         seconds = time.perf_counter() - self.started
+        if self.config.fit.trainer.fast_dev_run:
+            return
         tested: dict[str, Any] = {}
         if self.datamodule.sequences("test") is not None:
             tested = dict(self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)[0])
         if self.trainer.is_global_zero:
             finish_fit(self.run_dir, tested, seconds, self.config.fit.report)
+        if self.interrupt.stopped:
+            raise KeyboardInterrupt
+
+    def before_validate(self) -> None:
+        self._need("val", "validate")
 
     def after_validate(self) -> None:
         print_metrics(self.trainer)
 
+    def before_test(self) -> None:
+        self._need("test", "test")
+
     def after_test(self) -> None:
         print_metrics(self.trainer)
+
+    def _need(self, split: str, command: str) -> None:
+        if self.datamodule.sequences(split) is None:
+            raise InputError(
+                f"data: {type(self.datamodule).__name__} has no {split} split here, so nothing to {command}"
+            )
 
     def predict(self, **kwargs: Any) -> None:
         """Predicts and writes one JSON object per sequence."""
@@ -180,11 +204,16 @@ def main(args: Sequence[str] | None = None) -> int:
             report(words[1:])
         else:
             cli(words)
+    except KeyboardInterrupt:
+        return _interrupted()
     except SystemExit as stopped:
-        # Lightning ends an interrupted run with exit(1), after its last checkpoint.
+        # Lightning turns an interrupt before the first step into exit(1).
         return _interrupted() if stopped.code == 1 else int(stopped.code or 0)
     except NonFiniteError as error:
         return _fail(str(error), 1)
+    except MisconfigurationException as error:
+        # Lightning's own word for a trainer that cannot be: no such accelerator, strategy or optimizer.
+        return _fail(" ".join(str(error).split()), 2)
     except (InputError, ArgumentError, TypeError, ValueError) as error:
         if isinstance(error, TypeError | ValueError) and not is_input(error):
             raise
@@ -201,7 +230,7 @@ def cli(words: Sequence[str]) -> MarginCLI:
         SequenceData,
         save_config_callback=RunConfig,
         seed_everything_default=0,
-        trainer_defaults={"max_epochs": -1, "enable_model_summary": False, "devices": 1, "log_every_n_steps": 10},
+        trainer_defaults=DEFAULTS,
         parser_kwargs={"prog": "maxmargin", "description": ABOUT, **strict, **commands},
         subclass_mode_data=True,
         auto_configure_optimizers=False,
@@ -209,7 +238,9 @@ def cli(words: Sequence[str]) -> MarginCLI:
 
 
 def _interrupted() -> int:
-    run_dir = os.environ.get(RUN_DIR_VARIABLE, "RUN")
+    run_dir = Path(os.environ.get(RUN_DIR_VARIABLE, "."))
+    if not (run_dir / "checkpoints" / "last.ckpt").is_file():
+        return _fail("interrupted before there was a checkpoint; run the command again", 1)
     words = f"maxmargin fit --config {run_dir}/config.yaml --ckpt_path {run_dir}/checkpoints/last.ckpt"
     return _fail(f"interrupted; go on in a new run directory with: {words}", 1)
 
@@ -233,6 +264,8 @@ def _quiet() -> None:
         ".*treespec, LeafSpec.*",
         ".*smaller than the logging interval.*",
         ".*Experiment logs directory.*",
+        ".*when using `ckpt_path`.*",
+        ".*dirpath has changed.*",
         ".*anonymous setting.*",
     ):
         warnings.filterwarnings("ignore", advice)

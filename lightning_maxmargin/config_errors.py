@@ -29,9 +29,7 @@ UNKNOWN = (
 
 def allow_imports(trust_config: bool) -> None:
     """Lets a config import from :data:`TRUSTED` alone, or, with ``trust_config``, from anywhere."""
-    if trust_config:
-        set_parsing_settings(import_path_denylist=[], import_path_allowlist=["*"])
-    else:
+    if not trust_config:
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=TRUSTED)
 
 

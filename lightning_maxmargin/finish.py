@@ -20,14 +20,14 @@ def finish_fit(run_dir: Path, tested: dict[str, Any], seconds: float, report: bo
     """Completes ``summary.json``, writes the report and prints the table, all from the files of the run."""
     known = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
     summary = write_summary(run_dir, {**known, **tested, "seconds": seconds})
-    page = run_dir
-    if report:
-        from lightning_maxmargin.figures.report import write_report
-
-        page = write_report(run_dir)
     print_summary(summary)
     # Unwrapped, to be copied.
-    print(f"{'report' if report else 'run'} {page}")
+    if not report:
+        print(f"run {run_dir}")
+        return
+    from lightning_maxmargin.figures.report import write_report
+
+    print(f"report {write_report(run_dir)}")
 
 
 def print_summary(summary: dict[str, Any]) -> None:
@@ -54,11 +54,11 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("norm (attention, head)", f"{_number(summary['norm/attention'])}, {_number(summary['norm/head'])}"),
     ]
     if summary["selection/accuracy"] is not None:
-        lines.append(("selection accuracy (train, test)", pair("selection/accuracy", "test/selection/accuracy")))
+        lines.insert(0, ("selection accuracy (train, test)", pair("selection/accuracy", "test/selection/accuracy")))
     elif summary["selection/tokens"]:
         lines.append(("selected tokens", summary["selection/tokens"]))
     if summary["test/accuracy"] is not None:
-        lines.append(("test accuracy", _share(summary["test/accuracy"])))
+        lines.insert(0, ("test accuracy", _share(summary["test/accuracy"])))
     monitor = summary["monitor/seconds"] or 0.0
     return [*lines, ("steps, seconds", f"{summary['steps']}, {summary['seconds']:.1f} (monitor {monitor:.1f})")]
 

@@ -48,7 +48,7 @@ class MarginWandbLogger(WandbLogger):
 
         keep = run_dir / "wandb_id.txt"
         # Silent: the table at the end of a run says what there is to say; no copies of code or terminal output.
-        settings = wandb.Settings(silent=True, console="off", disable_git=True, save_code=False)
+        settings = wandb.Settings(silent=True, console="off", disable_git=True, save_code=False, init_timeout=30)
         super().__init__(
             name=name, save_dir=run_dir, project=project, offline=offline,
             id=keep.read_text().strip() if keep.is_file() else None, resume="allow", settings=settings,

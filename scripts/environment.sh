@@ -26,7 +26,18 @@ fi
 stamp=".venv/installed-$extras"
 wanted="$(cat pyproject.toml scripts/constraints.txt | cksum)"
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-    echo "Installing lightning-maxmargin[$extras] (a minute or two)"
-    .venv/bin/python -m pip install --disable-pip-version-check -c scripts/constraints.txt -e ".[$extras]"
+    log=".venv/install.log"
+    echo "Installing lightning-maxmargin[$extras] (a minute or two; what pip says is in $log)"
+    .venv/bin/python -m pip install --disable-pip-version-check -c scripts/constraints.txt -e ".[$extras]" >"$log" 2>&1 &
+    pip=$!
+    while kill -0 "$pip" 2>/dev/null; do
+        sleep 5
+        echo "  $SECONDS s, $(grep -cE '^(Collecting|Processing|Requirement)' "$log" || true) packages"
+    done
+    if ! wait "$pip"; then
+        tail -n 20 "$log" >&2
+        echo "environment.sh: the installation failed; see the lines above and $log" >&2
+        exit 1
+    fi
     echo "$wanted" >"$stamp"
 fi

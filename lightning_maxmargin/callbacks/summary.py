@@ -80,7 +80,7 @@ def path_arrays(
         "selected": snapshot.selected.numpy(),
         "mask": np.ones(data.keys.shape[:2], bool) if data.mask is None else data.mask.numpy(),
     }
-    if data.values is not data.keys:
+    if data.values is not data.keys and data.values.shape[2] == 2:
         arrays["values"] = data.values.double().numpy()
     for limit, solution in snapshot.solutions.items():
         if solution.attention.status == "certified":

