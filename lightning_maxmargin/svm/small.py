@@ -167,7 +167,8 @@ def by_daqp(small: SmallProblem, start: Array | None) -> Array | None:
         return None
     sense = np.zeros(m, np.int32)
     if start is not None and 0 < np.count_nonzero(start > 0) <= r:
-        sense[start > 0] = 1
+        # Active at the lower bound; 1 alone means the upper one, which DAQP would leave at once.
+        sense[start > 0] = 1 + 2
     A = np.ascontiguousarray(A)
     _, _, flag, info = daqp.solve(
         np.eye(r), np.zeros(r), A, np.full(m, 1e30), small.b.copy(), sense, primal_tol=1e-11, iter_limit=20 * (m + r)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.svm.batched import label_many, solve_many
 from lightning_maxmargin.svm.certify import certify
 from lightning_maxmargin.svm.checks import check_labels, check_values, to_array
 from lightning_maxmargin.svm.generate import Outcome, generate
 from lightning_maxmargin.svm.problem import Index, RowProblem
-from lightning_maxmargin.svm.solution import Solution, stack, unstack
+from lightning_maxmargin.svm.solution import Solution, unstack
 from lightning_maxmargin.svm.threads import one_thread
 
 __all__ = ["Solution", "solve_att_svm", "solve_label_svm", "solve_problem"]
@@ -31,6 +32,7 @@ def solve_att_svm(
     rhs: Tensor | None = None,
     norm: str = "l2",
     warm_start: Solution | None = None,
+    method: str = "auto",
 ) -> Solution:
     r"""Attention SVM: ``argmin ||p|| s.t. p'(k_{i,alpha_i} - k_it) >= b_it``, or ``||W||_F`` with queries z_i.
 
@@ -42,6 +44,8 @@ def solve_att_svm(
         selected: (n,) token indices. queries: (n, dq). mask: (n, T), true on tokens.
         rhs: (n, T) right-hand sides >= 0, default 1. norm: "l2".
         warm_start: an earlier Solution whose support seeds the working set; never changes the answer.
+        method: for a leading axis (B, n, T, d), how the small problems are solved: "daqp" (CPU), "torch" (all at once
+            on the keys' device), "loop" (one by one), "auto" ("torch" on a CUDA device, else "daqp").
     Returns: Solution.
     Raises: InputError on shapes that disagree, indices out of range or on padding, NaN or Inf.
 
@@ -54,7 +58,12 @@ def solve_att_svm(
     if norm != "l2":
         raise InputError(f"norm {norm!r} is not offered here: use 'l2' (Euclidean for p, Frobenius for W)")
     if np.ndim(keys) == 4:
-        return _batched(keys, selected, queries, mask, rhs, warm_start)
+
+        def one(b: int, warm: Solution | None) -> Solution:
+            z, m, r = (None if x is None else x[b] for x in (queries, mask, rhs))
+            return solve_att_svm(keys[b], selected[b], queries=z, mask=m, rhs=r, norm=norm, warm_start=warm)
+
+        return solve_many(keys, selected, queries, mask, rhs, warm_start, method, one)
     problem = RowProblem.attention(keys, selected, queries, mask, rhs)
     return solve_problem(problem, warm_start, "puts the selected tokens first")
 
@@ -66,6 +75,7 @@ def solve_label_svm(
 
     Args:
         values: (n, d). labels: (n,) in {-1, 1} (binary), otherwise class indices 0..K-1 ({0, 1} are two classes).
+            With a leading axis (B, n, d) and (B, n) B problems are solved at once and the Solution is stacked.
         num_classes: K, default the largest label + 1.
     Returns: Solution with direction (d,) and dual (n,), or (K, d) and (n, K).
     Raises: InputError on other labels, shapes that disagree, NaN or Inf.
@@ -74,6 +84,13 @@ def solve_label_svm(
         >>> solve_label_svm(torch.tensor([[0.0, 2.0], [0.0, -1.0]]), torch.tensor([1, -1])).direction.tolist()
         [0.0, 1.0]
     """
+    if np.ndim(values) == 3 and np.ndim(labels) == 2:
+
+        def one(b: int) -> Solution:
+            warm = None if warm_start is None else unstack(warm_start, b)
+            return solve_label_svm(values[b], labels[b], num_classes=num_classes, warm_start=warm)
+
+        return label_many(values, labels, num_classes, one)
     n = len(check_values(values))
     _, classes = check_labels(labels, n, num_classes)
     if classes is not None:
@@ -183,35 +200,3 @@ def _as_pairs(warm: Solution | None) -> Solution | None:
     if warm is None or not isinstance(warm.support, Tensor) or warm.support.ndim != 1:
         return None
     return replace(warm, support=torch.stack([warm.support, torch.ones_like(warm.support)], dim=1))
-
-
-def _batched(
-    keys: Tensor,
-    selected: Tensor,
-    queries: Tensor | None,
-    mask: Tensor | None,
-    rhs: Tensor | None,
-    warm: Solution | None,
-) -> Solution:
-    count = len(keys)
-    for name, x in (("selected", selected), ("queries", queries), ("mask", mask), ("rhs", rhs)):
-        if x is not None and len(x) != count:
-            raise InputError(f"{name} have {len(x)} instances and keys {count}: give each the same leading axis")
-    if count == 0:
-        raise InputError("keys hold no instance: pass (instances, sequences, tokens, features)")
-
-    def pick(x: Tensor | None, b: int) -> Tensor | None:
-        return None if x is None else x[b]
-
-    solutions = [
-        solve_att_svm(
-            keys[b],
-            selected[b],
-            queries=pick(queries, b),
-            mask=pick(mask, b),
-            rhs=pick(rhs, b),
-            warm_start=None if warm is None else unstack(warm, b),
-        )
-        for b in range(count)
-    ]
-    return stack(solutions)
