@@ -36,9 +36,7 @@ def _first_rows(problem: RowProblem, warm: Index | None) -> Index:
         return ids
     if warm is not None and len(warm):
         return np.union1d(warm, ids[problem.row_norms.ravel()[ids] == 0])
-    count = problem.live.sum(1)
-    weight = problem.live / np.maximum(count, 1)[:, None]
-    start = problem.combine(ids, weight.ravel()[ids])
+    start = problem.mean_row()
     return _worst(problem, problem.margins(start), np.zeros(0, np.int64), np.inf, start)
 
 
@@ -54,7 +52,10 @@ def _worst(problem: RowProblem, margins: Array, working: Index, below: float, p:
     value, b = short.ravel()[ids], problem.rhs.ravel()[ids]
     tolerance = 1e-11 * b + np.where(b == 0, 1e-12 * problem.row_norms.ravel()[ids] * np.linalg.norm(p), 0.0)
     missed = value < -tolerance - error[ids] if np.isfinite(below) else np.ones(len(ids), bool)
-    ids = np.setdiff1d(ids[missed], working)
+    # A table over all rows: numpy's set routines hash, a millisecond a call.
+    known = np.zeros(n * T, bool)
+    known[working] = True
+    ids = ids[missed & ~known[ids]]
     most = max(1000, min(problem.dim, 1500))
     if len(ids) > most:
         norms = problem.row_norms.ravel()[ids]
@@ -103,7 +104,9 @@ def generate(problem: RowProblem, warm: Index | None = None, target: float = 1e-
         if everything or (at == MAX_ROUNDS):
             break
         keep = _kept(problem, working, lam, margins, len(fresh))
-        active = np.concatenate([lam[keep] > 0, np.zeros(len(fresh), bool)]) if not rough else None
+        # With more dimensions than rows most of the missed rows will be active.
+        likely = np.full(len(fresh), problem.dim > len(working) + len(fresh))
+        active = np.concatenate([lam[keep] > 0, likely]) if not rough else None
         working = np.concatenate([working[keep], fresh])
         order = np.argsort(working)
         working, active = working[order], None if active is None else active[order]
