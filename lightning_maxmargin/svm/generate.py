@@ -37,10 +37,10 @@ def _first_rows(problem: RowProblem, warm: Index | None) -> Index:
     if warm is not None and len(warm):
         return np.union1d(warm, ids[problem.row_norms.ravel()[ids] == 0])
     start = problem.mean_row()
-    return _worst(problem, problem.margins(start), np.zeros(0, np.int64), np.inf, start)
+    return worst_rows(problem, problem.margins(start), np.zeros(0, np.int64), np.inf, start)
 
 
-def _worst(problem: RowProblem, margins: Array, working: Index, below: float, p: Array) -> Index:
+def worst_rows(problem: RowProblem, margins: Array, working: Index, below: float, p: Array) -> Index:
     """The two (four for matrices) smallest margins of each sequence that fall short, worst first, not too many."""
     n, T = margins.shape
     each = min(2 if problem.queries is None else 4, T)
@@ -98,7 +98,7 @@ def generate(problem: RowProblem, warm: Index | None = None, target: float = 1e-
         gap = _bounds(problem, working, lam, margins, p)
         if best is None or gap <= best[0] or not np.isfinite(best[0]):
             best = (gap, working, lam, p)
-        fresh = _worst(problem, margins, working, 0.0, p)
+        fresh = worst_rows(problem, margins, working, 0.0, p)
         if len(fresh) == 0 and not rough:
             break
         if everything or (at == MAX_ROUNDS):

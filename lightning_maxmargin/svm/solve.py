@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from lightning_maxmargin.svm.certify import certify
 from lightning_maxmargin.svm.checks import check_labels, check_values, to_array
 from lightning_maxmargin.svm.generate import Outcome, generate
 from lightning_maxmargin.svm.problem import Index, RowProblem
+from lightning_maxmargin.svm.shards import solve_source
 from lightning_maxmargin.svm.solution import Solution, unstack
+from lightning_maxmargin.svm.sources import Blocks, as_source
 from lightning_maxmargin.svm.threads import one_thread
 
 __all__ = ["Solution", "solve_att_svm", "solve_label_svm", "solve_problem"]
@@ -24,7 +27,7 @@ TIGHT = 1e-7
 
 
 def solve_att_svm(
-    keys: Tensor,
+    keys: Tensor | Blocks,
     selected: Tensor,
     *,
     queries: Tensor | None = None,
@@ -40,7 +43,9 @@ def solve_att_svm(
     Mechanism", arXiv 2306.13596; with W "Transformers as Support Vector Machines", arXiv 2308.16898).
 
     Args:
-        keys: (n, T, d), any float dtype. With a leading axis (B, n, T, d) every argument has one.
+        keys: (n, T, d), any float dtype. With a leading axis (B, n, T, d) every argument has one. Keys that do not fit
+            in memory: a ``numpy.memmap``, a list of blocks (m, T, d) of consecutive sequences, or a function that
+            returns them anew for each of the five to ten looks.
         selected: (n,) token indices. queries: (n, dq). mask: (n, T), true on tokens.
         rhs: (n, T) right-hand sides >= 0, default 1. norm: "l2".
         warm_start: an earlier Solution whose support seeds the working set; never changes the answer.
@@ -57,6 +62,12 @@ def solve_att_svm(
     """
     if norm != "l2":
         raise InputError(f"norm {norm!r} is not offered here: use 'l2' (Euclidean for p, Frobenius for W)")
+    source = as_source(keys)
+    if source is not None:
+        if norm != "l2":
+            raise InputError(f"norm {norm!r} needs the keys in memory: pass one tensor, or use 'l2'")
+        return solve_source(source, selected, queries, mask, rhs)
+    keys = cast(Tensor, keys)
     if np.ndim(keys) == 4:
 
         def one(b: int, warm: Solution | None) -> Solution:
