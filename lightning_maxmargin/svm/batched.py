@@ -148,20 +148,19 @@ def by_daqp(A: Array, b: Array, count: Index, start: Mask | None) -> tuple[Array
     # Without its Hessian DAQP 0.11 solves for p and returns wrong multipliers.
     H, f, upper, sense = np.eye(r), np.zeros(r), np.full(M, 1e30), np.zeros(M, np.int32)
     limit = 20 * (M + r)
-    points, duals, none = [], [], (np.zeros(r), np.zeros(M))
-    cut, whole = count.tolist(), bool((count == M).all())
+    # Arrays of results kept alive in a list would cost a microsecond each.
+    p, lam, cut, whole = np.zeros((B, r)), np.zeros((B, M)), count.tolist(), bool((count == M).all())
     for at in range(B):
         a, low, high, kind = A[at], b[at], upper, sense
         if not whole:
             a, low, high, kind = a[: cut[at]], low[: cut[at]], high[: cut[at]], kind[: cut[at]]
         if start is not None and start[at].sum() <= r:
             kind = ACTIVE * start[at, : cut[at]].astype(np.int32)
-        p, _, flag, info = solve(H, f, a, high, low, kind, primal_tol=1e-11, iter_limit=limit)
+        p[at], _, flag, info = solve(H, f, a, high, low, kind, primal_tol=1e-11, iter_limit=limit)
         # On other flags info["lam"] is memory nobody wrote.
-        lam = info["lam"] if flag == 1 else none[1][: cut[at]]
-        points.append(p if flag == 1 else none[0])
-        duals.append(lam if whole else np.concatenate([lam, none[1][cut[at] :]]))
-    return np.array(points), np.maximum(-np.array(duals), 0.0)
+        if flag == 1:
+            lam[at, : cut[at]] = info["lam"]
+    return p, np.maximum(-lam, 0.0)
 
 
 def _judged(rows: ManyRows, direction: Array, lam: Array) -> dict[str, Array]:

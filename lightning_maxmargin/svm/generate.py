@@ -16,11 +16,16 @@ MAX_ROUNDS = 60
 ROUGH = 1e-3
 # Rows whose margin is this many times the right-hand side are let go once there are many.
 NEAR = 1.5
+# Up to this many numbers DAQP takes all rows in less time than a second look at them.
+ALL = 20_000
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Multipliers ``lam`` of the rows ``ids`` and their p = D'lam, or a Farkas vector where ``infeasible``."""
+    """Multipliers ``lam`` of the rows ``ids`` and their p = D'lam, or a Farkas vector where ``infeasible``.
+
+    margins: (n, T) of the direction, where they are known already.
+    """
 
     ids: Index
     lam: Array
@@ -28,11 +33,12 @@ class Outcome:
     infeasible: bool
     violation: float
     rounds: int
+    margins: Array | None = None
 
 
 def _first_rows(problem: RowProblem, warm: Index | None) -> Index:
     ids = problem.ids
-    if len(ids) <= 300 + 2 * problem.dim and len(ids) <= 3000:
+    if (len(ids) <= 300 + 2 * problem.dim and len(ids) <= 3000) or len(ids) * problem.dim <= ALL:
         return ids
     if warm is not None and len(warm):
         return np.union1d(warm, ids[problem.row_norms.ravel()[ids] == 0])
@@ -82,7 +88,11 @@ def generate(problem: RowProblem, warm: Index | None = None, target: float = 1e-
     working = _first_rows(problem, warm)
     if not (problem.rhs.ravel()[working] > 0).any():
         working = np.union1d(working, np.flatnonzero(problem.rhs.ravel() > 0)[:1])
-    active = None if warm is None else np.isin(working, warm)
+    active = None
+    if warm is not None:
+        known = np.zeros(problem.live.size, bool)
+        known[warm] = True
+        active = known[working]
     gap, best = np.inf, None
     for at in range(1, MAX_ROUNDS + 1):
         everything = len(working) == int(problem.live.sum())
@@ -97,7 +107,7 @@ def generate(problem: RowProblem, warm: Index | None = None, target: float = 1e-
         margins = problem.margins(p)
         gap = _bounds(problem, working, lam, margins, p)
         if best is None or gap <= best[0] or not np.isfinite(best[0]):
-            best = (gap, working, lam, p)
+            best = (gap, working, lam, p, margins)
         fresh = worst_rows(problem, margins, working, 0.0, p)
         if len(fresh) == 0 and not rough:
             break
@@ -111,8 +121,8 @@ def generate(problem: RowProblem, warm: Index | None = None, target: float = 1e-
         order = np.argsort(working)
         working, active = working[order], None if active is None else active[order]
     assert best is not None
-    gap, working, lam, p = best
-    return Outcome(working, lam, p, False, 0.0, at)
+    gap, working, lam, p, margins = best
+    return Outcome(working, lam, p, False, 0.0, at, margins)
 
 
 def _kept(problem: RowProblem, working: Index, lam: Array, margins: Array, fresh: int) -> Array:

@@ -159,7 +159,7 @@ def _infeasible(problem: RowProblem, outcome: Outcome, goal: str) -> Solution:
 
 def _solved(problem: RowProblem, outcome: Outcome, goal: str) -> Solution:
     p, lam = outcome.direction, outcome.lam
-    margins = problem.margins(p)
+    margins = problem.margins(p) if outcome.margins is None else outcome.margins
     on = problem.rhs > 0
     smallest = float((margins[on] / problem.rhs[on]).min())
     scale = 1 / smallest if smallest > 0 else 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast
 
 import numpy as np
 from torch import Tensor
@@ -22,7 +22,6 @@ TIGHT = 1e-7
 Block = Tensor | Array
 
 
-@runtime_checkable
 class Source(Protocol):
     """Keys in blocks of consecutive sequences.
 
@@ -76,15 +75,18 @@ def as_source(keys: Any) -> Source | None:
 
     Raises: InputError for an iterator, which could be read only once.
     """
-    if isinstance(keys, Source):
-        return keys
+    # First of all, and not by isinstance of a protocol, which takes as long as a small solve.
+    if isinstance(keys, Tensor):
+        return None
+    if hasattr(keys, "blocks"):
+        return cast(Source, keys)
     if isinstance(keys, np.memmap):
         if keys.ndim != 3:
             raise InputError(f"keys have shape {list(keys.shape)}: pass (sequences, tokens, features)")
         return MappedSource(keys)
     if isinstance(keys, Iterator):
         raise InputError("keys are an iterator, which is read only once: pass the function that makes it")
-    if callable(keys) and not isinstance(keys, Tensor):
+    if callable(keys):
         return MadeSource(keys)
     if (
         isinstance(keys, list | tuple)
