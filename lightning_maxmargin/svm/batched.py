@@ -33,6 +33,9 @@ ACTIVE = 1 + 2
 CHUNK = 100_000
 TORCH_CHUNK = 8_000_000
 
+# Rows thought active (B, n, T).
+Guess = Mask | None
+
 
 def solve_many(
     keys: Tensor,
@@ -96,7 +99,7 @@ def _guess(warm: Solution | None, shape: tuple[int, ...]) -> Mask | None:
 
 
 def solve_rows(
-    many: Many, alone: Callable[[int], Solution], guess: Mask | None, device: torch.device | None
+    many: Many, alone: Callable[[int], Solution], guess: Guess, device: torch.device | None
 ) -> Solution | None:
     """All instances in chunks, by DAQP or on ``device``; ``alone`` for those not certified; None on NaN or Inf."""
     B, n, T, d = many.keys.shape
@@ -112,7 +115,7 @@ def solve_rows(
             parts.append(_judged(rows, direction, lam))
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     again = np.flatnonzero(~whole.pop("good"))
-    return _replaced(_assembled(whole, many.binary), {int(b): alone(int(b)) for b in again})
+    return replaced(_assembled(whole, many.binary), {int(b): alone(int(b)) for b in again})
 
 
 def _solve(rows: ManyRows, guess: Mask | None, device: torch.device | None) -> tuple[Array, Array]:
@@ -221,7 +224,7 @@ class Ragged(Sequence[Tensor]):
         return self.whole[self.ends[b - 1] if b else 0 : self.ends[b]]
 
 
-def _replaced(solution: Solution, others: dict[int, Solution]) -> Solution:
+def replaced(solution: Solution, others: dict[int, Solution]) -> Solution:
     """The stacked Solution with some instances exchanged."""
     if not others:
         return solution

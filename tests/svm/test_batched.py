@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm import RowProblem, Solution, certify, certify_infeasible, solve_att_svm, solve_label_svm
+from lightning_maxmargin.svm import (
+    RowProblem,
+    Solution,
+    certify,
+    certify_infeasible,
+    solve_att_svm,
+    solve_joint_svm,
+    solve_label_svm,
+)
 from lightning_maxmargin.svm import batched as batched_module
 from lightning_maxmargin.svm.many import gather, judge
 
@@ -70,13 +78,13 @@ def same(many: Solution, keys: Tensor, selected: Tensor, more: dict[str, Any], a
 def alone(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The instances that were solved again on their own."""
     seen: list[int] = []
-    original = batched_module._replaced
+    original = batched_module.replaced
 
     def watched(solution: Solution, others: dict[int, Solution]) -> Solution:
         seen.extend(others)
         return original(solution, others)
 
-    monkeypatch.setattr(batched_module, "_replaced", watched)
+    monkeypatch.setattr(batched_module, "replaced", watched)
     return seen
 
 
@@ -215,6 +223,33 @@ def test_labels() -> None:
         assert many.support[b].tolist() == one.support.tolist()
     assert many.status.count("infeasible") == 1
     assert classes.direction.shape == (4, 2, 5)
+
+
+@pytest.mark.parametrize("limit", ["strict", "relaxed", "rate_coupled"])
+@pytest.mark.parametrize("dq", [None, 4])
+@pytest.mark.parametrize("masked", [False, True])
+def test_joint(limit: str, dq: int | None, masked: bool) -> None:
+    keys, selected, more = problems((12, 8, 6, 10), dq=dq, masked=masked)
+    g = torch.Generator().manual_seed(3)
+    values = torch.randn(12, 8, 6, 9, generator=g, dtype=torch.float64)
+    labels = torch.randint(2, (12, 8), generator=g) * 2 - 1
+    # Of one instance no head separates the labels: twice the same value, two labels.
+    values[4] = values[4, :1]
+    values[4, :, :] = values[4, :, :1]
+    labels[4, 0], labels[4, 1] = 1, -1
+    many = solve_joint_svm(keys, values, labels, selected, limit=limit, norm_ratio=0.7, **more)
+    assert many.head.status[4] == "infeasible"
+    assert many.rhs is not None
+    for b in range(12):
+        given_b = {name: x[b] for name, x in more.items()}
+        one = solve_joint_svm(keys[b], values[b], labels[b], selected[b], limit=limit, norm_ratio=0.7, **given_b)
+        assert (many.attention.status[b], many.head.status[b]) == (one.attention.status, one.head.status)
+        # The root of the rate-coupled limit is met to 1e-10 by each.
+        torch.testing.assert_close(many.attention.direction[b], one.attention.direction, atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(many.head.direction[b], one.head.direction, atol=1e-9, rtol=1e-9)
+        rhs = torch.zeros(8, 6, dtype=torch.float64) if one.rhs is None else one.rhs
+        torch.testing.assert_close(many.rhs[b], rhs, atol=1e-9, rtol=1e-9)
+    assert many.attention.status.count("certified") == (12 if limit == "strict" else 11)
 
 
 @pytest.mark.parametrize("fault", ["a dropped multiplier", "a negative multiplier", "a turned direction", "nan"])
