@@ -6,8 +6,7 @@ whose answer is not certified here is solved again on its own, which also finds 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import overload
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from lightning_maxmargin.svm.checks import to_array
 from lightning_maxmargin.svm.many import ManyRows, Mask, inverse, judge
 from lightning_maxmargin.svm.many_input import Many, blame, check_many
 from lightning_maxmargin.svm.problem import Array, Index
-from lightning_maxmargin.svm.solution import Solution, stack, unstack
+from lightning_maxmargin.svm.solution import Ragged, Solution, stack, unstack
 from lightning_maxmargin.svm.threads import one_thread
 
 METHODS = ("auto", "daqp", "torch", "loop")
@@ -33,8 +32,8 @@ ACTIVE = 1 + 2
 CHUNK = 100_000
 TORCH_CHUNK = 8_000_000
 
-# Rows thought active (B, n, T).
-Guess = Mask | None
+# Earlier directions and the rows active there, (B, d) or (B, d, dq) and (B, n, T).
+Guess = tuple[Array, Mask] | None
 
 
 def solve_many(
@@ -66,7 +65,7 @@ def solve_many(
     m, dim = n * T, d * (1 if many.queries is None else many.queries.shape[2])
     if method == "loop" or (method == "daqp" and m * min(m, dim) > TINY):
         return stack([alone(b) for b in range(len(keys))])
-    found = solve_rows(many, alone, _guess(warm, many.keys.shape[:3]), device if method == "torch" else None)
+    found = solve_rows(many, alone, _guess(warm, many), device if method == "torch" else None)
     if found is None:
         blame(keys, selected, queries, mask, rhs)
         raise InputError("keys are too large to square: rescale them")
@@ -91,11 +90,23 @@ def label_many(values: Tensor, labels: Tensor, num_classes: int | None, one: Cal
     return found
 
 
-def _guess(warm: Solution | None, shape: tuple[int, ...]) -> Mask | None:
-    """Rows that an earlier stacked Solution leans on: (B, n, T)."""
-    if warm is None or isinstance(warm.status, str) or tuple(warm.dual.shape) != shape:
+def _guess(warm: Solution | None, many: Many) -> Guess:
+    """What an earlier stacked Solution says, where it has the shape of the problem."""
+    if warm is None or isinstance(warm.status, str) or tuple(warm.dual.shape) != many.keys.shape[:3]:
         return None
-    return np.asarray(to_array(warm.dual, "dual") > 0)
+    d, dq = many.keys.shape[3], () if many.queries is None else (many.queries.shape[2],)
+    if tuple(warm.direction.shape) != (len(many.keys), d, *dq):
+        return None
+    return to_array(warm.direction, "direction"), np.asarray(to_array(warm.dual, "dual") > 0)
+
+
+def _start(rows: ManyRows, direction: Array, active: Mask) -> Mask:
+    """Rows (B, M) to start DAQP with: those active earlier, of instances where no margin of theirs has halved."""
+    start = np.take_along_axis(active.reshape(len(active), -1), rows.ids, axis=1) & (rows.rhs > 0)
+    ratio = rows.margins(rows.projected(direction)) * inverse(rows.rhs)
+    lowest = np.where(start, ratio, np.inf).min(axis=1, initial=np.inf)
+    largest = np.where(start, ratio, -np.inf).max(axis=1, initial=-np.inf)
+    return np.asarray(start & ((lowest > 0) & (lowest > 0.5 * largest))[:, None])
 
 
 def solve_rows(
@@ -111,23 +122,20 @@ def solve_rows(
             rows = many.rows(cut)
             if not np.isfinite(rows.row_norms.sum()):
                 return None
-            direction, lam = _solve(rows, None if guess is None else guess[cut], device)
+            direction, lam = _solve(rows, None if guess is None else (guess[0][cut], guess[1][cut]), device)
             parts.append(_judged(rows, direction, lam))
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     again = np.flatnonzero(~whole.pop("good"))
     return replaced(_assembled(whole, many.binary), {int(b): alone(int(b)) for b in again})
 
 
-def _solve(rows: ManyRows, guess: Mask | None, device: torch.device | None) -> tuple[Array, Array]:
+def _solve(rows: ManyRows, guess: Guess, device: torch.device | None) -> tuple[Array, Array]:
     """Directions (B, d) or (B, d, dq) and multipliers (B, M)."""
     if device is not None:
         from lightning_maxmargin.svm.batched_torch import solve_on
 
         return solve_on(rows, device)
-    start = None
-    if guess is not None:
-        start = np.take_along_axis(guess.reshape(len(guess), -1), rows.ids, axis=1)
-        start &= True if rows.live is None else rows.live
+    start = None if guess is None else _start(rows, *guess)
     if rows.queries is None:
         # DAQP scales rows itself; only right-hand sides must have the size of the rows.
         top = rows.row_norms.max(axis=1, initial=0.0)[:, None]
@@ -151,14 +159,18 @@ def by_daqp(A: Array, b: Array, count: Index, start: Mask | None) -> tuple[Array
     # Without its Hessian DAQP 0.11 solves for p and returns wrong multipliers.
     H, f, upper, sense = np.eye(r), np.zeros(r), np.full(M, 1e30), np.zeros(M, np.int32)
     limit = 20 * (M + r)
+    starts = None
+    if start is not None:
+        start &= (start.sum(axis=1) <= r)[:, None]
+        starts = ACTIVE * start.astype(np.int32)
     # Arrays of results kept alive in a list would cost a microsecond each.
     p, lam, cut, whole = np.zeros((B, r)), np.zeros((B, M)), count.tolist(), bool((count == M).all())
     for at in range(B):
         a, low, high, kind = A[at], b[at], upper, sense
         if not whole:
             a, low, high, kind = a[: cut[at]], low[: cut[at]], high[: cut[at]], kind[: cut[at]]
-        if start is not None and start[at].sum() <= r:
-            kind = ACTIVE * start[at, : cut[at]].astype(np.int32)
+        if starts is not None:
+            kind = starts[at] if whole else starts[at, : cut[at]]
         p[at], _, flag, info = solve(H, f, a, high, low, kind, primal_tol=1e-11, iter_limit=limit)
         # On other flags info["lam"] is memory nobody wrote.
         if flag == 1:
@@ -200,28 +212,6 @@ def _assembled(found: dict[str, Array], binary: bool) -> Solution:
         (words,) * B,
         torch.from_numpy(found["merged"]),
     )
-
-
-class Ragged(Sequence[Tensor]):
-    """Pieces of one tensor, cut when asked for: a thousand small tensors take longer than their problems' rows."""
-
-    def __init__(self, whole: Tensor, ends: list[int]) -> None:
-        self.whole, self.ends = whole, ends
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    @overload
-    def __getitem__(self, at: int) -> Tensor: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> list[Tensor]: ...
-
-    def __getitem__(self, at: int | slice) -> Tensor | list[Tensor]:
-        if isinstance(at, slice):
-            return [self[b] for b in range(*at.indices(len(self)))]
-        b = range(len(self.ends))[at]
-        return self.whole[self.ends[b - 1] if b else 0 : self.ends[b]]
 
 
 def replaced(solution: Solution, others: dict[int, Solution]) -> Solution:
