@@ -47,9 +47,9 @@ def _first_rows(problem: RowProblem, warm: Index | None) -> Index:
 
 
 def worst_rows(problem: RowProblem, margins: Array, working: Index, below: float, p: Array) -> Index:
-    """The two (four for matrices) smallest margins of each sequence that fall short, worst first, not too many."""
+    """The four smallest margins of each sequence that fall short, worst first, not too many."""
     n, T = margins.shape
-    each = min(2 if problem.queries is None else 4, T)
+    each = min(4, T)
     short = margins - problem.rhs
     t = np.argpartition(short, each - 1, axis=1)[:, :each]
     ids = (np.arange(n)[:, None] * T + t).ravel()

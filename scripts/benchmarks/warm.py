@@ -73,7 +73,7 @@ def main() -> None:
     rows = [measure(words, by, 3 if options.quick else 7, seed) for words, by in track(lines, "solving")]
     notes = (
         f"Seed {seed}, a new problem each run, medians after a warm-up run. In the last two lines of each problem an "
-        "old answer helps little: it must not cost more than a tenth."
+        "old answer helps little: it must not cost more than a tenth. CPU seconds of one thread."
     )
     common.show("Warm starts", COLUMNS, rows, notes, options.keep)
 
