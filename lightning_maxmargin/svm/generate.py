@@ -16,11 +16,16 @@ MAX_ROUNDS = 60
 ROUGH = 1e-3
 # Rows whose margin is this many times the right-hand side are let go once there are many.
 NEAR = 1.5
+# Up to this many numbers DAQP takes all rows in less time than a second look at them.
+ALL = 20_000
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Multipliers ``lam`` of the rows ``ids`` and their p = D'lam, or a Farkas vector where ``infeasible``."""
+    """Multipliers ``lam`` of the rows ``ids`` and their p = D'lam, or a Farkas vector where ``infeasible``.
+
+    margins: (n, T) of the direction, where they are known already.
+    """
 
     ids: Index
     lam: Array
@@ -28,24 +33,23 @@ class Outcome:
     infeasible: bool
     violation: float
     rounds: int
+    margins: Array | None = None
 
 
 def _first_rows(problem: RowProblem, warm: Index | None) -> Index:
     ids = problem.ids
-    if len(ids) <= 300 + 2 * problem.dim and len(ids) <= 3000:
+    if (len(ids) <= 300 + 2 * problem.dim and len(ids) <= 3000) or len(ids) * problem.dim <= ALL:
         return ids
     if warm is not None and len(warm):
         return np.union1d(warm, ids[problem.row_norms.ravel()[ids] == 0])
-    count = problem.live.sum(1)
-    weight = problem.live / np.maximum(count, 1)[:, None]
-    start = problem.combine(ids, weight.ravel()[ids])
+    start = problem.mean_row()
     return worst_rows(problem, problem.margins(start), np.zeros(0, np.int64), np.inf, start)
 
 
 def worst_rows(problem: RowProblem, margins: Array, working: Index, below: float, p: Array) -> Index:
-    """The two (four for matrices) smallest margins of each sequence that fall short, worst first, not too many."""
+    """The four smallest margins of each sequence that fall short, worst first, not too many."""
     n, T = margins.shape
-    each = min(2 if problem.queries is None else 4, T)
+    each = min(4, T)
     short = margins - problem.rhs
     t = np.argpartition(short, each - 1, axis=1)[:, :each]
     ids = (np.arange(n)[:, None] * T + t).ravel()
@@ -54,7 +58,10 @@ def worst_rows(problem: RowProblem, margins: Array, working: Index, below: float
     value, b = short.ravel()[ids], problem.rhs.ravel()[ids]
     tolerance = 1e-11 * b + np.where(b == 0, 1e-12 * problem.row_norms.ravel()[ids] * np.linalg.norm(p), 0.0)
     missed = value < -tolerance - error[ids] if np.isfinite(below) else np.ones(len(ids), bool)
-    ids = np.setdiff1d(ids[missed], working)
+    # A table over all rows: numpy's set routines hash, a millisecond a call.
+    known = np.zeros(n * T, bool)
+    known[working] = True
+    ids = ids[missed & ~known[ids]]
     most = max(1000, min(problem.dim, 1500))
     if len(ids) > most:
         norms = problem.row_norms.ravel()[ids]
@@ -81,7 +88,11 @@ def generate(problem: RowProblem, warm: Index | None = None, target: float = 1e-
     working = _first_rows(problem, warm)
     if not (problem.rhs.ravel()[working] > 0).any():
         working = np.union1d(working, np.flatnonzero(problem.rhs.ravel() > 0)[:1])
-    active = None if warm is None else np.isin(working, warm)
+    active = None
+    if warm is not None:
+        known = np.zeros(problem.live.size, bool)
+        known[warm] = True
+        active = known[working]
     gap, best = np.inf, None
     for at in range(1, MAX_ROUNDS + 1):
         everything = len(working) == int(problem.live.sum())
@@ -96,20 +107,22 @@ def generate(problem: RowProblem, warm: Index | None = None, target: float = 1e-
         margins = problem.margins(p)
         gap = _bounds(problem, working, lam, margins, p)
         if best is None or gap <= best[0] or not np.isfinite(best[0]):
-            best = (gap, working, lam, p)
+            best = (gap, working, lam, p, margins)
         fresh = worst_rows(problem, margins, working, 0.0, p)
         if len(fresh) == 0 and not rough:
             break
         if everything or (at == MAX_ROUNDS):
             break
         keep = _kept(problem, working, lam, margins, len(fresh))
-        active = np.concatenate([lam[keep] > 0, np.zeros(len(fresh), bool)]) if not rough else None
+        # With more dimensions than rows most of the missed rows will be active.
+        likely = np.full(len(fresh), problem.dim > len(working) + len(fresh))
+        active = np.concatenate([lam[keep] > 0, likely]) if not rough else None
         working = np.concatenate([working[keep], fresh])
         order = np.argsort(working)
         working, active = working[order], None if active is None else active[order]
     assert best is not None
-    gap, working, lam, p = best
-    return Outcome(working, lam, p, False, 0.0, at)
+    gap, working, lam, p, margins = best
+    return Outcome(working, lam, p, False, 0.0, at, margins)
 
 
 def _kept(problem: RowProblem, working: Index, lam: Array, margins: Array, fresh: int) -> Array:

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.svm.batched_joint import attention_many
 from lightning_maxmargin.svm.checks import check_labels, check_values, to_array
+from lightning_maxmargin.svm.many_input import check_many
 from lightning_maxmargin.svm.problem import Array, RowProblem
-from lightning_maxmargin.svm.solution import Solution
-from lightning_maxmargin.svm.solve import solve_label_svm, solve_problem
+from lightning_maxmargin.svm.solution import Solution, stack, unstack
+from lightning_maxmargin.svm.solve import solve_att_svm, solve_label_svm, solve_problem
 
 LIMITS = ("strict", "relaxed", "rate_coupled")
 # An input supports the label SVM when its margin is within this of the smallest, relative.
@@ -60,6 +62,7 @@ def solve_joint_svm(
 
     Args:
         keys, values: (n, T, d) and (n, T, dv), values also (n, dv) if already selected. labels, selected: (n,).
+            With a leading axis (B, n, T, d) every argument has one and both Solutions are stacked.
         limit: "strict" | "relaxed" | "rate_coupled". norm_ratio: rho > 0, for rate_coupled. queries: (n, dq).
         mask: (n, T). warm_start: an earlier JointSolution or attention Solution. head: the label SVM, if known.
     Returns: JointSolution; the attention direction is scaled so that the largest right-hand side is 1. Without a
@@ -73,6 +76,8 @@ def solve_joint_svm(
         ('certified', 1.0, [0, 1])
     """
     rho = _check_limit(limit, norm_ratio)
+    if np.ndim(keys) == 4:
+        return _many(keys, values, labels, selected, limit, norm_ratio, queries, mask, warm_start, head)
     problem = RowProblem.attention(keys, selected, queries, mask)
     x = _selected_values(values, problem)
     if head is None:
@@ -99,6 +104,58 @@ def _joint(
 ) -> JointSolution:
     attention = solve_problem(problem, warm, GOAL)
     return JointSolution(attention, head, limit, norm_ratio, torch.from_numpy(problem.rhs))
+
+
+def _many(
+    keys: Tensor,
+    values: Tensor,
+    labels: Tensor,
+    selected: Tensor,
+    limit: str,
+    norm_ratio: float | None,
+    queries: Tensor | None,
+    mask: Tensor | None,
+    warm: JointSolution | Solution | None,
+    head: Solution | None,
+) -> JointSolution:
+    """B instances: all at once for binary labels, one by one for classes."""
+    many = check_many(keys, selected, queries, mask, None)
+    B, n, T, _ = many.keys.shape
+    x, y = to_array(values, "values"), to_array(labels, "labels")
+    if len(x) != B or y.shape != (B, n) or x.shape[1:-1] not in ((n, T), (n,)):
+        raise InputError(
+            f"values have shape {list(x.shape)} and labels {list(y.shape)}: pass ({B}, {n}, {T}, dv) and ({B}, {n})"
+        )
+    if x.ndim == 4:
+        x = np.take_along_axis(x, many.selected[:, :, None, None], axis=2)[:, :, 0]
+    heads = solve_label_svm(torch.from_numpy(x), labels) if head is None else head
+
+    def alone(b: int) -> JointSolution:
+        z, m = (None if given is None else given[b] for given in (queries, mask))
+        return solve_joint_svm(
+            keys[b],
+            torch.from_numpy(x[b]),
+            labels[b],
+            selected[b],
+            limit=limit,
+            norm_ratio=norm_ratio,
+            queries=z,
+            mask=m,
+            head=unstack(heads, b),
+        )
+
+    if limit == "strict":
+        old = warm.attention if isinstance(warm, JointSolution) else warm
+        attention = solve_att_svm(keys, selected, queries=queries, mask=mask, warm_start=old)
+        rows = many.rows(slice(None))
+        return JointSolution(attention, heads, limit, norm_ratio, torch.from_numpy(rows.spread(rows.rhs)))
+    if heads.direction.ndim == 3:
+        parts = [alone(b) for b in range(B)]
+        rhs = torch.stack([torch.zeros(n, T, dtype=torch.float64) if p.rhs is None else p.rhs for p in parts])
+        return JointSolution(stack([p.attention for p in parts]), heads, limit, norm_ratio, rhs)
+    rho = norm_ratio if limit == "rate_coupled" else None
+    attention, rhs = attention_many(many, heads, x, y, rho, lambda b: alone(b).attention)
+    return JointSolution(attention, heads, limit, norm_ratio, rhs)
 
 
 def _check_limit(limit: str, norm_ratio: float | None) -> float:

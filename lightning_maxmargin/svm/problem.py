@@ -189,6 +189,16 @@ class RowProblem:
             out += weighted.sum(0) if z is None else weighted.T @ z
         return out
 
+    def mean_row(self) -> Array:
+        """The sum over sequences of their mean live row, by one product with the keys; of the direction's shape."""
+        count = self.live.sum(1)
+        weight = self.live / np.maximum(count, 1)[:, None]
+        chosen = self.keys[np.arange(len(count)), self.selected] * (count > 0)[:, None]
+        if self.queries is None:
+            n, T, d = self.keys.shape
+            return chosen.sum(0) - weight.reshape(-1) @ self.keys.reshape(n * T, d)
+        return (chosen - np.matmul(weight[:, None, :], self.keys)[:, 0]).T @ self.queries
+
     def projected(self, W: Array) -> Array:
         """p or W z_i, what each sequence's keys are scored with: (d,) or (n, d)."""
         return W if self.queries is None else self.queries @ W.T

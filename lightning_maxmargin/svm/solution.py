@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -86,3 +87,25 @@ def unstack(solution: Solution, b: int) -> Solution | None:
         unique=solution.unique,
         **numbers,
     )
+
+
+class Ragged(Sequence[Tensor]):
+    """Pieces of one tensor, cut when asked for: a thousand small tensors take longer than their problems' rows."""
+
+    def __init__(self, whole: Tensor, ends: list[int]) -> None:
+        self.whole, self.ends = whole, ends
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, at: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[Tensor]: ...
+
+    def __getitem__(self, at: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(at, slice):
+            return [self[b] for b in range(*at.indices(len(self)))]
+        b = range(len(self.ends))[at]
+        return self.whole[self.ends[b - 1] if b else 0 : self.ends[b]]

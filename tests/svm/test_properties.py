@@ -133,6 +133,8 @@ def test_batched_equals_one_by_one() -> None:
     assert many.status[:3] == ("certified",) * 3
     for b in range(5):
         one = solve_att_svm(keys[b], selected[b])
-        assert (one.status, one.message) == (many.status[b], many.message[b])
+        assert one.status == many.status[b]
+        # The gaps themselves are rounding; a batch tells its largest.
+        assert one.message.split(" gap ")[0] == many.message[b].split(" gap ")[0]
         same(many.direction[b], one.direction)
         assert one.support.tolist() == many.support[b].tolist()

@@ -1,0 +1,237 @@
+"""Many small problems at once: everything is computed for all of them together, but for one call of DAQP each.
+
+With n=6, T=8, d=10 a call of DAQP takes 7 to 11 microseconds, solving one problem alone in Python 470. An instance
+whose answer is not certified here is solved again on its own, which also finds the proof that there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.svm.checks import to_array
+from lightning_maxmargin.svm.many import ManyRows, Mask, inverse, judge
+from lightning_maxmargin.svm.many_input import Many, blame, check_many
+from lightning_maxmargin.svm.problem import Array, Index
+from lightning_maxmargin.svm.solution import Ragged, Solution, stack, unstack
+from lightning_maxmargin.svm.threads import one_thread
+
+METHODS = ("auto", "daqp", "torch", "loop")
+TIGHT = 1e-7
+# Looser answers are certified too, but the one-instance path finishes them to rounding.
+FINE = 1e-11
+# Above this many numbers an instance is no small problem: the interior point overtakes DAQP (see small.TINY).
+TINY = 20_000
+# DAQP's marks for a row that starts active at its lower bound.
+ACTIVE = 1 + 2
+# Numbers in the rows of a chunk: 800 kB stay in the second-level cache; a GPU wants many instances at once.
+CHUNK = 100_000
+TORCH_CHUNK = 8_000_000
+
+# Earlier directions and the rows active there, (B, d) or (B, d, dq) and (B, n, T).
+Guess = tuple[Array, Mask] | None
+
+
+def solve_many(
+    keys: Tensor,
+    selected: Tensor,
+    queries: Tensor | None,
+    mask: Tensor | None,
+    rhs: Tensor | None,
+    warm: Solution | None,
+    method: str,
+    one: Callable[[int, Solution | None], Solution],
+) -> Solution:
+    """B attention problems, stacked; the arguments of ``solve_att_svm``, each with a leading instance axis.
+
+    Args: one(b, warm) solves instance b alone. method: "auto" ("torch" for keys on a CUDA device, else "daqp").
+    Raises: InputError, with the number of the instance that is wrong.
+    """
+    if method not in METHODS:
+        raise InputError(f"method {method!r} is unknown: use one of {', '.join(METHODS)}")
+    device = keys.device if isinstance(keys, Tensor) else torch.device("cpu")
+    if method == "auto":
+        method = "torch" if device.type == "cuda" else "daqp"
+    many = check_many(keys, selected, queries, mask, rhs)
+
+    def alone(b: int) -> Solution:
+        return one(b, None if warm is None else unstack(warm, b))
+
+    _, n, T, d = many.keys.shape
+    m, dim = n * T, d * (1 if many.queries is None else many.queries.shape[2])
+    if method == "loop" or (method == "daqp" and m * min(m, dim) > TINY):
+        return stack([alone(b) for b in range(len(keys))])
+    found = solve_rows(many, alone, _guess(warm, many), device if method == "torch" else None)
+    if found is None:
+        blame(keys, selected, queries, mask, rhs)
+        raise InputError("keys are too large to square: rescale them")
+    return found
+
+
+def label_many(values: Tensor, labels: Tensor, num_classes: int | None, one: Callable[[int], Solution]) -> Solution:
+    """B label problems, stacked: values (B, n, d), labels (B, n); ``one`` solves an instance alone, as classes need."""
+    x, y = to_array(values, "values"), to_array(labels, "labels")
+    B, n, d = x.shape
+    if num_classes is not None or y.shape != (B, n) or x.size == 0 or not np.isin(y, (-1, 1)).all() or n * d > TINY:
+        if len(y) != B or B == 0:
+            raise InputError(
+                f"labels have {len(y)} instances and values {B}: give each the same leading axis, not empty"
+            )
+        return stack([one(b) for b in range(B)])
+    rows = x * y[:, :, None]
+    keys = np.stack([rows, np.zeros_like(rows)], axis=2)
+    found = solve_rows(Many(keys, np.zeros((B, n), np.int64), None, None, None, binary=True), one, None, None)
+    if found is None:
+        return stack([one(b) for b in range(B)])
+    return found
+
+
+def _guess(warm: Solution | None, many: Many) -> Guess:
+    """What an earlier stacked Solution says, where it has the shape of the problem."""
+    if warm is None or isinstance(warm.status, str) or tuple(warm.dual.shape) != many.keys.shape[:3]:
+        return None
+    d, dq = many.keys.shape[3], () if many.queries is None else (many.queries.shape[2],)
+    if tuple(warm.direction.shape) != (len(many.keys), d, *dq):
+        return None
+    return to_array(warm.direction, "direction"), np.asarray(to_array(warm.dual, "dual") > 0)
+
+
+def _start(rows: ManyRows, direction: Array, active: Mask) -> Mask:
+    """Rows (B, M) to start DAQP with: those active earlier, of instances where no margin of theirs has halved."""
+    start = np.take_along_axis(active.reshape(len(active), -1), rows.ids, axis=1) & (rows.rhs > 0)
+    ratio = rows.margins(rows.projected(direction)) * inverse(rows.rhs)
+    lowest = np.where(start, ratio, np.inf).min(axis=1, initial=np.inf)
+    largest = np.where(start, ratio, -np.inf).max(axis=1, initial=-np.inf)
+    return np.asarray(start & ((lowest > 0) & (lowest > 0.5 * largest))[:, None])
+
+
+def solve_rows(
+    many: Many, alone: Callable[[int], Solution], guess: Guess, device: torch.device | None
+) -> Solution | None:
+    """All instances in chunks, by DAQP or on ``device``; ``alone`` for those not certified; None on NaN or Inf."""
+    B, n, T, d = many.keys.shape
+    step = max(1, (CHUNK if device is None else TORCH_CHUNK) // (n * T * d))
+    parts: list[dict[str, Array]] = []
+    with one_thread():
+        for at in range(0, B, step):
+            cut = slice(at, at + step)
+            rows = many.rows(cut)
+            if not np.isfinite(rows.row_norms.sum()):
+                return None
+            direction, lam = _solve(rows, None if guess is None else (guess[0][cut], guess[1][cut]), device)
+            parts.append(_judged(rows, direction, lam))
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    again = np.flatnonzero(~whole.pop("good"))
+    return replaced(_assembled(whole, many.binary), {int(b): alone(int(b)) for b in again})
+
+
+def _solve(rows: ManyRows, guess: Guess, device: torch.device | None) -> tuple[Array, Array]:
+    """Directions (B, d) or (B, d, dq) and multipliers (B, M)."""
+    if device is not None:
+        from lightning_maxmargin.svm.batched_torch import solve_on
+
+        return solve_on(rows, device)
+    start = None if guess is None else _start(rows, *guess)
+    if rows.queries is None:
+        # DAQP scales rows itself; only right-hand sides must have the size of the rows.
+        top = rows.row_norms.max(axis=1, initial=0.0)[:, None]
+        return by_daqp(rows.delta, rows.rhs * top, rows.count, start)
+    scale = inverse(rows.row_norms)
+    try:
+        A: Array = np.asarray(np.linalg.cholesky(rows.gram()), np.float64)
+    except np.linalg.LinAlgError:
+        return np.zeros((len(scale), *rows.shape)), np.zeros_like(scale)
+    b = rows.rhs * scale
+    _, lam = by_daqp(A, b * inverse(b.max(axis=1, initial=0.0))[:, None], rows.count, start)
+    lam *= scale
+    return rows.combine(lam), lam
+
+
+def by_daqp(A: Array, b: Array, count: Index, start: Mask | None) -> tuple[Array, Array]:
+    """p (B, r) and lam (B, M) of ``min .5||p||^2, A p >= b`` on the first ``count`` rows; zeros where there is none."""
+    from daqp import solve
+
+    B, M, r = A.shape
+    # Without its Hessian DAQP 0.11 solves for p and returns wrong multipliers.
+    H, f, upper, sense = np.eye(r), np.zeros(r), np.full(M, 1e30), np.zeros(M, np.int32)
+    limit = 20 * (M + r)
+    starts = None
+    if start is not None:
+        start &= (start.sum(axis=1) <= r)[:, None]
+        starts = ACTIVE * start.astype(np.int32)
+    # Arrays of results kept alive in a list would cost a microsecond each.
+    p, lam, cut, whole = np.zeros((B, r)), np.zeros((B, M)), count.tolist(), bool((count == M).all())
+    for at in range(B):
+        a, low, high, kind = A[at], b[at], upper, sense
+        if not whole:
+            a, low, high, kind = a[: cut[at]], low[: cut[at]], high[: cut[at]], kind[: cut[at]]
+        if starts is not None:
+            kind = starts[at] if whole else starts[at, : cut[at]]
+        p[at], _, flag, info = solve(H, f, a, high, low, kind, primal_tol=1e-11, iter_limit=limit)
+        # On other flags info["lam"] is memory nobody wrote.
+        if flag == 1:
+            lam[at, : cut[at]] = info["lam"]
+    return p, np.maximum(-lam, 0.0)
+
+
+def _judged(rows: ManyRows, direction: Array, lam: Array) -> dict[str, Array]:
+    found = judge(rows, direction, lam, TIGHT)
+    return {
+        "direction": found.direction,
+        "length": found.length,
+        "dual": rows.spread(found.lam),
+        "touching": rows.ids[found.tight],
+        "touches": found.tight.sum(1),
+        "gap": found.gap,
+        "violation": found.violation,
+        "merged": rows.merged,
+        "good": found.good & (found.gap <= FINE) & (found.violation <= FINE),
+    }
+
+
+def _assembled(found: dict[str, Array], binary: bool) -> Solution:
+    """The stacked Solution, as if every instance were certified."""
+    B = len(found["gap"])
+    sequence, token = np.divmod(found["touching"], found["dual"].shape[2])
+    at = torch.from_numpy(sequence if binary else np.stack([sequence, token], axis=1))
+    dual = np.ascontiguousarray(found["dual"][:, :, 1]) if binary else found["dual"]
+    words = f"certified: relative gap at most {found['gap'].max(where=found['gap'] <= FINE, initial=0.0):.1e}"
+    return Solution(
+        ("certified",) * B,
+        torch.from_numpy(found["direction"]),
+        torch.from_numpy(inverse(found["length"])),
+        torch.from_numpy(dual),
+        Ragged(at, np.cumsum(found["touches"]).tolist()),
+        torch.from_numpy(found["gap"]),
+        torch.from_numpy(found["violation"]),
+        torch.ones(B, dtype=torch.int64),
+        (words,) * B,
+        torch.from_numpy(found["merged"]),
+    )
+
+
+def replaced(solution: Solution, others: dict[int, Solution]) -> Solution:
+    """The stacked Solution with some instances exchanged."""
+    if not others:
+        return solution
+    status, message, support = list(solution.status), list(solution.message), list(solution.support)
+    for b, other in others.items():
+        status[b], message[b], support[b] = str(other.status), str(other.message), other.support
+        for name in ("direction", "dual", "margin", "gap", "violation", "iterations", "merged"):
+            getattr(solution, name)[b] = getattr(other, name)
+    return Solution(
+        tuple(status),
+        solution.direction,
+        solution.margin,
+        solution.dual,
+        support,
+        solution.gap,
+        solution.violation,
+        solution.iterations,
+        tuple(message),
+        solution.merged,
+    )

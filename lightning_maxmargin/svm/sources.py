@@ -1,0 +1,224 @@
+"""Keys that do not fit in memory or lie in several places: blocks of sequences, read once for each look at the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
+
+import numpy as np
+from torch import Tensor
+
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.svm.certify import rounding
+from lightning_maxmargin.svm.checks import to_array
+from lightning_maxmargin.svm.generate import worst_rows
+from lightning_maxmargin.svm.problem import Array, Index, RowProblem
+
+# A block of a memory-mapped array, in numbers: 32 MB of float64.
+NUMBERS = 4_000_000
+# A row counts as support when its margin is within this of the right-hand side, relative.
+TIGHT = 1e-7
+Block = Tensor | Array
+
+
+class Source(Protocol):
+    """Keys in blocks of consecutive sequences.
+
+    Example:
+        >>> import numpy as np
+        >>> [(start, block.shape) for start, block in as_source([np.zeros((2, 3, 4)), np.zeros((1, 3, 4))]).blocks()]
+        [(0, (2, 3, 4)), (2, (1, 3, 4))]
+    """
+
+    def blocks(self) -> Iterator[tuple[int, Block]]:
+        """(first sequence, keys (m, T, d)) until every sequence was seen once; called once for each look."""
+        ...
+
+
+Blocks = Source | Sequence[Block] | Callable[[], Iterable[Block]]
+
+
+@dataclass(frozen=True)
+class MappedSource:
+    """An array (n, T, d) read in slices, such as ``numpy.memmap`` gives; any float dtype."""
+
+    array: Any
+    numbers: int = NUMBERS
+
+    def blocks(self) -> Iterator[tuple[int, Block]]:
+        """Slices of about ``numbers`` entries."""
+        n, T, d = self.array.shape
+        step = max(1, self.numbers // max(T * d, 1))
+        for start in range(0, n, step):
+            yield start, self.array[start : start + step]
+
+
+@dataclass(frozen=True)
+class MadeSource:
+    """Blocks (m, T, d) made anew for each look by ``make()``."""
+
+    make: Callable[[], Iterable[Block]]
+
+    def blocks(self) -> Iterator[tuple[int, Block]]:
+        """The blocks one after the other, numbered."""
+        start = 0
+        for block in self.make():
+            if np.ndim(block) != 3:
+                raise InputError(f"block at sequence {start} has shape {list(np.shape(block))}: yield (m, T, d)")
+            yield start, block
+            start += len(block)
+
+
+def as_source(keys: Any) -> Source | None:
+    """A Source for a memory-mapped array, a function that returns blocks, or a list of blocks; None for other keys.
+
+    Raises: InputError for an iterator, which could be read only once.
+    """
+    # First of all, and not by isinstance of a protocol, which takes as long as a small solve.
+    if isinstance(keys, Tensor):
+        return None
+    if hasattr(keys, "blocks"):
+        return cast(Source, keys)
+    if isinstance(keys, np.memmap):
+        if keys.ndim != 3:
+            raise InputError(f"keys have shape {list(keys.shape)}: pass (sequences, tokens, features)")
+        return MappedSource(keys)
+    if isinstance(keys, Iterator):
+        raise InputError("keys are an iterator, which is read only once: pass the function that makes it")
+    if callable(keys):
+        return MadeSource(keys)
+    if (
+        isinstance(keys, list | tuple)
+        and keys
+        and all(isinstance(x, Tensor | np.ndarray) and x.ndim == 3 for x in keys)
+    ):
+        return MadeSource(lambda: keys)
+    return None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one shard tells of its rows: its worst ones and numbers, never its keys.
+
+    delta (m, d), queries (m, dq) or None, rhs, depth (m,) (how far the row falls short, over its norm), ids (m,)
+    numbers i * T + t with i counted over all shards; smallest: min row/b over b > 0 (inf without such rows).
+    """
+
+    delta: Array
+    queries: Array | None
+    rhs: Array
+    depth: Array
+    ids: Index
+    smallest: float
+
+    def worst(self, k: int) -> Report:
+        """The k rows that fall short most."""
+        if len(self.ids) <= k:
+            return self
+        keep = np.sort(np.argpartition(self.depth, k)[:k])
+        return self.only(keep)
+
+    def plus(self, other: Report) -> Report:
+        """The rows of both."""
+        z = None if self.queries is None or other.queries is None else np.concatenate([self.queries, other.queries])
+        return Report(
+            np.concatenate([self.delta, other.delta]),
+            z,
+            np.concatenate([self.rhs, other.rhs]),
+            np.concatenate([self.depth, other.depth]),
+            np.concatenate([self.ids, other.ids]),
+            min(self.smallest, other.smallest),
+        )
+
+    def without(self, ids: Index) -> Report:
+        """The rows that are not among ids."""
+        return self.only(np.flatnonzero(~np.isin(self.ids, ids)))
+
+    def only(self, keep: Index) -> Report:
+        """The rows at the given places."""
+        z = None if self.queries is None else self.queries[keep]
+        return replace(
+            self, delta=self.delta[keep], queries=z, rhs=self.rhs[keep], depth=self.depth[keep], ids=self.ids[keep]
+        )
+
+
+def merge(reports: Iterable[Report], k: int) -> Report:
+    """The k worst rows of several shards, taken in one shard after the other: two reports are held at a time."""
+    whole: Report | None = None
+    for report in reports:
+        whole = (report if whole is None else whole.plus(report)).worst(k)
+    assert whole is not None
+    return whole
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the sequences: their problem and the number of the first."""
+
+    problem: RowProblem
+    start: int
+
+    def worst_rows(self, direction: Array, k: int, everything: bool = False) -> Report:
+        """The k rows of this part that the direction misses most; with ``everything`` the smallest ones, missed or not.
+
+        direction (d,) or (d, dq).
+        """
+        problem, T = self.problem, self.problem.live.shape[1]
+        margins = problem.margins(direction)
+        ids = worst_rows(problem, margins, np.zeros(0, np.int64), np.inf if everything else 0.0, direction)
+        on = problem.rhs > 0
+        if everything and on.any() and not on.ravel()[ids].any():
+            ids = np.union1d(ids, np.flatnonzero(on)[:1])
+        b, norms = problem.rhs.ravel()[ids], problem.row_norms.ravel()[ids]
+        depth = (margins.ravel()[ids] - b) / np.where(norms > 0, norms, 1e-300)
+        smallest = float((margins[on] / problem.rhs[on]).min()) if on.any() else np.inf
+        z = None if problem.queries is None else problem.queries[ids // T]
+        return Report(problem.differences(ids), z, b, depth, ids + self.start * T, smallest).worst(k)
+
+    def mean_row(self) -> Array:
+        """The sum over sequences of their mean row, of the direction's shape."""
+        return self.problem.mean_row()
+
+    def final(self, direction: Array) -> Final:
+        """The numbers of ``certify`` for the rows of this part; direction scaled to smallest row/b 1."""
+        problem, on = self.problem, self.problem.rhs > 0
+        margins, length = problem.margins(direction), float(np.linalg.norm(direction))
+        lower = margins - rounding(problem, direction)
+        smallest = float((lower[on] / problem.rhs[on]).min()) if on.any() else np.inf
+        size = problem.row_norms * length
+        missed = np.divide(-margins, size, out=np.zeros_like(size), where=problem.live & ~on & (size > 0))
+        tight = problem.live & (margins - problem.rhs <= TIGHT * np.where(on, problem.rhs, size))
+        pairs = np.argwhere(tight) + np.array([self.start, 0])
+        return Final(pairs, smallest, float(missed.max(initial=0.0)), problem.merged, bool(problem.live.any()))
+
+
+@dataclass(frozen=True)
+class Final:
+    """Of one part: tight rows (s, 2), min row/b less its rounding, violation, merged, whether any row is live."""
+
+    tight: Index
+    smallest: float
+    violation: float
+    merged: int
+    live: bool
+
+
+def parts_of(
+    source: Source, selected: Tensor, queries: Tensor | None, mask: Tensor | None, rhs: Tensor | None
+) -> Iterator[Part]:
+    """Every block as a checked problem of its own; the other arguments hold all sequences."""
+    n, seen = len(selected), 0
+    for start, block in source.blocks():
+        stop = start + len(block)
+        if start != seen or stop > n:
+            raise InputError(f"keys hold sequences {start} to {stop}, of {n} selected: give one selected token each")
+        cut = [None if x is None else x[start:stop] for x in (queries, mask, rhs)]
+        try:
+            problem = RowProblem.attention(to_array(block, "keys"), selected[start:stop], *cut)  # type: ignore[arg-type]
+        except InputError as error:
+            raise InputError(f"block from sequence {start}: {error}") from error
+        yield Part(problem, start)
+        seen = stop
+    if seen != n:
+        raise InputError(f"keys hold {seen} sequences and selected {n}: give one selected token each")

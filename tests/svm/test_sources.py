@@ -1,0 +1,192 @@
+"""Keys in blocks and shards: the answer of the problem in one piece, with only the worst rows held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.svm import RowProblem, Solution, certify, certify_infeasible, solve_att_svm
+from lightning_maxmargin.svm.shards import solve_shards
+from lightning_maxmargin.svm.sources import MappedSource, Part, Report, as_source, parts_of
+
+
+def problem(
+    n: int = 60,
+    T: int = 16,
+    d: int = 12,
+    *,
+    dq: int | None = None,
+    masked: bool = False,
+    rhs: bool = False,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    g = torch.Generator().manual_seed(0)
+    keys = torch.randn(n, T, d, generator=g, dtype=torch.float64)
+    selected = (keys @ torch.randn(d, generator=g, dtype=torch.float64)).argmax(1)
+    more: dict[str, Any] = {}
+    if dq is not None:
+        more["queries"] = torch.rand(n, dq, generator=g, dtype=torch.float64)
+    if masked:
+        mask = torch.rand(n, T, generator=g) < 0.7
+        more["mask"] = mask.scatter(1, selected[:, None], True)
+        keys[~more["mask"]] = torch.nan
+    if rhs:
+        more["rhs"] = (torch.rand(n, T, generator=g) < 0.5).double()
+    return keys, selected, more
+
+
+def in_blocks(keys: Tensor, size: int) -> Any:
+    def make() -> Iterator[Tensor]:
+        yield from keys.split(size)
+
+    return make
+
+
+def same(blocks: Solution, whole: Solution) -> None:
+    assert (blocks.status, blocks.merged) == (whole.status, whole.merged)
+    torch.testing.assert_close(blocks.direction, whole.direction, atol=1e-11, rtol=1e-11)
+    assert blocks.margin == pytest.approx(whole.margin, rel=1e-12)
+    assert blocks.dual.shape == whole.dual.shape
+    if whole.status == "certified":
+        assert blocks.support.tolist() == whole.support.tolist()
+        assert blocks.gap == pytest.approx(whole.gap, abs=1e-11)
+        assert blocks.violation == pytest.approx(whole.violation, abs=1e-11)
+
+
+@pytest.mark.parametrize("dq", [None, 5])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("rhs", [False, True])
+@pytest.mark.parametrize("size", [1, 7, 60])
+def test_blocks_equal_one_piece(dq: int | None, masked: bool, rhs: bool, size: int) -> None:
+    keys, selected, more = problem(dq=dq, masked=masked, rhs=rhs)
+    whole = solve_att_svm(keys, selected, **more)
+    blocks = solve_att_svm(in_blocks(keys, size), selected, **more)
+    same(blocks, whole)
+    assert whole.status == "certified"
+    checked = certify(RowProblem.attention(keys, selected, **more), blocks.direction.numpy(), blocks.dual.numpy())
+    assert checked[2] == "certified"
+
+
+def test_many_rounds() -> None:
+    keys, selected, _ = problem(150, 64, 64)
+    keys[torch.arange(150), selected] *= 1.3
+    whole, blocks = solve_att_svm(keys, selected), solve_att_svm(list(keys.split(40)), selected)
+    same(blocks, whole)
+    assert blocks.iterations > 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_memory_mapped(tmp_path: Path, dtype: str) -> None:
+    keys, selected, _ = problem()
+    array = keys.numpy().astype(dtype)
+    np.save(tmp_path / "keys.npy", array)
+    mapped = np.load(tmp_path / "keys.npy", mmap_mode="r")
+    source = as_source(mapped)
+    assert isinstance(source, MappedSource)
+    whole = solve_att_svm(torch.from_numpy(array), selected)
+    same(solve_att_svm(mapped, selected), whole)
+    small = MappedSource(mapped, numbers=3 * 16 * 12)
+    assert [len(block) for _, block in small.blocks()] == [3] * 20
+    same(solve_att_svm(small, selected), whole)
+
+
+def test_ties_and_infeasible() -> None:
+    keys, selected, _ = problem()
+    keys[40, (selected[40] + 1) % 16] = keys[40, selected[40]]
+    same(solve_att_svm(in_blocks(keys, 9), selected), solve_att_svm(keys, selected))
+    wrong = (selected + 1) % 16
+    blocks = solve_att_svm(in_blocks(keys, 9), wrong)
+    same(blocks, solve_att_svm(keys, wrong))
+    assert blocks.status == "infeasible"
+    assert certify_infeasible(RowProblem.attention(keys, wrong), blocks.dual.numpy())[1] == "infeasible"
+    assert blocks.support.tolist() == (blocks.dual > 0).nonzero().tolist()
+
+
+@pytest.mark.parametrize("case", ["equal tokens", "zero right-hand sides"])
+def test_nothing_to_do(case: str) -> None:
+    keys, selected, _ = problem()
+    more = {"rhs": torch.zeros(60, 16)} if case == "zero right-hand sides" else {}
+    keys = torch.ones_like(keys) if case == "equal tokens" else keys
+    whole, blocks = solve_att_svm(keys, selected, **more), solve_att_svm(in_blocks(keys, 11), selected, **more)
+    assert (blocks.status, blocks.message, blocks.margin) == (whole.status, whole.message, float("inf"))
+    assert blocks.merged == whole.merged
+
+
+def test_one_positive_row_in_the_last_block() -> None:
+    keys, selected, _ = problem()
+    rhs = torch.zeros(60, 16)
+    rhs[59, (selected[59] + 3) % 16] = 2.0
+    same(solve_att_svm(in_blocks(keys, 25), selected, rhs=rhs), solve_att_svm(keys, selected, rhs=rhs))
+
+
+class Remote:
+    """A shard that counts what leaves it."""
+
+    def __init__(self, part: Part) -> None:
+        self.part, self.sent = part, 0
+
+    def mean_row(self) -> Any:
+        return self.part.mean_row()
+
+    def worst_rows(self, direction: Any, k: int, everything: bool = False) -> Report:
+        report = self.part.worst_rows(direction, k, everything)
+        assert len(report.ids) <= k
+        self.sent += len(report.ids)
+        return report
+
+    def final(self, direction: Any) -> Any:
+        return self.part.final(direction)
+
+
+def test_two_shards_exchange_only_their_worst_rows() -> None:
+    keys, selected, _ = problem(300, 64, 16)
+    shards = [Remote(Part(RowProblem.attention(keys[a:b], selected[a:b]), start=a)) for a, b in ((0, 120), (120, 300))]
+    solution = solve_shards(lambda: shards, (300, 64))
+    same(solution, solve_att_svm(keys, selected))
+    assert all(0 < shard.sent < 0.1 * shard.part.problem.live.sum() for shard in shards)
+
+
+def test_worst_rows_are_the_worst() -> None:
+    keys, selected, _ = problem()
+    part = Part(RowProblem.attention(keys, selected), start=100)
+    p = np.random.default_rng(0).normal(size=12)
+    margins = part.problem.margins(p)
+    report = part.worst_rows(p, 5)
+    assert report.smallest == pytest.approx(float(margins.min()), rel=1e-12)
+    depth = (np.where(part.problem.live, margins, np.inf) - 1) / np.where(part.problem.live, part.problem.row_norms, 1)
+    # Four rows of a sequence at most.
+    worst = np.sort(np.sort(depth, axis=1)[:, :4].ravel())[:5]
+    np.testing.assert_allclose(np.sort(report.depth), worst, atol=1e-9)
+    np.testing.assert_allclose(report.delta @ p, margins.ravel()[report.ids - 1600], atol=1e-12)
+
+
+def test_wrong_sources() -> None:
+    keys, selected, _ = problem()
+    cases: list[tuple[Any, str]] = [
+        (iter(keys.split(7)), "keys are an iterator.*pass the function"),
+        (in_blocks(keys[:50], 7), "keys hold 50 sequences and selected 60"),
+        (in_blocks(torch.cat([keys, keys]), 7), "keys hold sequences 56 to 63, of 60"),
+        (lambda: [keys[0]], r"block at sequence 0 has shape \[16, 12\]"),
+        (lambda: [], "keys hold 0 sequences and selected 60"),
+    ]
+    for source, words in cases:
+        with pytest.raises(InputError, match=words):
+            solve_att_svm(source, selected)
+    bad = keys.clone()
+    bad[10, 2, 3] = torch.nan
+    with pytest.raises(InputError, match=r"block from sequence 7: keys hold nan at \[3, 2, 3\]"):
+        solve_att_svm(in_blocks(bad, 7), selected)
+
+
+def test_every_look_reads_each_block_once() -> None:
+    keys, selected, _ = problem()
+    source = as_source(in_blocks(keys, 16))
+    assert source is not None
+    assert [part.start for part in parts_of(source, selected, None, None, None)] == [0, 16, 32, 48]
