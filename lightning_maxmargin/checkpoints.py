@@ -23,7 +23,8 @@ class CheckedCheckpointIO(TorchCheckpointIO):
         write_text(checksum_path(path), checksum(Path(path)) + "\n")
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        verify_checkpoint(Path(path))
+        # The content is Lightning's: forked processes hand their weights back in a file without a state_dict.
+        verify_checksum(Path(path))
         return super().load_checkpoint(path, *args, **kwargs)
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -42,6 +43,17 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def verify_checksum(path: Path) -> None:
+    """Compares a checkpoint with the checksum beside it, where there is one.
+
+    Raises:
+        InputError: it does not match.
+    """
+    beside = checksum_path(path)
+    if beside.is_file() and beside.read_text().strip() != checksum(path):
+        raise InputError(f"ckpt_path: {path} does not match its checksum, so it is damaged; use an earlier checkpoint")
+
+
 def verify_checkpoint(path: Path) -> None:
     """Refuses a checkpoint that is damaged or none at all, without running anything in it.
 
@@ -51,9 +63,7 @@ def verify_checkpoint(path: Path) -> None:
     Raises:
         InputError: it does not match its checksum, cannot be read, or holds no weights.
     """
-    beside = checksum_path(path)
-    if beside.is_file() and beside.read_text().strip() != checksum(path):
-        raise InputError(f"ckpt_path: {path} does not match its checksum, so it is damaged; use an earlier checkpoint")
+    verify_checksum(path)
     try:
         # weights_only: a pickle from elsewhere could run code.
         content = torch.load(path, map_location="cpu", weights_only=True)

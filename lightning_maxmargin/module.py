@@ -69,6 +69,11 @@ class JointSelection(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"])
+        start = selector.get("attention_init", "zeros")
+        if selector.get("parametrization") == "KQ" and isinstance(start, str) and start == "zeros":
+            raise InputError(
+                "model.attention_init: zeros with KQ is a saddle that nothing leaves; use normal or give K"
+            )
         self.automatic_optimization = False
         self.head_from_data = head_init == "data"
         with _double_default():

@@ -83,10 +83,6 @@ class TokenSelector(nn.Module):
         _check_choice("query", query, ("shared", "own", "separate"))
         if parametrization == "p" and query != "shared":
             raise InputError(f"model: parametrization p has the shared prompt built in; query {query!r} needs W or KQ")
-        if parametrization == "KQ" and isinstance(attention_init, str) and attention_init == "zeros":
-            raise InputError(
-                "model.attention_init: zeros with KQ is a saddle that nothing leaves; use normal or give K"
-            )
         self.dim, self.value_dim, self.num_classes = dim, value_dim or dim, num_classes
         self.parametrization, self.query, self.own_token = parametrization, query, own_token
         dq = query_dim if query == "separate" and query_dim else dim

@@ -108,7 +108,7 @@ def test_kill_and_resume(seed: int, tmp_path: Path, maxmargin: Any) -> None:
     time.sleep(random.Random(seed).uniform(0, 1.5))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    saved = sorted(killed.rglob("*.ckpt"), key=lambda p: int(p.stem.split("step=")[1].split("-")[0]))
+    saved = sorted(killed.rglob("*step=*.ckpt"), key=lambda p: int(p.stem.split("step=")[1].split("-")[0]))
     resumed = maxmargin(*words, "--ckpt_path", str(saved[-1]))
     assert resumed.status == 0, resumed.err
     whole = maxmargin(*words)
