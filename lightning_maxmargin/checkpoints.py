@@ -54,11 +54,14 @@ def verify_checksum(path: Path) -> None:
         raise InputError(f"ckpt_path: {path} does not match its checksum, so it is damaged; use an earlier checkpoint")
 
 
-def verify_checkpoint(path: Path) -> None:
+def verify_checkpoint(path: Path) -> int:
     """Refuses a checkpoint that is damaged or none at all, without running anything in it.
 
     Args:
         path: of the checkpoint; a checksum beside it is compared where there is one.
+
+    Returns:
+        The optimisation step it was saved at.
 
     Raises:
         InputError: it does not match its checksum, cannot be read, or holds no weights.
@@ -71,3 +74,4 @@ def verify_checkpoint(path: Path) -> None:
         raise InputError(f"ckpt_path: {path} is no whole checkpoint ({type(error).__name__}); use another") from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise InputError(f"ckpt_path: {path} holds no weights of a LightningModule; use another")
+    return int(content.get("global_step", 0))

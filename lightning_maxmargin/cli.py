@@ -90,7 +90,9 @@ class MarginCLI(LightningCLI):
         if path:
             if not Path(path).is_file():
                 raise InputError(f"ckpt_path: {path} is no file; name a checkpoint of an earlier run")
-            verify_checkpoint(Path(path))
+            step = verify_checkpoint(Path(path))
+            if self.config.subcommand == "fit":
+                _need_steps(path, step, self.config.fit.trainer.max_steps)
         super()._parse_ckpt_path()
 
     def before_instantiate_classes(self) -> None:
@@ -235,6 +237,12 @@ def cli(words: Sequence[str]) -> MarginCLI:
         subclass_mode_data=True,
         auto_configure_optimizers=False,
     )
+
+
+def _need_steps(path: str, step: int, max_steps: int) -> None:
+    """Refuses a checkpoint that is already where the run would end: Lightning would train nothing without a word."""
+    if 0 <= max_steps <= step:
+        raise InputError(f"ckpt_path: {path} is at step {step} of {max_steps}; raise --trainer.max_steps to go on")
 
 
 def _interrupted() -> int:
