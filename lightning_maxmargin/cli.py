@@ -29,7 +29,10 @@ from lightning_maxmargin.module import JointSelection
 from lightning_maxmargin.runs import RUN_DIR_VARIABLE, make_run_dir, plan_run_dir, write_text
 
 TRUST = "--trust-config"
-ABOUT = "Max-margin token selection in attention. Besides these, maxmargin report RUN_DIR draws a report again."
+ABOUT = (
+    "Max-margin token selection in attention. Besides these, maxmargin reproduce runs the papers' experiments, "
+    "and maxmargin report RUN_DIR draws a report again."
+)
 COMMANDS = {
     "fit": "Trains, watches both margins against their SVMs, and ends with a table and a report.",
     "validate": "Measures a checkpoint on the validation split.",
@@ -197,13 +200,18 @@ def report(args: Sequence[str]) -> None:
 def main(args: Sequence[str] | None = None) -> int:
     """The command ``maxmargin``. Exit status 0, 1 (training failed or was interrupted) or 2 (bad input)."""
     words = list(sys.argv[1:] if args is None else args)
-    allow_imports(TRUST in words)
+    trusted = TRUST in words
+    allow_imports(trusted)
     # LightningCLI reads sys.argv itself, also in the processes that a launcher starts with the same words.
     sys.argv[1:] = words = [w for w in words if w != TRUST]
     _quiet()
     try:
         if words[:1] == ["report"]:
             report(words[1:])
+        elif words[:1] == ["reproduce"]:
+            from lightning_maxmargin.reproduce.command import reproduce
+
+            return reproduce(words[1:], trusted)
         else:
             cli(words)
     except KeyboardInterrupt:

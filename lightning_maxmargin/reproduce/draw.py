@@ -1,0 +1,118 @@
+"""Draws the panels of an experiment, as PNG and PDF."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lightning_maxmargin.figures.style import COLORS, DPI, SMALL, TEXT, TITLE, dress
+from lightning_maxmargin.reproduce.panel import Line, Panel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DASHES: dict[str, Any] = {"dashed": (0, (5, 2)), "ray": (0, (5, 2)), "dotted": (0, (1, 1.5))}
+# Okabe and Ito's colours again, for lines that are no limit.
+CYCLE = ("#0072B2", "#D55E00", "#009E73", "#B8508E", "#8A6500", "#56B4E9", "#222222", "#999999")
+PANEL = (4.2, 3.5)
+
+
+def draw_panels(panels: list[Panel], title: str, path: Path, columns: int = 3) -> list[Path]:
+    """Writes ``path`` with .png and .pdf, each in one move.
+
+    Args:
+        panels: at least one.
+        title: over all of them.
+        path: without a suffix.
+        columns: most panels beside each other.
+    """
+    figure = _figure(panels, title, min(columns, len(panels)))
+    written = []
+    for suffix in (".png", ".pdf"):
+        target = path.with_suffix(suffix)
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        figure.savefig(part, format=suffix[1:], dpi=DPI)
+        part.replace(target)
+        written.append(target)
+    return written
+
+
+def _figure(panels: list[Panel], title: str, columns: int) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = -(-len(panels) // columns)
+    size = (max(PANEL[0] * columns, 6.0), PANEL[1] * rows + 0.4)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=TITLE, fontweight="bold", x=0.01, ha="left")
+    for at, panel in enumerate(panels):
+        ax = figure.add_subplot(rows, columns, at + 1)
+        _draw_image(ax, panel) if panel.image is not None else _draw_lines(ax, panel)
+    return figure
+
+
+def _draw_lines(ax: Axes, panel: Panel) -> None:
+    dress(ax, panel.title, panel.xlabel, panel.ylabel)
+    if "x" in panel.log:
+        ax.set_xscale("log")
+    if "y" in panel.log:
+        ax.set_yscale("log")
+    used = 0
+    rays = [line for line in panel.lines if line.kind == "ray"]
+    for line in (line for line in panel.lines if line.kind != "ray"):
+        color = COLORS.get(line.color or "", line.color) or CYCLE[used % len(CYCLE)]
+        used += line.color is None
+        _draw_line(ax, line, color)
+    # After the lines: limits set before them would switch the automatic ones off.
+    if panel.xlim is not None:
+        ax.set_xlim(panel.xlim)
+    if panel.ylim is not None:
+        ax.set_ylim(panel.ylim)
+    # Rays go to the edge of what the others have set.
+    limits = ax.get_xlim(), ax.get_ylim()
+    for line in rays:
+        u = np.array([line.x[0], line.y[0]])
+        far = u / np.linalg.norm(u) * 4 * np.abs(np.array(limits)).max()
+        color = COLORS.get(line.color or "", line.color or CYCLE[0])
+        ax.plot([0, far[0]], [0, far[1]], color=color, linestyle=DASHES["ray"], linewidth=1.4, label=line.label or None)
+    ax.set_xlim(limits[0])
+    ax.set_ylim(limits[1])
+    if any(line.label for line in panel.lines):
+        ax.legend(fontsize=SMALL - 1.5, frameon=True, framealpha=0.8, edgecolor="none", handlelength=2.6)
+
+
+def _draw_line(ax: Axes, line: Line, color: str) -> None:
+    if line.kind == "dots":
+        ax.plot(line.x, line.y, "o", color=color, markersize=3.5, label=line.label or None)
+        return
+    dash = DASHES.get(line.kind, "-")
+    ax.plot(line.x, line.y, color=color, linestyle=dash, linewidth=1.6, label=line.label or None)
+    if line.low is not None and line.high is not None:
+        ax.fill_between(line.x, line.low, line.high, color=color, alpha=0.18, linewidth=0)
+    if line.kind == "arrows":
+        for i in range(0, len(line.x) - 1, line.every):
+            head = {"arrowstyle": "-|>", "color": color, "lw": 0.8, "mutation_scale": 8}
+            ax.annotate("", xytext=(line.x[i], line.y[i]), xy=(line.x[i + 1], line.y[i + 1]), arrowprops=head)
+
+
+def _draw_image(ax: Axes, panel: Panel) -> None:
+    assert panel.image is not None
+    picture = ax.imshow(panel.image, cmap="cividis", aspect="auto")
+    ax.set_title(panel.title, fontsize=TEXT, loc="left")
+    ax.set_xlabel(panel.xlabel, fontsize=TEXT)
+    ax.set_ylabel(panel.ylabel, fontsize=TEXT)
+    ax.set_xticks(range(len(panel.columns)), panel.columns, fontsize=SMALL)
+    ax.set_yticks(range(len(panel.rows)), panel.rows, fontsize=SMALL)
+    assert ax.figure is not None
+    if not panel.digits:
+        ax.figure.colorbar(picture, ax=ax).ax.tick_params(labelsize=SMALL)
+        return
+    middle = (np.nanmin(panel.image) + np.nanmax(panel.image)) / 2
+    for (i, j), x in np.ndenumerate(panel.image):
+        # Dark ground, light digits.
+        ax.text(j, i, f"{x:.3f}", ha="center", va="center", fontsize=SMALL, color="white" if x < middle else "black")

@@ -1,0 +1,179 @@
+"""An experiment: a YAML file that names one function, its settings, and the claims its numbers are held against."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.reproduce.panel import Panel
+
+#: Told the share of an experiment that is done, 0 to 1.
+Tick = Callable[[float], None]
+HOME = "lightning_maxmargin.reproduce"
+
+
+@dataclass
+class Outcome:
+    """What an experiment's function returns.
+
+    Attributes:
+        numbers: by key; a claim about KEY shows ``naive/KEY``, where there is one, as what textbook gradients give.
+        panels: of the figure.
+        notes: sentences that belong under the figure: what was counted, what did not settle.
+        steps: instance-steps trained, where training is what takes the time.
+        loop_ratio: speed of training over that of the public loop, one instance at a time; None where not asked.
+    """
+
+    numbers: dict[str, float]
+    panels: list[Panel]
+    notes: list[str] = field(default_factory=list)
+    steps: int = 0
+    loop_ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence and the number that decides whether it holds.
+
+    Attributes:
+        claim: the sentence.
+        key: of :attr:`Outcome.numbers`.
+        published: what the paper or its public code shows, as printed there; None for a claim that no paper has.
+        value: with ``within``: holds where the number is this near to the value.
+        within: see ``value``.
+        at_least: holds where the number is no less.
+        at_most: holds where the number is no more.
+        why: where ours differs from what was published: the reason, with its evidence.
+
+    Example:
+        >>> Claim("a third", "x", value=0.33, within=0.01).holds({"x": 1 / 3})
+        True
+    """
+
+    claim: str
+    key: str
+    published: float | str | None = None
+    value: float | None = None
+    within: float | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    why: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.value is None) != (self.within is None):
+            raise InputError(f"claims: {self.claim!r} has one of value and within; give both")
+        if self.value is None and self.at_least is None and self.at_most is None:
+            raise InputError(f"claims: {self.claim!r} states no bound; give value and within, at_least or at_most")
+
+    def holds(self, numbers: dict[str, float]) -> bool:
+        """Whether the number is there, finite and inside every stated bound."""
+        x = numbers.get(self.key, float("nan"))
+        if self.value is not None and self.within is not None and not abs(x - self.value) <= self.within:
+            return False
+        return (self.at_least is None or x >= self.at_least) and (self.at_most is None or x <= self.at_most) and x == x
+
+    @property
+    def bound(self) -> str:
+        """The bounds in words."""
+        words = []
+        if self.value is not None:
+            words.append(f"{self.value:g} ± {self.within:g}")
+        if self.at_least is not None:
+            words.append(f"≥ {self.at_least:g}")
+        if self.at_most is not None:
+            words.append(f"≤ {self.at_most:g}")
+        return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One YAML file of ``configs/reproduce``.
+
+    Attributes:
+        name: of the file.
+        title: what is shown.
+        source: the paper and its experiment.
+        function: import path of ``f(tick, **settings) -> Outcome``.
+        settings: its arguments.
+        quick: those that ``--quick`` puts in their place.
+        claims: what its numbers are held against.
+    """
+
+    name: str
+    title: str
+    source: str
+    function: str
+    settings: dict[str, Any]
+    quick: dict[str, Any]
+    claims: tuple[Claim, ...]
+
+    def run(self, tick: Tick, quick: bool = False) -> Outcome:
+        """Calls the function."""
+        return self.call()(tick, **self.chosen(quick))
+
+    def chosen(self, quick: bool) -> dict[str, Any]:
+        """The settings of a full or a quick run."""
+        return {**self.settings, **(self.quick if quick else {})}
+
+    def call(self) -> Callable[..., Outcome]:
+        """The function itself.
+
+        Raises:
+            InputError: there is none of this name, or it does not take these settings.
+        """
+        module, _, name = self.function.rpartition(".")
+        found = getattr(importlib.import_module(module), name, None) if module else None
+        if not callable(found):
+            raise InputError(f"{self.name}: there is no function {self.function}")
+        for key in {**self.settings, **self.quick}:
+            if key not in inspect.signature(found).parameters:
+                raise InputError(f"{self.name}: settings.{key} is no argument of {self.function}")
+        return found
+
+
+def read_experiment(path: Path, trusted: bool = False) -> Experiment:
+    """Reads and checks one YAML file.
+
+    Args:
+        path: of the file.
+        trusted: whether its function may lie outside this package: naming one runs its module.
+
+    Raises:
+        InputError: not such a file, an unknown or missing key, a function that is not there.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"reproduce: {path} cannot be read ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"reproduce: {path} is no experiment; see configs/reproduce")
+    wanted = {f.name for f in fields(Experiment)} - {"name"}
+    for key in sorted(content.keys() ^ wanted, key=str):
+        if key in content or key != "quick":
+            raise InputError(f"reproduce: {path}: key {key!r} is {'unknown' if key in content else 'missing'}")
+    if not trusted and not str(content["function"]).startswith(f"{HOME}."):
+        raise InputError(
+            f"reproduce: {path}: function {content['function']} is not of {HOME}; allow it: --trust-config"
+        )
+    claims = tuple(_claim(path, entry) for entry in content["claims"] or ())
+    settings, quick = content["settings"] or {}, content.get("quick") or {}
+    experiment = Experiment(
+        path.stem, content["title"], content["source"], content["function"], settings, quick, claims
+    )
+    experiment.call()
+    return experiment
+
+
+def _claim(path: Path, entry: Any) -> Claim:
+    known = {f.name for f in fields(Claim)}
+    unknown = sorted(map(str, set(entry) - known)) if isinstance(entry, dict) else [str(entry)]
+    if unknown or "claim" not in entry or "key" not in entry:
+        raise InputError(f"reproduce: {path}: a claim needs claim and key; unknown: {', '.join(unknown) or 'nothing'}")
+    return Claim(**entry)

@@ -1,0 +1,71 @@
+"""The page over all experiments, as one HTML file without network and as Markdown for docs."""
+
+from __future__ import annotations
+
+import base64
+import platform
+from pathlib import Path
+
+from lightning_maxmargin.reproduce.run import COLUMNS, Finished
+from lightning_maxmargin.runs import versions, write_text
+
+
+def write_page(finished: list[Finished], out: Path, quick: bool) -> Path:
+    """Writes ``reproduction.html`` and ``reproduction.md`` into the directory, and returns the first."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    folder = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined)
+    environment.trim_blocks = environment.lstrip_blocks = True
+    text = environment.get_template("page.html").render(
+        summary=summary_words(finished, quick),
+        columns=COLUMNS,
+        finished=finished,
+        picture=_picture,
+        versions=versions(),
+    )
+    page = out / "reproduction.html"
+    write_text(page, text)
+    write_text(out / "reproduction.md", as_markdown(finished, quick))
+    return page
+
+
+def summary_words(finished: list[Finished], quick: bool) -> str:
+    """How many claims hold, in how long, on what."""
+    rows = [row for f in finished for row in f.rows]
+    seconds = sum(f.seconds for f in finished)
+    kind = "with the reduced settings of --quick" if quick else "with the full settings"
+    return (
+        f"{sum(r.holds for r in rows)} of {len(rows)} claims hold, {len(finished)} experiments {kind}, "
+        f"{seconds / 60:.1f} minutes on {platform.machine()}."
+    )
+
+
+def as_markdown(finished: list[Finished], quick: bool) -> str:
+    """One section per experiment: table of claims, figure, what was counted, time and ratio to the public loop."""
+    lines = [summary_words(finished, quick), ""]
+    for f in finished:
+        e = f.experiment
+        lines += [
+            f"## {e.title}",
+            "",
+            f"`maxmargin reproduce {e.name}{' --quick' if quick else ''}` · {e.source} · {cost_words(f)}",
+            "",
+        ]
+        lines += ["| " + " | ".join(COLUMNS[1:]) + " |", "|" + "---|" * (len(COLUMNS) - 1)]
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row.cells[1:]) + " |" for row in f.rows]
+        lines += ["", *(f"- {note}" for note in f.outcome.notes), ""]
+        if f.outcome.panels:
+            lines += [f"![{e.title}]({e.name}/figure.png)", ""]
+    return "\n".join(lines)
+
+
+def cost_words(f: Finished) -> str:
+    """Seconds, and the speed of training over the public loop where it was measured."""
+    ratio = f.outcome.loop_ratio
+    return f"{f.seconds:.1f} s" + ("" if ratio is None else f", {ratio:.0f} times the public loop")
+
+
+def _picture(f: Finished) -> str:
+    path = f.folder / "figure.png"
+    return base64.b64encode(path.read_bytes()).decode("ascii") if path.is_file() else ""

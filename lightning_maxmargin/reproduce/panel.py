@@ -1,0 +1,72 @@
+"""What a figure shows, as data: the functions say what, one place draws it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass
+class Line:
+    """A line, dots or a ray.
+
+    Attributes:
+        x: (k,).
+        y: (k,).
+        label: in the legend; none where empty.
+        color: a name of :data:`lightning_maxmargin.figures.style.COLORS`, any matplotlib colour, or None for the next.
+        kind: ``line``; ``dashed``; ``dotted``; ``dots`` without a line; ``arrows``, a line with a head every ``every``;
+            ``ray``, dashed from the origin through (x, y) to the edge.
+        every: points between two arrow heads.
+        low: (k,), lower edge of a shaded band, with ``high``.
+        high: (k,).
+    """
+
+    x: Array
+    y: Array
+    label: str = ""
+    color: str | None = None
+    kind: Literal["line", "dashed", "dotted", "dots", "arrows", "ray"] = "line"
+    every: int = 10
+    low: Array | None = None
+    high: Array | None = None
+
+
+@dataclass
+class Panel:
+    """One set of axes.
+
+    Attributes:
+        title: what is seen.
+        xlabel: with its unit.
+        ylabel: with its unit.
+        lines: what is drawn.
+        log: which axes are logarithmic: ``""``, ``"x"``, ``"y"`` or ``"xy"``.
+        xlim: from, to.
+        ylim: from, to.
+        image: (rows, columns), a heat map in place of lines.
+        rows: names of its rows.
+        columns: names of its columns.
+        digits: whether the numbers stand in its cells.
+    """
+
+    title: str
+    xlabel: str = ""
+    ylabel: str = ""
+    lines: list[Line] = field(default_factory=list)
+    log: Literal["", "x", "y", "xy"] = ""
+    xlim: tuple[float, float] | None = None
+    ylim: tuple[float, float] | None = None
+    image: Array | None = None
+    rows: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    digits: bool = True
+
+
+def ray(direction: Array, label: str, color: str) -> Line:
+    """The dashed ray of an SVM direction (2,)."""
+    return Line(np.array([float(direction[0])]), np.array([float(direction[1])]), label, color, "ray")

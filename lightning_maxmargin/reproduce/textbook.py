@@ -1,0 +1,108 @@
+"""What the public notebooks do, for the naive column and as the peer of the speed ratio: textbook softmax, autograd."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.core.losses import LOSSES
+
+PARTS = {"both": ("attention", "head"), "attention": ("attention",), "head": ("head",)}
+
+
+class TextbookEnsemble:
+    """B models trained by autograd through the ordinary softmax, in the dtype of the keys: right until it saturates.
+
+    Args:
+        keys: (B, n, T, d).
+        labels: (B, n).
+        values: (B, n, T, dv); the keys where None.
+        queries: (B, n, dq): trains W (B, d, dq); p (B, d) where None.
+        attention: start; zeros where None.
+        head: (B, dv) start; zeros where None.
+        train: ``both``, ``attention`` or ``head``.
+        attention_lr: learning rate.
+        head_lr: learning rate.
+        loss: logistic, exponential or correlation.
+        update: ``normalized`` (lr g / ||g||, per instance) or ``plain`` (lr g, of the mean loss).
+
+    Example:
+        >>> keys = torch.tensor([[[[0.0, 0.0], [1.0, 1.0]], [[0.0, 0.0], [1.0, -1.0]]]])
+        >>> model = TextbookEnsemble(keys, torch.tensor([[1.0, -1.0]]))
+        >>> model.run(100)
+        >>> [round(x, 2) for x in (model.head[0] / model.head[0].norm()).tolist()]
+        [0.0, 1.0]
+    """
+
+    def __init__(
+        self,
+        keys: Tensor,
+        labels: Tensor,
+        values: Tensor | None = None,
+        queries: Tensor | None = None,
+        attention: Tensor | None = None,
+        head: Tensor | None = None,
+        train: Literal["both", "attention", "head"] = "both",
+        attention_lr: float = 0.1,
+        head_lr: float = 0.1,
+        loss: str = "logistic",
+        update: Literal["normalized", "plain"] = "normalized",
+    ) -> None:
+        self.keys, self.labels, self.queries = keys, labels.to(keys), queries
+        self.values = keys if values is None else values
+        B, d, dv = len(keys), keys.shape[-1], self.values.shape[-1]
+        shape = (B, d) if queries is None else (B, d, queries.shape[-1])
+        self.attention = keys.new_zeros(shape) if attention is None else attention.to(keys).clone()
+        self.head = keys.new_zeros(B, dv) if head is None else head.to(keys).clone()
+        self.loss, self.update, self.train = LOSSES[loss], update, train
+        self.rates = {"attention": attention_lr, "head": head_lr}
+
+    def scores(self, attention: Tensor) -> Tensor:
+        """a, (B, n, T)."""
+        if self.queries is None:
+            return torch.einsum("bntd,bd->bnt", self.keys, attention)
+        return torch.einsum("bntd,bde,bne->bnt", self.keys, attention, self.queries)
+
+    def step(self) -> None:
+        """One step of all."""
+        trained = {name: getattr(self, name).detach().requires_grad_() for name in PARTS[self.train]}
+        weights = {"attention": self.attention, "head": self.head, **trained}
+        s = self.scores(weights["attention"]).softmax(-1)
+        logits = torch.einsum("bnt,bntd,bd->bn", s, self.values, weights["head"])
+        gradients = torch.autograd.grad(self.loss(logits, self.labels).mean(1).sum(), list(trained.values()))
+        for name, g in zip(trained, gradients, strict=True):
+            size = 1.0 if self.update == "plain" else _length(g)
+            setattr(self, name, getattr(self, name) - self.rates[name] * g / size)
+
+    def run(self, steps: int) -> None:
+        """So many steps."""
+        for _ in range(steps):
+            self.step()
+
+
+def _length(g: Tensor) -> Tensor:
+    norm = g.flatten(1).norm(dim=1).clamp_min(torch.finfo(g.dtype).tiny)
+    return norm.view(-1, *[1] * (g.ndim - 1))
+
+
+def loop_rate(keys: Tensor, labels: Tensor, steps: int = 300, queries: Tensor | None = None) -> float:
+    """Steps per second of the public way: one instance, autograd, a normalised step; the better of three.
+
+    Args:
+        keys: (n, T, d) of one instance.
+        labels: (n,).
+        steps: timed.
+        queries: (n, dq), or None for p.
+    """
+    best = 0.0
+    for _ in range(3):
+        q = None if queries is None else queries[None]
+        v = torch.ones(1, keys.shape[-1])
+        model = TextbookEnsemble(keys[None], labels[None], queries=q, head=v, train="attention")
+        start = time.process_time()
+        model.run(steps)
+        best = max(best, steps / (time.process_time() - start))
+    return best
