@@ -125,7 +125,7 @@ def measure(
     a = inputs.scores(weight)
     selected = a.argmax(2)
     strict = solve_att_svm(keys, selected, queries=queries, mask=mask)
-    good = torch.tensor([s == "certified" for s in strict.status])
+    good = _certified(strict.status)
     rows = (a.gather(2, selected[..., None]) - a).scatter(2, selected[..., None], torch.inf)
     norm = weight.flatten(1).norm(dim=1)
     relative = torch.where(good, rows.flatten(1).min(1).values / norm / strict.margin, torch.nan)
@@ -167,6 +167,11 @@ class _Inputs:
             a = torch.einsum("bntd,bde,bne->bnt", self.keys.double(), weight, self.queries.double())
         return a if self.mask is None else a.masked_fill(~self.mask, -torch.inf)
 
+    def part(self, at: Tensor, n: int) -> _Inputs:
+        """The first n sequences of these instances."""
+        rest = [None if x is None else x[at, :n] for x in (self.queries, self.mask)]
+        return _Inputs(self.keys[at, :n], self.labels[at, :n], self.values[at, :n], *rest)
+
     def token_scores(self, head: Tensor) -> Tensor:
         """gamma (B, n, T)."""
         return self.labels.double()[..., None] * torch.einsum("bntd,bd->bnt", self.values.double(), head)
@@ -174,25 +179,34 @@ class _Inputs:
 
 def _joint_gaps(inputs: _Inputs, weight: Tensor, head: Tensor, rho: Tensor, selected: Tensor) -> dict[str, Tensor]:
     """Gaps of the attention to the relaxed and rate-coupled limits, and of the head; NaN where one is undefined."""
+    gaps = {k: torch.full((len(weight),), torch.nan, dtype=torch.float64) for k in ("relaxed", "rate_coupled", "head")}
+    sizes = (inputs.labels != 0).sum(1)
+    for n in sizes.unique().tolist():
+        # Instances with as many sequences together, so that none is there to fill.
+        at = torch.nonzero((sizes == n) & (rho > 0) & rho.isfinite())[:, 0]
+        if len(at):
+            for name, gap in _equal_gaps(inputs.part(at, n), weight[at], head[at], rho[at], selected[at, :n]).items():
+                gaps[name][at] = gap
+    return gaps
+
+
+def _equal_gaps(inputs: _Inputs, weight: Tensor, head: Tensor, rho: Tensor, selected: Tensor) -> dict[str, Tensor]:
     from lightning_maxmargin.svm import solve_joint_svm
 
-    nothing = torch.full((len(weight),), torch.nan, dtype=torch.float64)
-    gaps = {k: nothing.clone() for k in ("relaxed", "rate_coupled", "head")}
-    for b in range(len(weight)):
-        queries = None if inputs.queries is None else inputs.queries[b]
-        mask = None if inputs.mask is None else inputs.mask[b]
-        known = None
-        for limit in LIMITS[1:]:
-            joint = solve_joint_svm(
-                inputs.keys[b], inputs.values[b], inputs.labels[b], selected[b], limit=limit, norm_ratio=float(rho[b]),
-                queries=queries, mask=mask, head=known,
-            )  # fmt: skip
-            known = joint.head
-            if joint.attention.status == "certified":
-                gaps[limit][b] = _or_nan(direction_gap(weight[b], joint.attention.direction))
-        if known is not None and known.status == "certified":
-            gaps["head"][b] = _or_nan(direction_gap(head[b], known.direction))
-    return gaps
+    known, gaps = None, {}
+    for limit in LIMITS[1:]:
+        joint = solve_joint_svm(
+            inputs.keys, inputs.values, inputs.labels, selected, limit=limit,
+            norm_ratio=rho if limit == "rate_coupled" else None, queries=inputs.queries, mask=inputs.mask, head=known,
+        )  # fmt: skip
+        known = joint.head
+        gaps[limit] = _gaps(weight, joint.attention.direction, _certified(joint.attention.status))
+    assert known is not None
+    return {**gaps, "head": _gaps(head, known.direction, _certified(known.status))}
+
+
+def _certified(status: object) -> Tensor:
+    return torch.tensor([s == "certified" for s in status])  # type: ignore[attr-defined]
 
 
 def _gaps(weight: Tensor, direction: Tensor, good: Tensor) -> Tensor:

@@ -56,9 +56,9 @@ class ManyJoint:
         rhs = (self.spare <= SUPPORT * smallest[:, None]).astype(np.float64)
         return self.solve(rhs, np.arange(len(rhs)), None), rhs
 
-    def rate_coupled(self, rho: float) -> tuple[Solution, Array, Mask]:
+    def rate_coupled(self, rho: Array) -> tuple[Solution, Array, Mask]:
         """As ``joint._rate_coupled``, all instances in step: the Solution, its right-hand sides, and who got there."""
-        spare, B = rho * self.spare, len(self.spare)
+        spare, B = rho[:, None] * self.spare, len(self.spare)
         solution = self.solve(np.ones_like(spare), np.arange(B), None)
         going = self.defined & (solution.direction.flatten(1) != 0).any(dim=1).numpy()
         going &= np.array([s == "certified" for s in solution.status])
@@ -110,7 +110,7 @@ def label_margins(head: Solution, x: Array, labels: Array) -> tuple[Array, Mask]
 
 
 def attention_many(
-    many: Many, head: Solution, x: Array, labels: Array, rho: float | None, alone: Callable[[int], Solution]
+    many: Many, head: Solution, x: Array, labels: Array, rho: Array | None, alone: Callable[[int], Solution]
 ) -> tuple[Solution, Tensor]:
     """Attention of the relaxed limit (rho None) or the rate-coupled one, stacked, and right-hand sides (B, n, T).
 

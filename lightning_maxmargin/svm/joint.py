@@ -36,7 +36,7 @@ class JointSolution:
     attention: Solution
     head: Solution
     limit: str
-    norm_ratio: float | None = None
+    norm_ratio: float | Tensor | None = None
     rhs: Tensor | None = None
 
 
@@ -47,7 +47,7 @@ def solve_joint_svm(
     selected: Tensor,
     *,
     limit: str = "strict",
-    norm_ratio: float | None = None,
+    norm_ratio: float | Tensor | None = None,
     queries: Tensor | None = None,
     mask: Tensor | None = None,
     warm_start: JointSolution | Solution | None = None,
@@ -63,7 +63,8 @@ def solve_joint_svm(
     Args:
         keys, values: (n, T, d) and (n, T, dv), values also (n, dv) if already selected. labels, selected: (n,).
             With a leading axis (B, n, T, d) every argument has one and both Solutions are stacked.
-        limit: "strict" | "relaxed" | "rate_coupled". norm_ratio: rho > 0, for rate_coupled. queries: (n, dq).
+        limit: "strict" | "relaxed" | "rate_coupled". queries: (n, dq).
+        norm_ratio: rho > 0, for rate_coupled; (B,) with a leading axis where the instances differ.
         mask: (n, T). warm_start: an earlier JointSolution or attention Solution. head: the label SVM, if known.
     Returns: JointSolution; the attention direction is scaled so that the largest right-hand side is 1. Without a
         separating head only strict is defined: the others return attention "unverified", zeros, and say so.
@@ -75,9 +76,10 @@ def solve_joint_svm(
         >>> joint.attention.status, round(joint.attention.margin, 9), joint.head.support.tolist()
         ('certified', 1.0, [0, 1])
     """
-    rho = _check_limit(limit, norm_ratio)
-    if np.ndim(keys) == 4:
-        return _many(keys, values, labels, selected, limit, norm_ratio, queries, mask, warm_start, head)
+    many = np.ndim(keys) == 4
+    rho = _check_limit(limit, norm_ratio, len(keys) if many else None)
+    if many:
+        return _many(keys, values, labels, selected, limit, rho, queries, mask, warm_start, head)
     problem = RowProblem.attention(keys, selected, queries, mask)
     x = _selected_values(values, problem)
     if head is None:
@@ -95,12 +97,12 @@ def solve_joint_svm(
         supports = spare <= SUPPORT * margins.min()
         rhs = np.broadcast_to(supports[:, None], problem.live.shape).astype(float)
         return _joint(problem.with_rhs(rhs), head, limit, norm_ratio, warm)
-    attention, problem = _rate_coupled(problem, rho * spare, warm)
+    attention, problem = _rate_coupled(problem, float(rho) * spare, warm)
     return JointSolution(attention, head, limit, norm_ratio, torch.from_numpy(problem.rhs))
 
 
 def _joint(
-    problem: RowProblem, head: Solution, limit: str, norm_ratio: float | None, warm: Solution | None
+    problem: RowProblem, head: Solution, limit: str, norm_ratio: float | Tensor | None, warm: Solution | None
 ) -> JointSolution:
     attention = solve_problem(problem, warm, GOAL)
     return JointSolution(attention, head, limit, norm_ratio, torch.from_numpy(problem.rhs))
@@ -112,7 +114,7 @@ def _many(
     labels: Tensor,
     selected: Tensor,
     limit: str,
-    norm_ratio: float | None,
+    rho: Array,
     queries: Tensor | None,
     mask: Tensor | None,
     warm: JointSolution | Solution | None,
@@ -129,6 +131,7 @@ def _many(
     if x.ndim == 4:
         x = np.take_along_axis(x, many.selected[:, :, None, None], axis=2)[:, :, 0]
     heads = solve_label_svm(torch.from_numpy(x), labels) if head is None else head
+    norm_ratio = torch.from_numpy(rho) if limit == "rate_coupled" else None
 
     def alone(b: int) -> JointSolution:
         z, m = (None if given is None else given[b] for given in (queries, mask))
@@ -138,7 +141,7 @@ def _many(
             labels[b],
             selected[b],
             limit=limit,
-            norm_ratio=norm_ratio,
+            norm_ratio=float(rho[b]) if limit == "rate_coupled" else None,
             queries=z,
             mask=m,
             head=unstack(heads, b),
@@ -153,19 +156,23 @@ def _many(
         parts = [alone(b) for b in range(B)]
         rhs = torch.stack([torch.zeros(n, T, dtype=torch.float64) if p.rhs is None else p.rhs for p in parts])
         return JointSolution(stack([p.attention for p in parts]), heads, limit, norm_ratio, rhs)
-    rho = norm_ratio if limit == "rate_coupled" else None
-    attention, rhs = attention_many(many, heads, x, y, rho, lambda b: alone(b).attention)
+    attention, rhs = attention_many(many, heads, x, y, None if norm_ratio is None else rho, lambda b: alone(b).attention)
     return JointSolution(attention, heads, limit, norm_ratio, rhs)
 
 
-def _check_limit(limit: str, norm_ratio: float | None) -> float:
+def _check_limit(limit: str, norm_ratio: float | Tensor | None, count: int | None) -> Array:
+    """rho as an array, (B,) of many instances or () of one; zeros where the limit has none."""
+    shape = () if count is None else (count,)
     if limit not in LIMITS:
         raise InputError(f"limit {limit!r} is unknown: use one of {', '.join(LIMITS)}")
     if limit != "rate_coupled":
-        return 0.0
-    if norm_ratio is None or not np.isfinite(norm_ratio) or norm_ratio <= 0:
+        return np.zeros(shape)
+    rho = np.asarray(np.nan if norm_ratio is None else norm_ratio, dtype=np.float64)
+    if rho.shape not in ((), shape):
+        raise InputError(f"norm_ratio has shape {list(rho.shape)}: pass a number, or one for each of {count} instances")
+    if not (np.isfinite(rho) & (rho > 0)).all():
         raise InputError(f"norm_ratio is {norm_ratio}: rate_coupled needs ||v||/||p||, a positive number")
-    return float(norm_ratio)
+    return np.broadcast_to(rho, shape).copy()
 
 
 def _selected_values(values: Tensor, problem: RowProblem) -> Array:
