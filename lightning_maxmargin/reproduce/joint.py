@@ -13,6 +13,7 @@ from lightning_maxmargin.reproduce.panel import Line, Panel, ray
 from lightning_maxmargin.reproduce.paths import Setting, cosine, entries, gap_panel, record, track
 
 P0, V0 = torch.tensor([[0.0, -1.0]]).double(), torch.tensor([[-1.0, 0.0]]).double()
+WORDS = {"strict": r"$p^\mathrm{mm}$", "relaxed": r"$p^\mathrm{relax}$", "head": r"$v^\mathrm{mm}$"}
 NAMES = {"strict": "p_mm", "relaxed": "p_relax", "head": "v_mm"}
 
 
@@ -44,7 +45,7 @@ def joint(
             numbers[f"{prefix}cos/{name}"] = cosine(path[-1], target)
             numbers[f"{prefix}cos/{name}/{shown}"] = cosine(path[shown], target)
     limits = ("relaxed", "strict") if example == "joint_relaxed" else ("strict",)
-    rays = [ray(targets[name].numpy(), NAMES[name], name) for name in (*limits, "head")]
+    rays = [ray(targets[name].numpy(), WORDS[name], name) for name in (*limits, "head")]
     lines = [
         (f"to {limit}, {words}", limit, path, targets[limit], words != "exact")
         for limit in limits

@@ -35,7 +35,8 @@ def losses(
         .5 ln(C l'(C) / l'(1)); ``cos/LOSS/C`` with (1, 0).
     """
     numbers: dict[str, float] = {}
-    panels, found, p0 = [], [], torch.zeros(1, 2).double()
+    panels: list[Panel] = []
+    p0 = torch.zeros(1, 2).double()
     for loss, name in NAMES.items():
         tracks = []
         for c in scores:
@@ -50,13 +51,12 @@ def losses(
             numbers[f"naive/cos/{key}"] = cosine(naive.attention[0], torch.tensor([1.0, 0.0]))
             if c in DRAWN:
                 tracks.append(track(p[: shown + 1], f"C = {c:g}"))
-            tick((len(found) + len(tracks) / 9) / 3)
         for kind in ("", "naive/"):
             off = [abs(numbers[f"{kind}offset/{loss}/{c:g}"] - numbers[f"limit/{loss}/{c:g}"]) for c in scores]
             numbers[f"{kind}error/{loss}"] = max(off)
         limit = ray(np.array([1.0, 0.0]), "direction (1, 0)", "reference")
         panels.append(Panel(f"loss {name}", "p₁", "p₂", lines=[*tracks, limit], xlim=(-2, 12), ylim=(-6, 6)))
-        found.append(loss)
+        tick(len(panels) / 3)
     return Outcome(numbers, [*panels, *_offsets(numbers, scores)], steps=3 * len(scores) * (steps + naive_steps))
 
 
@@ -68,10 +68,12 @@ def _offset(loss: str, c: float) -> float:
 
 
 def _offsets(numbers: dict[str, float], scores: list[float]) -> list[Panel]:
-    panel = Panel("offset of p₂ at the end", "C", "p₂", log="x")
-    error = Panel("distance from ½ ln(C l′(C) / l′(1))", "C", "|p₂ − limit|", log="xy")
+    panel = Panel("offset at the end; dotted: ½ ln(C l′(C) / l′(1))", "C", "p₂", xlim=(0.5, 10.5), ylim=(-4, 2))
+    error = Panel("distance from that limit", "C", "|p₂ − limit|", log="xy")
     c = np.array(scores)
-    at = np.geomspace(c.min(), c.max(), 100)
+    at = np.geomspace(1, 10, 100)
+    # At C = 1 the data are symmetric and p₂ stays 0.
+    some = c > 1
     for color, (loss, name) in zip(("strict", "relaxed", "head"), NAMES.items(), strict=True):
         limit = np.array([numbers[f"limit/{loss}/{x:g}"] for x in scores])
         panel.lines.append(Line(at, np.array([_offset(loss, x) for x in at]), "", color, "dotted"))
@@ -80,6 +82,6 @@ def _offsets(numbers: dict[str, float], scores: list[float]) -> list[Panel]:
             if not kind:
                 panel.lines.append(Line(c, p2, name, color, "dots"))
             error.lines.append(
-                Line(c, np.abs(p2 - limit) + 1e-17, f"{name}, {words}", color, "dashed" if kind else "line")
+                Line(c[some], np.abs(p2 - limit)[some] + 1e-17, f"{name}, {words}", color, "dashed" if kind else "line")
             )
     return [panel, error]

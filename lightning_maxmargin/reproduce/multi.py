@@ -10,6 +10,7 @@ from lightning_maxmargin.reproduce.experiment import Outcome, Tick
 from lightning_maxmargin.reproduce.panel import Line, Panel, ray
 from lightning_maxmargin.reproduce.paths import PlainState, Setting, cosines, entries, gap_panel, record, track
 
+P_MM = r"$p^\mathrm{mm}$"
 SEEN = (10, 50, 100, 200, 1000, 3000)
 
 
@@ -79,9 +80,9 @@ def _panels(data: Setting, paths: dict[str, Tensor], target: Tensor, b: int, sho
         ("normalised, textbook float64", "", naive, target, True)
     ]
     return [
-        Panel("paths, normalised steps", lines=[*tracks, *tokens, line, ray(target.numpy(), "p_mm", "strict")],
+        Panel("paths, normalised steps", lines=[*tracks, *tokens, line, ray(target.numpy(), P_MM, "strict")],
               xlim=(-3, 14), ylim=(-3, 6)),
         Panel("softmax of token 0", "step", "mean", lines=mass),
         Panel("‖p‖", "step", lines=norm),
-        gap_panel("gap to p_mm", lines),
+        gap_panel(f"gap to {P_MM}", lines),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the planar experiments share: a worked example from several starts, its path, and how far that is from an SVM."""
+"""What the planar experiments share: an example from several starts, its path, and how far that is from an SVM."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def gap_panel(title: str, lines: list[tuple[str, str, Tensor, Tensor, bool]]) ->
     drawn = []
     for label, color, path, target, dashed in lines:
         at = log_steps(len(path) - 1)
-        drawn.append(Line(at, gaps(path, target, at), label, color, "dashed" if dashed else "line"))
+        drawn.append(Line(at, gaps(path, target, at), label, color or None, "dashed" if dashed else "line"))
     return Panel(title, "step", "1 − cos", lines=drawn, log="xy")
 
 

@@ -1,4 +1,4 @@
-"""One sequence, a given head: several starts, and whether each ends at the global or at a local max-margin direction."""
+"""One sequence, a given head: which starts end at the global max-margin direction and which at a local one."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def single(
         for b, (y, token) in enumerate(zip(starts, selected, strict=True))
     ]
     panels = [
-        Panel("paths, exact gradients", lines=[*tracks, *rays], xlim=xlim, ylim=(-2, 10)),
+        Panel("paths, exact gradients", "p₁", "p₂", lines=[*tracks, *rays], xlim=xlim, ylim=(-2, 10)),
         gap_panel("gap to the limit of the selected token", lines),
     ]
     return Outcome(numbers, panels, steps=2 * steps * len(starts))
