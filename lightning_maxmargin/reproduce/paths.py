@@ -98,18 +98,19 @@ class PlainState(EnsembleState):
         return g
 
 
-def record(model: EnsembleState | TextbookEnsemble, steps: int) -> tuple[Tensor, Tensor]:
-    """Attention (steps + 1, B, ...) and head (steps + 1, B, dv) on the way, the start included."""
+def record(
+    model: EnsembleState | TextbookEnsemble, steps: int, at: Iterable[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention (k, B, ...) and head (k, B, dv) on the way, at these steps or at all of them, the start included."""
+    wanted = set(range(steps + 1) if at is None else at)
     last = isinstance(model, EnsembleState)
-
-    def now() -> tuple[Tensor, Tensor]:
-        w, v = model.attention.double().clone(), model.head.double().clone()
-        return (w.movedim(-1, 0), v.movedim(-1, 0)) if last else (w, v)
-
-    seen = [now()]
-    for _ in range(steps):
-        model.step()
-        seen.append(now())
+    seen = []
+    for i in range(steps + 1):
+        if i:
+            model.step()
+        if i in wanted:
+            w, v = model.attention.double().clone(), model.head.double().clone()
+            seen.append((w.movedim(-1, 0), v.movedim(-1, 0)) if last else (w, v))
     return torch.stack([w for w, _ in seen]), torch.stack([v for _, v in seen])
 
 
