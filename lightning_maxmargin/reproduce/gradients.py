@@ -37,8 +37,9 @@ class Batch:
         shape = (s.keys.shape[-1],) if s.queries is None else (s.keys.shape[-1], s.queries.shape[-1])
         p0 = torch.tensor([0.0, -1.0]) if joint else torch.zeros(shape)
         head = torch.tensor([-1.0, 0.0]) if s.head is None else s.head
-        parts = [None if x is None else x[None] for x in (s.keys, s.labels, s.values, s.queries)]
-        return Batch(*parts, p0.double()[None], head.double()[None], "both" if joint else "attention")  # type: ignore[arg-type]
+        queries = None if s.queries is None else s.queries[None]
+        start = p0.double()[None], head.double()[None]
+        return Batch(s.keys[None], s.labels[None], s.values[None], queries, *start, "both" if joint else "attention")
 
     @staticmethod
     def random(n: int, T: int, d: int, seeds: Sequence[int]) -> Batch:

@@ -82,7 +82,8 @@ def visual(
 def _limits(data: Setting, optimal: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
     from lightning_maxmargin.svm import solve_att_svm
 
-    found, numbers = {}, {}
+    found: dict[str, Tensor] = {}
+    numbers: dict[str, float] = {}
     for name, norm in (("frobenius", "l2"), ("nuclear", "nuclear")):
         solution = solve_att_svm(data.keys, optimal, queries=data.queries, norm=norm)
         size = torch.linalg.svdvals(solution.direction)
