@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
 from lightning_maxmargin.reproduce.panel import Line, Panel, ray
-from lightning_maxmargin.reproduce.paths import PlainState, Setting, cosines, entries, gap_panel, record, track
+from lightning_maxmargin.reproduce.paths import Setting, cosines, entries, gap_panel, record, track
+from lightning_maxmargin.reproduce.states import PlainState
 
 P_MM = r"$p^\mathrm{mm}$"
 SEEN = (10, 50, 100, 200, 1000, 3000)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import InstanceDirections, Instances, contract, instance_directions, scores
+from lightning_maxmargin.core.instances import Instances
 from lightning_maxmargin.data.paper import PaperData
 from lightning_maxmargin.metrics import direction_gap
 from lightning_maxmargin.reproduce.panel import Array, Line, Panel
@@ -83,19 +83,6 @@ class Setting:
 
 def _repeat(x: Tensor, copies: int) -> Tensor:
     return x.expand(copies, *x.shape)
-
-
-class PlainState(EnsembleState):
-    """Attention moved by its gradient itself, w <- w - lr grad L: exact where autograd's has long rounded to 0."""
-
-    @torch.no_grad()
-    def step(self) -> InstanceDirections:
-        """One step of every instance."""
-        token_values = contract(self.head, self.data.values)
-        g = instance_directions(self.data, scores(self.data, self.attention), token_values, self.loss, head=False)
-        self.attention.add_(g.attention * (self.attention_lr * g.log_attention.exp() / len(self.data.labels)))
-        self.steps += 1
-        return g
 
 
 def record(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
 from lightning_maxmargin.reproduce.panel import Panel, ray
@@ -47,16 +48,12 @@ def single(
     p, _ = record(exact, steps)
     tick(0.5)
     naive, _ = record(data.textbook(p0, attention_lr=lr), steps)
-    numbers = entries("gmm", limits["gmm"]) | entries("lmm", limits["lmm"])
     selected = exact.selected()[:, 0].tolist()
-    for b, (y, token) in enumerate(zip(starts, selected, strict=True)):
-        numbers[f"selected/{y:g}"] = token
-        for prefix, path in (("", p), ("naive/", naive)):
-            numbers[f"{prefix}cos/{y:g}"] = cosine(path[-1, b], limits[LIMITS[token]])
-            numbers[f"{prefix}cos/{y:g}/{shown}"] = cosine(path[shown, b], limits[LIMITS[token]])
-    for name, limit in limits.items():
-        numbers[f"at/{name}"] = sum(cosine(w, limit) > 1 - 1e-3 for w in p[-1])
-        numbers[f"naive/at/{name}"] = sum(cosine(w, limit) > 1 - 1e-3 for w in naive[-1])
+    numbers = entries("gmm", limits["gmm"]) | entries("lmm", limits["lmm"])
+    numbers |= {f"selected/{y:g}": token for y, token in zip(starts, selected, strict=True)}
+    numbers |= _cosines("", p, starts, selected, limits, shown) | _cosines(
+        "naive/", naive, starts, selected, limits, shown
+    )
     tracks = [track(p[: shown + 1, b], color=COLORS[LIMITS[token]]) for b, token in enumerate(selected)]
     used = LIMITS if 1 in selected else LIMITS[:1]
     rays = [ray(limits[name].numpy(), name.upper(), COLORS[name]) for name in used]
@@ -69,3 +66,15 @@ def single(
         gap_panel("gap to the limit of the selected token", lines),
     ]
     return Outcome(numbers, panels, steps=2 * steps * len(starts))
+
+
+def _cosines(
+    prefix: str, path: Tensor, starts: list[float], selected: list[int], limits: dict[str, Tensor], early: int
+) -> dict[str, float]:
+    numbers = {}
+    for b, (y, token) in enumerate(zip(starts, selected, strict=True)):
+        for suffix, at in (("", -1), (f"/{early}", early)):
+            numbers[f"{prefix}cos/{y:g}{suffix}"] = cosine(path[at, b], limits[LIMITS[token]])
+    for name, limit in limits.items():
+        numbers[f"{prefix}at/{name}"] = sum(cosine(w, limit) > 1 - 1e-3 for w in path[-1])
+    return numbers

@@ -7,11 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import InstanceDirections, Instances, contract, instance_directions, scores
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
 from lightning_maxmargin.reproduce.panel import Line, Panel, ray
 from lightning_maxmargin.reproduce.paths import Setting, cosine, cosines, entries, gap_panel, record, track
+from lightning_maxmargin.reproduce.states import FactoredState
 
 SEEN = (100, 500, 1000, 2000, 3000)
 NAMES = {"frobenius": "Frobenius", "nuclear": "nuclear"}
@@ -51,6 +50,30 @@ def visual(
     """
     data = Setting.of(example)
     targets, numbers = _limits(data, torch.tensor(optimal))
+    w, naive, kq = _trained(tick, data, steps, lr, seeds)
+    tick(0.9)
+    frobenius, nuclear = targets["frobenius"], targets["nuclear"]
+    numbers |= cosines(w, frobenius, SEEN, "cos/w") | cosines(naive, frobenius, SEEN, "naive/cos/w")
+    middle = _seeds(kq, nuclear, numbers)
+    numbers["cos/w/nuclear"] = cosine(w[-1], nuclear)
+    numbers["cos/kq/frobenius"] = cosine(kq[-1, middle], frobenius)
+    chosen = torch.einsum("ntd,sde,ne->snt", data.keys, torch.cat([w[-1:], kq[-1]]), data.queries).argmax(-1)
+    numbers["selected/share"] = float((chosen == torch.tensor(optimal)).double().mean())
+    axes = xlim, ylim
+    panels = [
+        _plane(data, w, frobenius, optimal, axes, "W trained", lines),
+        _plane(data, kq[:, middle], nuclear, optimal, axes, "K and Q trained", lines),
+        gap_panel("gap to the SVM", [
+            ("W, Frobenius", "relaxed", w, frobenius, False),
+            ("W, textbook float64", "relaxed", naive, frobenius, True),
+            ("K Qᵀ, nuclear", "strict", kq[:, middle], nuclear, False),
+        ]),
+    ]  # fmt: skip
+    return Outcome(numbers, panels, steps=(2 + seeds) * steps)
+
+
+def _trained(tick: Tick, data: Setting, steps: int, lr: float, seeds: int) -> tuple[Tensor, Tensor, Tensor]:
+    """W by exact and by textbook gradients, (steps + 1, d, dq), and K Q' of every seed."""
     zero = data.keys.new_zeros(1, 2, 2)
     w = record(data.exact(zero, attention_lr=lr), steps)[0][:, 0]
     tick(0.25)
@@ -59,24 +82,7 @@ def visual(
     K = torch.stack([torch.randn(2, 2, generator=torch.Generator().manual_seed(s)) for s in range(seeds)]).double()
     factored = FactoredState(data.stacked(seeds), 0.1 * K, data.exact(zero.repeat(seeds, 1, 1)).head, lr)
     kq = record(factored, steps)[0]
-    numbers |= cosines(w, targets["frobenius"], SEEN, "cos/w") | cosines(
-        naive, targets["frobenius"], SEEN, "naive/cos/w"
-    )
-    middle = _seeds(kq, targets["nuclear"], numbers)
-    numbers["cos/w/nuclear"] = cosine(w[-1], targets["nuclear"])
-    numbers["cos/kq/frobenius"] = cosine(kq[-1, middle], targets["frobenius"])
-    chosen = torch.einsum("ntd,sde,ne->snt", data.keys, torch.cat([w[-1:], kq[-1]]), data.queries).argmax(-1)
-    numbers["selected/share"] = float((chosen == torch.tensor(optimal)).double().mean())
-    panels = [
-        _plane(data, w, targets["frobenius"], optimal, (xlim, ylim), "W trained", lines),
-        _plane(data, kq[:, middle], targets["nuclear"], optimal, (xlim, ylim), "K and Q trained", lines),
-        gap_panel("gap to the SVM", [
-            ("W, Frobenius", "relaxed", w, targets["frobenius"], False),
-            ("W, textbook float64", "relaxed", naive, targets["frobenius"], True),
-            ("K Qᵀ, nuclear", "strict", kq[:, middle], targets["nuclear"], False),
-        ]),
-    ]  # fmt: skip
-    return Outcome(numbers, panels, steps=(2 + seeds) * steps)
+    return w, naive, kq
 
 
 def _limits(data: Setting, optimal: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -120,44 +126,3 @@ def _plane(
             panel.lines.append(Line(*ends, color=color, kind="dotted"))
             panel.lines.append(Line(x[:, 0], x[:, 1], color=color, kind="dots"))
     return panel
-
-
-class FactoredState(EnsembleState):
-    """W = K Q' through its factors, each by a step of length lr along unit(gradient) + ridge, from Q = 0.
-
-    What :class:`~lightning_maxmargin.optim.FactoredGD` does, for B starts at once.
-
-    Args:
-        data: the instances, with queries.
-        K: (B, d, m) start.
-        head: (dv, B), kept.
-        lr: length of every step of each factor.
-        ridge: of each factor, beside a gradient of length 1.
-    """
-
-    def __init__(self, data: Instances, K: Tensor, head: Tensor, lr: float, ridge: float = 2.22e-16) -> None:
-        super().__init__(data, head=head, train="attention", attention_lr=lr)
-        assert data.queries is not None
-        self.K, self.Q = K.clone(), K.new_zeros(len(K), len(data.queries), K.shape[2])
-        self.lr, self.ridge = lr, ridge
-
-    @torch.no_grad()
-    def step(self) -> InstanceDirections:
-        """One step of every instance."""
-        token_values = contract(self.head, self.data.values)
-        g = instance_directions(self.data, scores(self.data, self.attention), token_values, self.loss, head=False)
-        G = g.attention.movedim(-1, 0)
-        for factor, slope in ((self.K, G @ self.Q), (self.Q, G.mT @ self.K)):
-            along = _unit(slope)
-            factor.add_(self.lr * torch.where(_length(slope) > 0, _unit(along - self.ridge * factor), along))
-        self.attention = (self.K @ self.Q.mT).movedim(0, -1)
-        self.steps += 1
-        return g
-
-
-def _length(x: Tensor) -> Tensor:
-    return torch.linalg.matrix_norm(x, keepdim=True)
-
-
-def _unit(x: Tensor) -> Tensor:
-    return x / _length(x).clamp_min(torch.finfo(x.dtype).tiny)

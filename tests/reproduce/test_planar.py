@@ -14,10 +14,11 @@ from lightning_maxmargin.reproduce.gradients import Batch
 from lightning_maxmargin.reproduce.joint import joint
 from lightning_maxmargin.reproduce.losses import losses
 from lightning_maxmargin.reproduce.multi import multi
-from lightning_maxmargin.reproduce.paths import PlainState, Setting, cosine, record
+from lightning_maxmargin.reproduce.paths import Setting, cosine, record
 from lightning_maxmargin.reproduce.saturation import saturation
 from lightning_maxmargin.reproduce.single import single
-from lightning_maxmargin.reproduce.visual import FactoredState, visual
+from lightning_maxmargin.reproduce.states import FactoredState, PlainState
+from lightning_maxmargin.reproduce.visual import visual
 
 
 def _quiet(_: float) -> None:
