@@ -71,7 +71,7 @@ class Probe:
     @torch.no_grad()
     def measure(self, model: TokenSelector) -> Snapshot:
         """A snapshot of this model; the model itself is not touched."""
-        model = copy.deepcopy(model).to("cpu").to(torch.float64)
+        model = _double(model)
         output = model(self.data)
         alpha = select(output.scores, self.data.mask)
         rho = _ratio(model.head.norm(), model.direction.norm())
@@ -191,6 +191,14 @@ class Probe:
                     locally_optimal(gamma, alpha, strict.attention.support).double().mean()
                 )
         return values
+
+
+def _double(model: TokenSelector) -> TokenSelector:
+    """The model in float64 on the CPU: itself where it is that already, for a copy costs as much as the solvers do."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if all(t.device.type == "cpu" and t.dtype in (torch.float64, torch.int64, torch.bool) for t in tensors):
+        return model
+    return copy.deepcopy(model).to("cpu").to(torch.float64)
 
 
 def _ratio(head: Tensor, attention: Tensor) -> float | None:

@@ -70,19 +70,21 @@ def plain(model: JointSelection, data: Any, steps: int) -> float:
     optimizer = model.configure_optimizers()
     loss = model.loss
     assert isinstance(loss, MarginLoss)
-    log_loss = getattr(optimizer, "gradient_scale", "log_loss") == "log_loss"
+    by_loss = getattr(optimizer, "gradient_scale", "log_loss") == "log_loss"
 
     def loop() -> None:
         for _ in range(steps):
             full = Sequences(batch.keys, batch.labels, batch.values, selector.queries(batch), batch.mask, batch.index)
             d = exact_directions(full, selector.scores(batch), selector.head, loss)
-            scale = torch.ones(2, dtype=torch.float64)
-            if log_loss:
-                scale = (torch.stack([d.log_attention, d.log_head]) - d.log_loss.nan_to_num(0.0)).exp()
+            attention, head = d.attention, d.head
+            if by_loss:
+                loss_now = d.log_loss.nan_to_num(0.0)
+                attention = attention * (d.log_attention - loss_now).exp()
+                head = head * (d.log_head - loss_now).exp()
             if model.train_part != "head":
-                selector.set_attention_gradient(-scale[0] * d.attention)
+                selector.set_attention_gradient(-attention)
             if model.train_part != "attention":
-                selector.head.grad = -scale[1] * d.head
+                selector.head.grad = -head
             optimizer.step()
 
     with torch.no_grad():
