@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_maxmargin.callbacks import MarginMonitor
+    from lightning_maxmargin.callbacks import AttentionSource, MarginMonitor
     from lightning_maxmargin.core import TokenSelector
     from lightning_maxmargin.module import JointSelection
     from lightning_maxmargin.svm import solve_att_svm, solve_joint_svm, solve_label_svm
@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 #: Imported on first use, so that the solvers can be had without Lightning.
 _HOMES = {
+    "AttentionSource": "callbacks",
     "JointSelection": "module",
     "MarginMonitor": "callbacks",
     "TokenSelector": "core",
@@ -23,7 +24,15 @@ _HOMES = {
     "solve_label_svm": "svm",
 }
 
-__all__ = ["JointSelection", "MarginMonitor", "TokenSelector", "solve_att_svm", "solve_joint_svm", "solve_label_svm"]
+__all__ = [
+    "AttentionSource",
+    "JointSelection",
+    "MarginMonitor",
+    "TokenSelector",
+    "solve_att_svm",
+    "solve_joint_svm",
+    "solve_label_svm",
+]
 
 
 def __getattr__(name: str) -> Any:
