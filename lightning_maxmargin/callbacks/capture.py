@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lightning_maxmargin.callbacks.affine import Affine, affine_of, plain
@@ -59,7 +60,7 @@ def capture(
     calls: Calls = {}
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        stack.enter_context(isolate_rng(include_cuda=torch.cuda.is_initialized()))
+        stack.enter_context(same_rng())
         stack.enter_context(_evaluating(root))
         # Its fast path never calls the layer inside, and so no hook.
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
@@ -78,6 +79,26 @@ def _recorder(into: list[Any]) -> Callable[..., None]:
         into.append((args, kwargs, output))
 
     return hook
+
+
+@contextmanager
+def same_rng() -> Iterator[None]:
+    """Afterwards every random state is as before, also after an error (which Lightning's isolate_rng forgets).
+
+    Example:
+        >>> with same_rng():
+        ...     a = torch.rand(1)
+        >>> bool(torch.rand(1) == a)
+        True
+    """
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
 
 
 @contextmanager

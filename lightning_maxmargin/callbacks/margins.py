@@ -42,7 +42,7 @@ class MarginMonitor(Callback):
         sources: the attention layer of a foreign module, or several by name.
         forward: with ``sources``, ``forward(module, batch)``; else ``module(batch)``, or ``module(batch[0])`` for a
             tuple or list.
-        samples: with ``sources``, how many to look at; the SVMs cost about their number squared.
+        samples: with ``sources``, how many to look at; .3 s a head for 64, 1 s for 128 (T = 17, d = 32, one core).
         maps: with ``sources``, of how many samples to keep the attention rows of every look.
         every_n_epochs: look after so many epochs instead of the geometric steps.
 
@@ -72,7 +72,7 @@ class MarginMonitor(Callback):
         data: Any = None,
         sources: AttentionSource | Mapping[str, AttentionSource] | None = None,
         forward: Forward | None = None,
-        samples: int = 256,
+        samples: int = 128,
         maps: int = 4,
         every_n_epochs: int | None = None,
     ) -> None:

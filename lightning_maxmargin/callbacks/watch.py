@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from lightning_maxmargin.callbacks.capture import Reading, capture
+from lightning_maxmargin.callbacks.capture import Reading, capture, same_rng
 from lightning_maxmargin.callbacks.heads import HeadProbe, HeadSnapshot
 from lightning_maxmargin.callbacks.sources import AttentionSource, find_module
 from lightning_maxmargin.errors import InputError
@@ -119,7 +118,7 @@ def _batches(data: Any, samples: int) -> list[Any]:
         return [data]
     kept: list[Any] = []
     seen = 0
-    with isolate_rng(include_cuda=torch.cuda.is_initialized()):
+    with same_rng():
         for batch in islice(data, samples):
             kept.append(batch)
             seen += _size(batch)
