@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_maxmargin.callbacks import AttentionSource, MarginMonitor
     from lightning_maxmargin.core import TokenSelector
+    from lightning_maxmargin.ensemble_module import Ensemble
     from lightning_maxmargin.module import JointSelection
     from lightning_maxmargin.svm import solve_att_svm, solve_joint_svm, solve_label_svm
 
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 #: Imported on first use, so that the solvers can be had without Lightning.
 _HOMES = {
     "AttentionSource": "callbacks",
+    "Ensemble": "ensemble_module",
     "JointSelection": "module",
     "MarginMonitor": "callbacks",
     "TokenSelector": "core",
@@ -26,6 +28,7 @@ _HOMES = {
 
 __all__ = [
     "AttentionSource",
+    "Ensemble",
     "JointSelection",
     "MarginMonitor",
     "TokenSelector",

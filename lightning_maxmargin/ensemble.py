@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class EnsembleResult:
         direction_gap: by limit (``strict``, and in joint training ``relaxed``, ``rate_coupled`` and ``head``), (B,);
             NaN where the limit is undefined or not certified.
         norm_ratio: (B,), rho = ||v|| / ||p||.
+        norm: (B,), of p or W.
         status: of the strict SVMs.
     """
 
@@ -40,8 +41,23 @@ class EnsembleResult:
     relative_margin: Tensor
     direction_gap: dict[str, Tensor]
     norm_ratio: Tensor
+    norm: Tensor
     status: tuple[str, ...]
-    state: EnsembleState = field(repr=False)
+    state: EnsembleState | None = field(default=None, repr=False)
+
+    @staticmethod
+    def cat(parts: list[EnsembleResult]) -> EnsembleResult:
+        """The results of several processes as one, without their states."""
+        found: dict[str, Any] = {}
+        for f in fields(EnsembleResult):
+            each = [getattr(p, f.name) for p in parts]
+            if f.name == "direction_gap":
+                found[f.name] = {k: torch.cat([e[k] for e in each]) for k in each[0]}
+            elif f.name == "status":
+                found[f.name] = tuple(s for e in each for s in e)
+            elif f.name != "state":
+                found[f.name] = torch.cat(each)
+        return EnsembleResult(**found)
 
     def shares(self) -> dict[str, float]:
         """Shares of settled instances, and among these of global, local and neither; median gaps of the settled.
@@ -144,6 +160,7 @@ def measure(
         relative_margin=relative,
         direction_gap=gaps,
         norm_ratio=rho,
+        norm=norm,
         status=tuple(strict.status),
         state=state,
     )

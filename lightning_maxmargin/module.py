@@ -18,6 +18,7 @@ from lightning_maxmargin.core.model import Init, Output
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import SelectionAccuracy, label_rows
 from lightning_maxmargin.optim import NormalizedGD
+from lightning_maxmargin.steps import steps_now
 
 Gradient = Literal["exact", "centred", "naive"]
 
@@ -167,11 +168,9 @@ class JointSelection(pl.LightningModule):
         self.log("step", float(self.global_step))
 
     def _steps_now(self) -> int:
-        """Up to ``inner_steps``, but not past the last step nor past one that a callback wants to see."""
-        stops = [s for s in (self.trainer.max_steps, self.pause_at) if s is not None and s > self.global_step]
         # One step of a minibatch: many steps on each would be another algorithm.
         inner = self.inner_steps if self.trainer.num_training_batches == 1 else 1
-        return min([inner, *(s - self.global_step for s in stops)])
+        return steps_now(self.trainer, self.pause_at, inner)
 
     @torch.no_grad()
     def _fill_exact(self, batch: Sequences, reduce: AllReduce) -> Tensor:

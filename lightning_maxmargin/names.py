@@ -48,6 +48,24 @@ HEAD_MEASURED = (
 #: And of all its heads together.
 HEADS_MEASURED = ("heads/certified", "heads/infeasible", "monitor/seconds")
 
+#: What EnsembleMonitor measures of many instances; the gaps, margins and norms are medians over the settled ones.
+ENSEMBLE = (
+    "ensemble/instances",
+    "ensemble/settled",
+    "ensemble/global",
+    "ensemble/local",
+    "ensemble/neither",
+    "ensemble/certified",
+    "direction_gap/strict",
+    "direction_gap/relaxed",
+    "direction_gap/rate_coupled",
+    "direction_gap/head",
+    "relative_margin/attention",
+    "norm/attention",
+    "norm_ratio",
+    "monitor/seconds",
+)
+
 #: What summary.json says besides.
 SUMMARY = (
     "name",
