@@ -69,7 +69,7 @@ class ClsTransformer(pl.LightningModule):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.lr, self.weight_decay = lr, weight_decay
+        self.heads, self.lr, self.weight_decay = heads, lr, weight_decay
         self.embed = nn.Linear(features, dim)
         self.cls = nn.Parameter(0.02 * torch.randn(dim))
         self.position = nn.Parameter(0.02 * torch.randn(length + 1, dim))
