@@ -12,6 +12,8 @@ from lightning_maxmargin.reproduce.transformer_data import Tokens, image_of
 Rows = list[tuple[int, dict[str, Tensor]]]
 #: White between two pictures of a mosaic, in pixels.
 GAP = 1
+#: Examples shown, and the most words of one: more would not fit beside the map.
+SHOWN, WORDS = 4, 14
 
 
 def map_panels(tokens: Tokens, rows: Rows, epochs: Array) -> list[Panel]:
@@ -24,14 +26,15 @@ def map_panels(tokens: Tokens, rows: Rows, epochs: Array) -> list[Panel]:
     """
     looks = np.unique(np.linspace(0, len(rows) - 1, 5).round().astype(int))
     layer = list(rows[0][1])[-1].split("/")[0]
-    # (looks, maps, T): without [CLS] itself, so a row need not sum to 1.
+    # (looks, samples, T): without [CLS] itself, so a row need not sum to 1.
     seen = torch.stack(
         [torch.stack([s for head, s in rows[i][1].items() if head.startswith(f"{layer}/")]).mean(0) for i in looks]
     )[:, :, 1:]
-    names = [f"epoch {epochs[i]}" for i in looks]
+    names = [str(epochs[i]) for i in looks]
     if tokens.words is None:
-        return [_mosaic(tokens.train.tensors[0], seen, names)]
-    return [_over_words(tokens.words[i], seen[:, i], [str(epochs[k]) for k in looks]) for i in range(seen.shape[1])]
+        return [_mosaic(tokens.train.tensors[0], seen[:, :SHOWN], names)]
+    short = [i for i in range(seen.shape[1]) if len(tokens.words[i]) <= WORDS][:SHOWN]
+    return [_over_words(tokens.words[i], seen[:, i], names) for i in short]
 
 
 def _mosaic(patches: Tensor, seen: Tensor, names: list[str]) -> Panel:
@@ -47,7 +50,7 @@ def _mosaic(patches: Tensor, seen: Tensor, names: list[str]) -> Panel:
     columns = [""] * picture.shape[1]
     for at, name in enumerate(["image", *names]):
         columns[at * (8 + GAP) + 4] = name
-    return Panel("[CLS] attention, last layer", image=picture, columns=columns, digits=False, square=True)
+    return Panel("[CLS] attention, last layer", "epoch", image=picture, columns=columns, digits=False, square=True)
 
 
 def _over_words(words: list[str], seen: Tensor, epochs: list[str]) -> Panel:

@@ -54,7 +54,7 @@ def sparsify(
     looks = looks_of(monitor)
     numbers = numbers_of(looks, accuracy(module, tokens))
     panels = [
-        _panel(looks, "norm/attention", "weights of a head", "‖W‖, Frobenius"),
+        _panel(looks, "norm/attention", "weights of a head", "‖W‖, Frobenius", named=True),
         _panel(looks, "attention/sparsity", "[CLS] attention", "‖s‖₁ / ‖s‖∞, mean"),
         _panel(looks, "relative_margin/attention", "smallest margin", "of the Att-SVM's", log="y"),
         _panel(looks, "relative_margin/median", "median margin over sequences", "of the Att-SVM's", log="y"),
@@ -77,7 +77,8 @@ def train(
         torch.manual_seed(seed)
         module = ClsTransformer(x.shape[2], x.shape[1], tokens.classes, **model)
         monitor = MarginMonitor(
-            sources=sources_of(module), data=_looked_at(tokens, samples), samples=samples, every_n_epochs=every,
+            sources=sources_of(module), data=_looked_at(tokens, samples), samples=samples, maps=samples,
+            every_n_epochs=every,
             forward=lambda m, batch: m(*batch[:2]),
         )  # fmt: skip
         trainer = pl.Trainer(
@@ -155,7 +156,11 @@ def _looked_at(tokens: Tokens, samples: int) -> tuple[Tensor | None, ...]:
     return x, mask, torch.cat([real.new_ones(len(real), 1), real], 1)
 
 
-def _panel(looks: dict[str, Any], key: str, title: str, ylabel: str, log: Literal["", "y"] = "") -> Panel:
+def _panel(
+    looks: dict[str, Any], key: str, title: str, ylabel: str, log: Literal["", "y"] = "", named: bool = False
+) -> Panel:
+    """One line a head; the colours are named in one panel of all."""
     columns = looks[key].astype(float).T
-    lines = [Line(looks["epoch"], y, name.replace("/", " ")) for name, y in zip(looks["heads"], columns, strict=True)]
+    names = [name.replace("/", " ") if named else "" for name in looks["heads"]]
+    lines = [Line(looks["epoch"], y, name) for name, y in zip(names, columns, strict=True)]
     return Panel(title, "epoch", ylabel, lines, log)
