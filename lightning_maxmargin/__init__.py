@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_maxmargin.callbacks import MarginMonitor
+    from lightning_maxmargin.callbacks import AttentionSource, MarginMonitor
     from lightning_maxmargin.core import TokenSelector
     from lightning_maxmargin.ensemble_module import Ensemble
     from lightning_maxmargin.module import JointSelection
@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 #: Imported on first use, so that the solvers can be had without Lightning.
 _HOMES = {
+    "AttentionSource": "callbacks",
     "Ensemble": "ensemble_module",
     "JointSelection": "module",
     "MarginMonitor": "callbacks",
@@ -26,6 +27,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AttentionSource",
     "Ensemble",
     "JointSelection",
     "MarginMonitor",

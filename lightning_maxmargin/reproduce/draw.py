@@ -106,12 +106,15 @@ def _draw_line(ax: Axes, line: Line, color: str) -> None:
 
 def _draw_image(ax: Axes, panel: Panel) -> None:
     assert panel.image is not None
-    picture = ax.imshow(panel.image, cmap="cividis", aspect="auto")
+    picture = ax.imshow(
+        panel.image, cmap="cividis", aspect="equal" if panel.square else "auto", interpolation="nearest"
+    )
     ax.set_title(panel.title, fontsize=TEXT, loc="left")
     ax.set_xlabel(panel.xlabel, fontsize=TEXT)
     ax.set_ylabel(panel.ylabel, fontsize=TEXT)
-    ax.set_xticks(range(len(panel.columns)), panel.columns, fontsize=SMALL)
-    ax.set_yticks(range(len(panel.rows)), panel.rows, fontsize=SMALL)
+    for names, set_ticks in ((panel.columns, ax.set_xticks), (panel.rows, ax.set_yticks)):
+        shown = [at for at, name in enumerate(names) if name]
+        set_ticks(shown, [names[at] for at in shown], fontsize=SMALL)
     assert ax.figure is not None
     if not panel.digits:
         ax.figure.colorbar(picture, ax=ax).ax.tick_params(labelsize=SMALL)

@@ -50,9 +50,10 @@ class Panel:
         ylim: from, to.
         legend: inside where it covers least, or ``below`` the axes.
         image: (rows, columns), a heat map in place of lines.
-        rows: names of its rows.
-        columns: names of its columns.
-        digits: whether the numbers stand in its cells.
+        rows: names of its rows; an empty one gets no tick.
+        columns: names of its columns, likewise.
+        digits: whether the numbers stand in its cells; otherwise a bar says what the colours mean.
+        square: whether its cells are square.
     """
 
     title: str
@@ -67,6 +68,7 @@ class Panel:
     rows: list[str] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)
     digits: bool = True
+    square: bool = False
 
 
 def ray(direction: Array, label: str, color: str) -> Line:
