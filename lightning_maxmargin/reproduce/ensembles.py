@@ -98,8 +98,8 @@ def settled_words(settled: Tensor, what: str = "runs") -> str:
     count = int(settled.sum())
     left = settled.numel() - count
     return (
-        f"{count:,} of {settled.numel():,} {what} settled (attention margin at least half of its SVM's); "
-        f"the other {left:,} are counted here and left out of the medians and shares."
+        f"{count:,} of {settled.numel():,} {what} settled: attention margin at least half of its SVM's, every selected "
+        f"token with .99 of the attention. The other {left:,} are counted here and left out of medians over settled ones."
     )
 
 

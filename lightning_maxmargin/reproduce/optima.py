@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lightning_maxmargin.ensemble import EnsembleResult, train_ensemble
+from lightning_maxmargin.core.ensemble import EnsembleState
+from lightning_maxmargin.ensemble import EnsembleResult, measure
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw, settled_words
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
 from lightning_maxmargin.reproduce.panel import Line, Panel
 
-KINDS = {"global": "#0072B2", "local": "#D55E00", "neither": "#222222"}
+COLORS = {"global": "#0072B2", "local": "#D55E00", "neither": "#222222", "not settled": "#999999"}
 
 
 def random_optima(
@@ -21,7 +22,7 @@ def random_optima(
     steps: int = 3000,
     lr: float = 0.1,
 ) -> Outcome:
-    """Shares of settled runs by what they select, for p and for W, unit tokens and a unit head that is given.
+    """Shares of runs by what they select, for p and for W, unit tokens and a unit head that is given.
 
     Args:
         tick: told the share done.
@@ -32,54 +33,52 @@ def random_optima(
         lr: of p or W.
 
     Returns:
-        ``KIND/MODEL/NxT/D`` for global, local, neither and settled; of the first size ``gain/MODEL``, the share of
-        global optima at the largest d less that at the smallest, and ``falls/MODEL``, its largest fall from a d to
-        the next; ``optimal/MODEL``, the share of all settled runs that are locally optimal.
+        ``KIND/MODEL/NxT/D``, shares of all runs: global, local, neither, not settled. Of the first size ``gain/MODEL``,
+        the share of global optima at the largest d less that at the smallest, and ``falls/MODEL``, its largest fall
+        from a d to the next; ``optimal/MODEL``, the share of its settled runs that are locally optimal.
     """
     numbers: dict[str, float] = {}
-    panels, results, speed = [], [], Speed()
+    panels, settled, speed = [], [], Speed()
+    runs = [(model, n, T, d) for model in ("p", "W") for n, T in sizes for d in dims]
+    for at, (model, n, T, d) in enumerate(runs):
+        result = _train(draw(seeds, n, T, d, queries=model == "W"), steps, lr, speed)
+        settled.append(result.settled)
+        numbers |= {f"{kind}/{model}/{n}x{T}/{d}": share for kind, share in _shares(result).items()}
+        tick((at + 1) / len(runs))
     for model in ("p", "W"):
-        found: list[EnsembleResult] = []
-        for n, T in sizes:
-            for d in dims:
-                drawn = draw(seeds, n, T, d, queries=model == "W")
-                with speed.training(drawn, steps):
-                    state = _train(drawn, steps, lr)
-                found.append(state)
-                shares = state.shares()
-                numbers |= {f"{k}/{model}/{n}x{T}/{d}": shares[k] for k in ("settled", *KINDS)}
-                tick((len(results) + len(found)) / (2 * len(sizes) * len(dims)))
+        numbers |= _summary(model, *sizes[0], dims, numbers)
         panels += [_panel(model, n, T, dims, numbers) for n, T in sizes]
-        numbers |= _summary(model, found, [numbers[f"global/{model}/{sizes[0][0]}x{sizes[0][1]}/{d}"] for d in dims])
-        results += found
-    notes = [settled_words(torch.cat([r.settled for r in results]))]
-    return Outcome(numbers, panels, notes, speed.steps, speed.ratio)
+    return Outcome(numbers, panels, [settled_words(torch.cat(settled))], speed.steps, speed.ratio)
 
 
-def _train(drawn: Drawn, steps: int, lr: float) -> EnsembleResult:
-    return train_ensemble(
-        drawn.keys, drawn.labels, steps=steps, queries=drawn.queries, head=drawn.head, train="attention",
-        attention_lr=lr,
-    )  # fmt: skip
+def _train(drawn: Drawn, steps: int, lr: float, speed: Speed) -> EnsembleResult:
+    data = drawn.stacked(torch.float32)
+    state = EnsembleState(data, head=drawn.head.T, train="attention", attention_lr=lr)
+    with speed.training(drawn, steps):
+        state.run(steps)
+    return measure(state, drawn.keys, drawn.labels, queries=drawn.queries)
 
 
-def _summary(model: str, results: list[EnsembleResult], shares: list[float]) -> dict[str, float]:
-    settled = torch.cat([r.settled for r in results])
-    good = torch.cat([r.locally_optimal | r.globally_optimal for r in results])
+def _shares(result: EnsembleResult) -> dict[str, float]:
+    """Of all runs, by kind."""
+    s, best, local = result.settled, result.globally_optimal, result.locally_optimal
+    kinds = {"global": s & best, "local": s & local & ~best, "neither": s & ~local & ~best, "not settled": ~s}
+    return {kind: float(x.double().mean()) for kind, x in kinds.items()}
+
+
+def _summary(model: str, n: int, T: int, dims: list[int], numbers: dict[str, float]) -> dict[str, float]:
+    share = {kind: np.array([numbers[f"{kind}/{model}/{n}x{T}/{d}"] for d in dims]) for kind in COLORS}
+    good, bad = (share["global"] + share["local"]).sum(), share["neither"].sum()
     return {
-        f"optimal/{model}": float(good[settled].double().mean()),
-        f"settled/{model}": float(settled.double().mean()),
-        f"gain/{model}": shares[-1] - shares[0],
-        f"falls/{model}": float(max(0.0, -np.diff(shares).min())),
+        f"optimal/{model}": float(good / (good + bad)),
+        f"gain/{model}": float(share["global"][-1] - share["global"][0]),
+        f"falls/{model}": float(max(0.0, -np.diff(share["global"]).min(initial=0.0))),
     }
 
 
 def _panel(model: str, n: int, T: int, dims: list[int], numbers: dict[str, float]) -> Panel:
-    x = np.array(dims)
     lines = [
-        Line(x, np.array([numbers[f"{kind}/{model}/{n}x{T}/{d}"] for d in dims]), kind, color)
-        for kind, color in KINDS.items()
+        Line(np.array(dims), np.array([numbers[f"{kind}/{model}/{n}x{T}/{d}"] for d in dims]), kind, color)
+        for kind, color in COLORS.items()
     ]
-    for line in lines:
-        line.x = x
-    return Panel(f"{model}, n = {n}, T = {T}", "dimension d", "share of settled runs", lines, "x", ylim=(-0.03, 1.03))
+    return Panel(f"{model}, n = {n}, T = {T}", "dimension d", "share of runs", lines, "x", ylim=(-0.03, 1.03))
