@@ -74,7 +74,9 @@ def rate_coupled(
         "supports the head and the three limits are one. Gaps are over those that differ.",
         f"Of {len(few)} textbook float32 runs at rho = 1, {late} settled.",
     ]
-    return Outcome(numbers, _panels(np.array(rhos), gaps, settled, told.view(-1, seeds)), notes, speed.steps, speed.ratio)
+    return Outcome(
+        numbers, _panels(np.array(rhos), gaps, settled, told.view(-1, seeds)), notes, speed.steps, speed.ratio
+    )
 
 
 def _told_apart(drawn: Drawn, result: EnsembleResult) -> Tensor:

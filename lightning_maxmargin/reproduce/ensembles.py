@@ -54,7 +54,13 @@ class Drawn:
 
 
 def draw(
-    seeds: int, n: int, T: int, d: int, queries: bool = False, labels: Literal["random", "sign"] = "sign", first: int = 0
+    seeds: int,
+    n: int,
+    T: int,
+    d: int,
+    queries: bool = False,
+    labels: Literal["random", "sign"] = "sign",
+    first: int = 0,
 ) -> Drawn:
     """Instances of the seeds ``first``, ``first + 1``, ...; each is the :class:`RandomData` of its seed.
 

@@ -130,7 +130,9 @@ def _path(drawn: Drawn, model: str, at: np.ndarray, lr: float) -> list[Tensor]:
         runner = EnsembleState(drawn.stacked(), head=drawn.head.T, train="attention", attention_lr=lr)
     else:
         K = [torch.randn(d, d, generator=torch.Generator().manual_seed(b), dtype=torch.float64) for b in range(B)]
-        runner = FactoredEnsemble(drawn.stacked(), drawn.head.T, 0.1 * torch.stack(K), lr, EPS if model == "KQ" else 0.0)
+        runner = FactoredEnsemble(
+            drawn.stacked(), drawn.head.T, 0.1 * torch.stack(K), lr, EPS if model == "KQ" else 0.0
+        )
     seen, wanted = [], set(at.tolist())
     for step in range(1, int(at[-1]) + 1):
         runner.step()
