@@ -41,7 +41,8 @@ def rate_coupled(
 
     Returns:
         ``LIMIT/RHO``: median of 1 - cos of p to that limit, over settled instances whose strict and relaxed limits
-        differ, ``counted/RHO`` of them; ``settled/RHO``; ``share/LIMIT``: over all ratios, of the same instances that are nearest to that limit;
+        differ, ``counted/RHO`` of them; ``settled/RHO``; ``share/LIMIT``: over all ratios, those of the same instances
+        that are nearest to that limit;
         ``naive/LIMIT/1`` by textbook float32 gradients on at most 30 seeds, against the limits of what those select,
         settled or not.
     """

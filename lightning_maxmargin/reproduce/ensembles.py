@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -60,9 +60,8 @@ def draw(
     d: int,
     queries: bool = False,
     labels: Literal["random", "sign"] = "sign",
-    first: int = 0,
 ) -> Drawn:
-    """Instances of the seeds ``first``, ``first + 1``, ...; each is the :class:`RandomData` of its seed.
+    """Instances of the seeds 0, 1, ...; each is the :class:`RandomData` of its seed.
 
     Args:
         seeds: how many.
@@ -71,20 +70,19 @@ def draw(
         d: dimensions.
         queries: whether each sequence has a query of its own.
         labels: ``random``, or ``sign``: as the head gives them under uniform attention.
-        first: seed.
 
     Example:
         >>> draw(3, 5, 4, 2).keys.shape
         torch.Size([3, 5, 4, 2])
     """
-    sources = [RandomData(n, T, d, seed, queries, labels) for seed in range(first, first + seeds)]
+    sources = [RandomData(n, T, d, seed, queries, labels) for seed in range(seeds)]
     parts = [source.load()["train"] for source in sources]
-    z = [part.queries for part in parts if part.queries is not None]
+    z: list[Any] = [part.queries for part in parts]
     return Drawn(
         torch.stack([part.keys for part in parts]),
         torch.stack([part.labels for part in parts]),
         torch.stack([source.head for source in sources]),
-        torch.stack(z) if z else None,
+        torch.stack(z) if queries else None,
     )
 
 
@@ -102,10 +100,9 @@ def percentiles(x: Array, values: Array, label: str, color: str | None = None, k
 def settled_words(settled: Tensor, what: str = "runs") -> str:
     """One sentence on how many settled, for the notes."""
     count = int(settled.sum())
-    left = settled.numel() - count
     return (
-        f"{count:,} of {settled.numel():,} {what} settled: attention margin at least half of its SVM's, every selected "
-        f"token with .99 of the attention. The other {left:,} are counted here and left out of medians over settled ones."
+        f"{count:,} of {settled.numel():,} {what} settled: margin at least half of the SVM's, every selected token with "
+        "at least .99 of the attention. The others are counted and left out of medians."
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,8 +24,8 @@ EPS = torch.finfo(torch.float64).eps
 class FactoredEnsemble:
     """B instances of W = K Q' that minimise L + ridge (||K||^2 + ||Q||^2) / 2, each factor by its own unit steps.
 
-    This is the public experiment's ridge: a part of the loss, so that W stops growing where the loss is as small. Without
-    one it is :class:`~lightning_maxmargin.optim.FactoredGD` without one.
+    This is the public experiment's ridge: a part of the loss, so that W stops growing where the loss is as small.
+    Without one it is :class:`~lightning_maxmargin.optim.FactoredGD` without one.
 
     Args:
         data: instances with queries.

@@ -46,7 +46,7 @@ def random_optima(
         numbers |= {f"{kind}/{model}/{n}x{T}/{d}": share for kind, share in _shares(result).items()}
         tick((at + 1) / len(runs))
     for model in ("p", "W"):
-        numbers |= _summary(model, *sizes[0], dims, numbers)
+        numbers |= _summary(model, sizes[0], dims, numbers)
         panels += [_panel(model, n, T, dims, numbers) for n, T in sizes]
     return Outcome(numbers, panels, [settled_words(torch.cat(settled))], speed.steps, speed.ratio)
 
@@ -66,7 +66,8 @@ def _shares(result: EnsembleResult) -> dict[str, float]:
     return {kind: float(x.double().mean()) for kind, x in kinds.items()}
 
 
-def _summary(model: str, n: int, T: int, dims: list[int], numbers: dict[str, float]) -> dict[str, float]:
+def _summary(model: str, size: list[int], dims: list[int], numbers: dict[str, float]) -> dict[str, float]:
+    n, T = size
     share = {kind: np.array([numbers[f"{kind}/{model}/{n}x{T}/{d}"] for d in dims]) for kind in COLORS}
     good, bad = (share["global"] + share["local"]).sum(), share["neither"].sum()
     return {

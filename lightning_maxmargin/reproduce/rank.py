@@ -58,8 +58,8 @@ def rank(tick: Tick, sizes: list[list[int]], dims: list[int], seeds: int = 100, 
     notes = [
         f"{len(joined['l2']):,} of {seeds * len(runs):,} instances are feasible and certified in both norms; "
         f"not certified: {missing}. The rest are proved infeasible, each by a Farkas vector.",
-        f"Zero means below {tolerance:g} of the largest singular value; within a factor 100 of it on either side lie those "
-        f"of {numbers['unclear']:.1%} of all solutions.",
+        f"Zero means below {tolerance:g} of the largest singular value; {numbers['unclear']:.1%} of all solutions have "
+        "one within a factor 100 of that on either side.",
     ]
     return Outcome(numbers, _panels(sizes, dims, numbers), notes)
 

@@ -145,7 +145,7 @@ def _path(state: EnsembleState, at: np.ndarray) -> list[Tensor]:
 
 
 def _along(drawn: Drawn, path: list[Tensor], result: EnsembleResult) -> tuple[Tensor, Tensor]:
-    """Gap to the rate-coupled limit of what is selected last, and margin over the strict one's, (k, B); NaN: no limit."""
+    """Gap to the rate-coupled limit of what is selected last, and margin over the strict one's, (k, B)."""
     from lightning_maxmargin.svm import solve_att_svm, solve_joint_svm
 
     gaps = torch.full((len(path), len(drawn)), torch.nan, dtype=torch.float64)
