@@ -78,10 +78,11 @@ def draw(
     sources = [RandomData(n, T, d, seed, queries, labels) for seed in range(seeds)]
     parts = [source.load()["train"] for source in sources]
     z: list[Any] = [part.queries for part in parts]
+    heads: list[Any] = [source.head for source in sources]
     return Drawn(
         torch.stack([part.keys for part in parts]),
         torch.stack([part.labels for part in parts]),
-        torch.stack([source.head for source in sources]),
+        torch.stack(heads),
         torch.stack(z) if queries else None,
     )
 
@@ -101,8 +102,8 @@ def settled_words(settled: Tensor, what: str = "runs") -> str:
     """One sentence on how many settled, for the notes."""
     count = int(settled.sum())
     return (
-        f"{count:,} of {settled.numel():,} {what} settled: margin at least half of the SVM's, every selected token with "
-        "at least .99 of the attention. The others are counted and left out of medians."
+        f"{count:,} of {settled.numel():,} {what} settled: margin at least half of the SVM's, every selected token "
+        "with at least .99 of the attention. The others are counted and left out of medians."
     )
 
 

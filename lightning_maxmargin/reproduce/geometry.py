@@ -14,11 +14,12 @@ from lightning_maxmargin.ensemble import HARD, SETTLED
 from lightning_maxmargin.optim.base import scaled, unit
 from lightning_maxmargin.optim.mirror import mirror
 from lightning_maxmargin.optim.steepest import polar_factor
-from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw, percentiles
+from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
 from lightning_maxmargin.reproduce.panel import Line, Panel
 
 Norm = str | float
+WORDS: dict[Norm, str] = {"l2": "Frobenius", "linf": "l∞"}
 NORMS: tuple[Norm, ...] = ("l2", "linf", "spectral", 1.75, 3.0)
 
 
@@ -130,7 +131,8 @@ def optimizer_geometry(
         numbers[f"settled/{key}"] = float(settled.mean())
         numbers |= {f"margin/{key}/{name_of(x)}": float(np.nanmedian(margins[key][j])) for j, x in enumerate(NORMS)}
         short = np.stack([1 - best.relative(W, alpha, own) for W in path])
-        lines.append(percentiles(at, np.where(settled, short, np.nan), f"{words}: {name_of(own)}"))
+        middle = np.nanmedian(np.where(settled, short, np.nan), axis=1)
+        lines.append(Line(at, middle, f"{words}: {WORDS.get(own, name_of(own))}"))
         tick((i + 1) / len(field))
     numbers |= _leads(margins)
     counts = ", ".join(f"{OWN[key][0]} {round(numbers[f'settled/{key}'] * seeds)}" for key in field)
@@ -215,10 +217,10 @@ def _leads(margins: dict[str, np.ndarray]) -> dict[str, float]:
 
 def _panels(field: list[str], margins: dict[str, np.ndarray], lines: list[Line]) -> list[Panel]:
     image = np.array([[np.nanmedian(x) for x in margins[key]] for key in field])
-    names = [name_of(norm) for norm in NORMS]
+    names = [WORDS.get(norm, name_of(norm)) for norm in NORMS]
     return [
         Panel("relative margin, median", "norm", image=image, rows=[OWN[key][0] for key in field], columns=names),
         Panel(
-            "short of the largest margin in the own norm", "step", "1 − relative margin", lines, "xy", ylim=(1e-4, 5)
+            "short of the largest margin in the own norm", "step", "1 − relative margin", lines, "xy", ylim=(2e-5, 3)
         ),
     ]
