@@ -41,11 +41,9 @@ class Drawn:
         """Laid out for training."""
         return Instances.stack(self.keys, self.labels, queries=self.queries).to(dtype)
 
-    def repeated(self, times: int) -> Drawn:
-        """All instances, all again, and so on."""
-        q = None if self.queries is None else self.queries.repeat(times, 1, 1)
-        keys, labels = self.keys.repeat(times, 1, 1, 1), self.labels.repeat(times, 1)
-        return Drawn(keys, labels, self.head.repeat(times, 1), q)
+    def take(self, at: Tensor) -> Drawn:
+        """Instances ``at``, of which some may come several times."""
+        return Drawn(self.keys[at], self.labels[at], self.head[at], None if self.queries is None else self.queries[at])
 
     @property
     def token_scores(self) -> Tensor:

@@ -136,7 +136,7 @@ def test_an_instance_is_the_random_data_of_its_seed() -> None:
     assert torch.equal(drawn.keys[2], data.keys)
     assert torch.equal(drawn.labels[2], data.labels)
     assert torch.equal(drawn.head[2], source.head)
-    assert drawn.repeated(2).keys.shape[0] == 6
+    assert torch.equal(drawn.take(torch.tensor([2, 2])).keys[1], data.keys)
 
 
 def test_percentiles_leave_out_what_is_unknown() -> None:
@@ -194,7 +194,7 @@ def test_rates_are_over_settled_instances() -> None:
 
 
 def test_the_rate_coupled_limit_is_the_nearest() -> None:
-    found = rate_coupled(nothing, [0.05, 1.0], seeds=6, steps=2000, n=8, T=4, d=16).numbers
+    found = rate_coupled(nothing, [[0.05, 4], [1.0, 6]], steps=2000, n=8, T=4, d=16).numbers
     assert found["counted/1"] >= 1
     assert found["rate_coupled/1"] < min(found["strict/1"], found["relaxed/1"])
     assert found["strict/0.05"] < found["relaxed/0.05"]
