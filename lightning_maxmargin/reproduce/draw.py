@@ -68,6 +68,7 @@ def _draw_lines(ax: Axes, panel: Panel) -> None:
         color = COLORS.get(line.color or "", line.color) or CYCLE[used % len(CYCLE)]
         used += line.color is None
         _draw_line(ax, line, color)
+    _few_ticks(ax, panel)
     # After the lines: limits set before them would switch the automatic ones off.
     if panel.xlim is not None:
         ax.set_xlim(panel.xlim)
@@ -87,6 +88,17 @@ def _draw_lines(ax: Axes, panel: Panel) -> None:
         if panel.legend == "below":
             place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 4, "columnspacing": 1.2}
         ax.legend(fontsize=SMALL - 1.5, frameon=True, framealpha=0.8, edgecolor="none", handlelength=2.6, **place)
+
+
+def _few_ticks(ax: Axes, panel: Panel) -> None:
+    """On a logarithmic x axis over few values, those values; automatic ticks of one decade overlap."""
+    x = np.unique(np.concatenate([np.asarray(line.x, float).ravel() for line in panel.lines] or [np.zeros(0)]))
+    if "x" not in panel.log or not 0 < len(x) <= 9:
+        return
+    from matplotlib.ticker import NullFormatter
+
+    ax.set_xticks(x, [f"{value:g}" for value in x])
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_line(ax: Axes, line: Line, color: str) -> None:
