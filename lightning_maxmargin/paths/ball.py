@@ -1,9 +1,10 @@
-"""Minimising a smooth function over a ball or over a ball within a cone, with a certificate of stationarity."""
+"""Minimising a smooth function over a ball, or over a sphere within a cone, with a certificate of stationarity."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ Objective = Callable[[Tensor], Tensor]
 MAX_STEPS = 300
 # Relative to the radius: nearer to the sphere, or to the side of the cone, counts as on it.
 ON = 1e-7
+# Residual where the trust region stops. On the sphere Newton steps go on from there, and two or three reach rounding;
+# inside nothing follows. With 1e-11 for both most of the time went into steps that rounding rejects.
+ROUGH, FINE = 1e-5, 1e-10
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,8 @@ class Point:
     Attributes:
         x: (m,).
         value: of the objective.
-        residual: R ||-grad - N|| / max(R ||grad||, 1), N the nearest vector of the normal cone: on the sphere the sine
-            of the angle between -grad and x.
+        residual: on the sphere the sine of the angle between -grad and x (with a cone: between -grad and what is
+            normal to both), inside the ball R ||grad||.
         boundary: whether ||x|| = R.
     """
 
@@ -51,9 +55,9 @@ class Point:
 
 
 def minimize_on_ball(f: Objective, radius: float, start: Array, cone: Cone | None = None) -> Point:
-    """A local minimiser of f over ||x|| <= radius (and x in the cone), from the direction ``start``.
+    """A local minimiser of f over ||x|| <= radius, or over ||x|| = radius in the cone, from the direction ``start``.
 
-    On the sphere, f(radius y / ||y||) is minimised by scipy's ``trust-exact`` with the Hessian of autograd, then by
+    On the sphere, f(radius y / ||y||) is minimised by scipy's ``trust-ncg`` with the Hessian of autograd, then by
     Newton steps as long as they lower the residual; where f falls inwards there, f itself is minimised. With a cone
     scipy's ``SLSQP`` comes first, and the sphere's answer is taken where it lies within the cone.
 
@@ -67,8 +71,15 @@ def minimize_on_ball(f: Objective, radius: float, start: Array, cone: Cone | Non
     if cone is None:
         return _free(g, radius, start)
     inside = _constrained(g, radius, start, cone)
-    free = _free(g, radius, inside.x if np.any(inside.x) else start)
+    if cone.spare(inside.x) <= ON * radius:
+        return inside
+    free = _free(g, radius, inside.x, sphere=True)
     return free if cone.spare(free.x) > ON * radius and free.value <= inside.value + 1e-9 else inside
+
+
+def residual(f: Objective, radius: float, x: Array) -> float:
+    """How far x is from stationary over the ball: see :class:`Point`."""
+    return _Derivatives(f).residual(x, radius)
 
 
 class _Derivatives:
@@ -78,7 +89,7 @@ class _Derivatives:
         self.f = f
 
     def value(self, x: Array) -> float:
-        return float(self.f(torch.from_numpy(x)))
+        return float(self.f(torch.from_numpy(x)).detach())
 
     def gradient(self, x: Array) -> Array:
         return self.slope(self.f, x)
@@ -95,38 +106,51 @@ class _Derivatives:
         normals = []
         if np.linalg.norm(x) >= (1 - ON) * radius:
             normals.append(x / np.linalg.norm(x))
-        if cone is not None and cone.spare(x) <= ON * radius and np.linalg.norm(cone.slope(x)) > ON:
-            normals.append(-cone.slope(x) / np.linalg.norm(cone.slope(x)))
-        rest = nnls(np.stack(normals, 1), down)[1] if normals else np.linalg.norm(down)
-        return float(radius * rest / max(radius * float(np.linalg.norm(down)), 1.0))
+        if cone is not None:
+            normals.append(-normals[0])  # the sphere alone: its normal has either sign
+            if cone.spare(x) <= ON * radius:
+                normals.append(-cone.slope(x) / np.linalg.norm(cone.slope(x)))
+        size = float(np.linalg.norm(down))
+        if not normals:
+            return radius * size
+        return float(nnls(np.stack(normals, 1), down)[1]) / size if size > 0 else 0.0
 
     def point(self, x: Array, radius: float, cone: Cone | None = None) -> Point:
         on = bool(np.linalg.norm(x) >= (1 - ON) * radius)
         return Point(x, self.value(x), self.residual(x, radius, cone), on)
 
 
-def _free(g: _Derivatives, radius: float, start: Array) -> Point:
-    """Over the ball alone."""
+def _free(g: _Derivatives, radius: float, start: Array, sphere: bool = False) -> Point:
+    """Over the ball, or over its sphere alone."""
 
     def along(y: Tensor) -> Tensor:
         return g.f(radius * y / y.norm())
 
-    y = _newton(g, along, start / np.linalg.norm(start))
+    start = start / np.linalg.norm(start)
+    y = _newton(g, along, start, ROUGH * radius * float(np.linalg.norm(g.gradient(radius * start))))
     x = radius * y / np.linalg.norm(y)
     best = g.point(_polish(g, along, x, radius), radius)
-    if g.gradient(x) @ x <= 0:
+    if sphere or g.gradient(x) @ x <= 0:
         return best
-    inner = _newton(g, g.f, x)
+    inner = _newton(g, g.f, x, FINE / radius)
     if np.linalg.norm(inner) < radius:
         point = g.point(inner, radius)
         return point if point.value < best.value else best
     return best
 
 
-def _newton(g: _Derivatives, f: Objective, start: Array) -> Array:
-    options = {"gtol": 1e-11, "maxiter": MAX_STEPS}
-    value, slope, hessian = lambda y: float(f(torch.from_numpy(y))), lambda y: g.slope(f, y), lambda y: g.hessian(f, y)
-    return minimize(value, start, jac=slope, hess=hessian, method="trust-exact", options=options).x
+def _newton(g: _Derivatives, f: Objective, start: Array, tolerance: float) -> Array:
+    """scipy's trust region, until the gradient is this small.
+
+    Not ``trust-exact``: where f is flat to rounding it dies of an unset variable (scipy 1.17).
+    """
+    if not tolerance > 0:
+        return start
+    options = {"gtol": tolerance, "maxiter": MAX_STEPS}
+    calls: dict[str, Any] = {"jac": lambda y: g.slope(f, y), "hess": lambda y: g.hessian(f, y)}
+    value = lambda y: float(f(torch.from_numpy(y)).detach())  # noqa: E731
+    with np.errstate(all="ignore"):  # a step of a flat f divides 0 by 0, and is rejected
+        return minimize(value, start, method="trust-ncg", options=options, **calls).x
 
 
 def _polish(g: _Derivatives, along: Objective, x: Array, radius: float) -> Array:
@@ -145,10 +169,10 @@ def _polish(g: _Derivatives, along: Objective, x: Array, radius: float) -> Array
 
 
 def _constrained(g: _Derivatives, radius: float, start: Array, cone: Cone) -> Point:
-    """Over ball and cone, in units of the radius."""
+    """Over the sphere within the cone, in units of the radius."""
     y = start / np.linalg.norm(start)
     rules = [
-        {"type": "ineq", "fun": lambda y: 1 - y @ y, "jac": lambda y: -2 * y},
+        {"type": "eq", "fun": lambda y: 1 - y @ y, "jac": lambda y: -2 * y},
         {"type": "ineq", "fun": cone.spare, "jac": cone.slope},
     ]
     found = minimize(
@@ -160,5 +184,4 @@ def _constrained(g: _Derivatives, radius: float, start: Array, cone: Cone) -> Po
         options={"maxiter": MAX_STEPS, "ftol": 1e-14},
     ).x
     # SLSQP meets its constraints to its tolerance only.
-    found = found / max(1.0, float(np.linalg.norm(found)))
-    return g.point(radius * found, radius, cone)
+    return g.point(radius * found / np.linalg.norm(found), radius, cone)

@@ -102,10 +102,11 @@ class Excess:
 
 
 def attention_scores(data: Sequences, attention: Tensor) -> Tensor:
-    """a_it (n, T) of p (d,), or of W (d, dq) where the data have queries."""
+    """a_it (n, T) of p (d,), or where the data have queries of W, (d, dq) or flat."""
     if data.queries is None:
         return data.keys @ attention
-    return torch.einsum("ntd,de,ne->nt", data.keys, attention, data.queries)
+    W = attention.reshape(data.keys.shape[2], data.queries.shape[1])
+    return torch.einsum("ntd,nd->nt", data.keys, data.queries @ W.T)
 
 
 def apply_head(head: Tensor | Head, tokens: Tensor) -> Tensor:

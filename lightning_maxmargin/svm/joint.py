@@ -156,7 +156,9 @@ def _many(
         parts = [alone(b) for b in range(B)]
         rhs = torch.stack([torch.zeros(n, T, dtype=torch.float64) if p.rhs is None else p.rhs for p in parts])
         return JointSolution(stack([p.attention for p in parts]), heads, limit, norm_ratio, rhs)
-    attention, rhs = attention_many(many, heads, x, y, None if norm_ratio is None else rho, lambda b: alone(b).attention)
+    attention, rhs = attention_many(
+        many, heads, x, y, None if norm_ratio is None else rho, lambda b: alone(b).attention
+    )
     return JointSolution(attention, heads, limit, norm_ratio, rhs)
 
 
