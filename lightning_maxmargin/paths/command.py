@@ -86,7 +86,7 @@ def _limits(found: RegularizationPath, data: Sequences, alpha: Tensor, radii: li
     """Directions of the certified SVMs."""
     from lightning_maxmargin.svm import solve_att_svm, solve_joint_svm
 
-    if found.head is None:
+    if found.head is not None:
         ends = {}
         for limit in ("strict", "relaxed", "rate_coupled"):
             joint = solve_joint_svm(
@@ -114,7 +114,7 @@ def _parser() -> Any:
     add("--radii", type=list[float] | list[list[float]], required=True,
         help="Norms R of the attention; without a head pairs [r, R] of both norms.")  # fmt: skip
     add("--head", type=Literal["data", "none"] | list[float], default="none",
-        help="The given head: numbers, or data for the one that the data come with; none for the joint path.")  # fmt: skip
+        help="The given head: numbers, or data for the one the data come with; none for the joint path.")  # fmt: skip
     add("--loss", type=Literal["logistic", "exponential", "correlation"], default="logistic", help="Of the margins.")
     add("--selected", type=list[int] | None, default=None, help="Tokens of a local path, one per sequence.")
     add("--cone", type=float | None, default=None, help="Width of a local path's cone, 1 - cosine.")
@@ -168,7 +168,7 @@ def _print(rows: list[dict[str, Any]], name: str) -> None:
         table.add_column(key.replace("_", " "), justify="right")
     for row in rows:
         table.add_row(*(x if isinstance(x := row[k], str) else "-" if x is None else f"{x:.4g}" for k in shown))
-    Console(width=max(130, Console().width)).print(table)
+    Console(width=max(150, Console().width)).print(table)
 
 
 def _draw(found: RegularizationPath, rows: list[dict[str, Any]], name: str, target: Path) -> None:

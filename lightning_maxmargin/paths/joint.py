@@ -50,10 +50,18 @@ class JointPath:
         """(attention, head) of each pair (r, R)."""
         found: list[tuple[Point, Array]] = []
         for r, R in radii:
-            starts = [*self.starts, *([direction(found[-1][0].x)] if found else []), *self._svm(found)]
-            tried = [self._descend(r, R, start) for start in starts or [np.ones(self.size)]]
+            starts = [self._first(), *self.starts, *([direction(found[-1][0].x)] if found else []), *self._svm(found)]
+            tried = [self._descend(r, R, start) for start in starts]
             found.append(min(tried, key=lambda pv: self._order(*pv)))
         return found
+
+    def _first(self) -> Array:
+        """Where p = 0 would go under the mean head: no draw is needed to get an answer."""
+        zero = torch.zeros(self.size, dtype=torch.float64, requires_grad=True)
+        pooled = self._pooled(zero)
+        v = (self.data.labels @ pooled).detach()
+        (slope,) = torch.autograd.grad(self._margins(v, pooled).mean(), zero)
+        return direction(slope.numpy())
 
     def _svm(self, found: list[tuple[Point, Array]]) -> list[Array]:
         """The SVM direction of the tokens selected last."""
@@ -98,8 +106,8 @@ class JointPath:
     def _margins(self, v: Tensor, pooled: Tensor) -> Tensor:
         return self.data.labels * apply_head(v, pooled)
 
-    def _pooled(self, x: Array) -> Tensor:
-        s = hide(attention_scores(self.data, torch.from_numpy(x)), self.data.mask).softmax(1)
+    def _pooled(self, x: Array | Tensor) -> Tensor:
+        s = hide(attention_scores(self.data, torch.as_tensor(x)), self.data.mask).softmax(1)
         return torch.einsum("nt,ntd->nd", s, self.data.values)
 
 
