@@ -158,7 +158,9 @@ def _polish(g: _Derivatives, along: Objective, x: Array, radius: float) -> Array
     residual = g.residual(x, radius)
     for _ in range(5):
         y = x / radius
-        step = np.linalg.lstsq(g.hessian(along, y), -g.slope(along, y), rcond=1e-12)[0]
+        # Along the tangent: f(y / ||y||) is homogeneous, so H y = -grad, and y itself would be the Newton step.
+        P = np.eye(len(y)) - np.outer(y, y)
+        step = np.linalg.lstsq(P @ g.hessian(along, y) @ P, -g.slope(along, y), rcond=1e-12)[0]
         new = y + step
         new *= radius / np.linalg.norm(new)
         after = g.residual(new, radius)

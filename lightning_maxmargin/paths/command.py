@@ -172,27 +172,29 @@ def _print(rows: list[dict[str, Any]], name: str) -> None:
 
 
 def _draw(found: RegularizationPath, rows: list[dict[str, Any]], name: str, target: Path) -> None:
-    """Gaps to the SVMs by radius and, in the plane, the solutions."""
+    """Gaps to the SVMs, and residuals, by radius; pairs of radii stand side by side."""
     from lightning_maxmargin.figures.style import COLORS, DASHES, FLOOR, NAMES, dress, headline, new_figure, save
 
     figure = new_figure(4.0)
-    ax = figure.add_subplot(1, 2, 1)
-    R = np.array([row["radius"] for row in rows])
-    order = np.argsort(R, kind="stable")
+    joint = found.head is not None
+    x = np.arange(len(rows)) if joint else found.radii.numpy()
+    order = np.argsort(x)
+    gaps, residuals = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
     for key in ("strict", "relaxed", "rate_coupled", "head"):
-        gaps = np.array([row[f"gap_{key}"] for row in rows], float)[order]
-        if np.isfinite(gaps).any():
+        y = np.array([row[f"gap_{key}"] for row in rows], float)[order]
+        if np.isfinite(y).any():
             line = {"color": COLORS[key], "linestyle": DASHES[key], "marker": "o", "markersize": 3.5}
-            ax.plot(R[order], np.maximum(gaps, FLOOR), label=f"gap to {NAMES[key]} SVM", **line)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    dress(ax, "direction gap to the SVMs", "radius R", "1 − cos")
-    ax = figure.add_subplot(1, 2, 2)
-    ax.plot(
-        R[order], np.maximum([row["residual"] for row in rows], FLOOR)[order], color=COLORS["attention"], marker="o"
-    )
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    dress(ax, "residual: sine of the angle from −grad to p", "radius R", "residual")
+            gaps.plot(x[order], np.maximum(y, FLOOR), label=f"gap to {NAMES[key]} SVM", **line)
+    y = np.array([row["residual"] for row in rows])[order]
+    residuals.plot(x[order], np.maximum(y, FLOOR), color=COLORS["attention"], marker="o", markersize=3.5)
+    for ax in (gaps, residuals):
+        ax.set_yscale("log")
+        if joint:
+            ax.set_xticks(x, [f"{row['head_radius']:g}, {row['radius']:g}" for row in rows], rotation=30)
+        else:
+            ax.set_xscale("log")
+    under = "radii r of v, R of p" if joint else "radius R"
+    dress(gaps, "direction gap to the SVMs", under, "1 − cos")
+    dress(residuals, "residual: sine of the angle from −grad", under, "residual")
     headline(figure, f"Regularisation path: {name}", 4)
     save(figure, target)
