@@ -127,7 +127,7 @@ class _Model:
         return self._centred()[0].softmax(2)
 
     def gradient(self) -> Tensor:
-        """d/dW of the mean loss: sum_it l'_i s_it (c_it - sum_k s_ik c_ik) x_it z_i', c centred at the largest weight."""
+        """d/dW of the mean loss: sum_it l'_i s_it (c_it - sum_k s_ik c_ik) x_it z_i', c centred at the top token."""
         a, alpha = self._centred()
         s = a.softmax(2)
         anchor = self.X.gather(2, alpha[..., None, None].expand(-1, -1, 1, self.X.shape[3]))
