@@ -6,8 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_maxmargin.callbacks import MarginMonitor
+    from lightning_maxmargin.callbacks import AttentionSource, MarginMonitor
     from lightning_maxmargin.core import TokenSelector
+    from lightning_maxmargin.ensemble_module import Ensemble
     from lightning_maxmargin.module import JointSelection
     from lightning_maxmargin.svm import solve_att_svm, solve_joint_svm, solve_label_svm
 
@@ -15,6 +16,8 @@ __version__ = "0.1.0"
 
 #: Imported on first use, so that the solvers can be had without Lightning.
 _HOMES = {
+    "AttentionSource": "callbacks",
+    "Ensemble": "ensemble_module",
     "JointSelection": "module",
     "MarginMonitor": "callbacks",
     "TokenSelector": "core",
@@ -23,7 +26,16 @@ _HOMES = {
     "solve_label_svm": "svm",
 }
 
-__all__ = ["JointSelection", "MarginMonitor", "TokenSelector", "solve_att_svm", "solve_joint_svm", "solve_label_svm"]
+__all__ = [
+    "AttentionSource",
+    "Ensemble",
+    "JointSelection",
+    "MarginMonitor",
+    "TokenSelector",
+    "solve_att_svm",
+    "solve_joint_svm",
+    "solve_label_svm",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,11 +17,21 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from lightning_maxmargin.callbacks import FiniteGuard, Interrupt, MarginMonitor, RunSummary, StepProgress, TokenMonitor
+from lightning_maxmargin.callbacks import (
+    EnsembleMonitor,
+    FiniteGuard,
+    Interrupt,
+    MarginMonitor,
+    RunSummary,
+    StepProgress,
+    TokenMonitor,
+)
 from lightning_maxmargin.checkpoints import CheckedCheckpointIO, verify_checkpoint
 from lightning_maxmargin.config_errors import allow_imports, is_input, one_line
 from lightning_maxmargin.data import SequenceData
+from lightning_maxmargin.ensemble_module import Ensemble
 from lightning_maxmargin.errors import InputError, NonFiniteError
 from lightning_maxmargin.finish import finish_fit, print_metrics, refuse_existing, write_predictions
 from lightning_maxmargin.loggers import MarginWandbLogger, run_loggers
@@ -82,7 +92,9 @@ class MarginCLI(LightningCLI):
         for key, callback in FIT_CALLBACKS.items():
             parser.add_lightning_class_args(callback, key)
         for key in ("dim", "value_dim", "query_dim", "num_classes"):
-            parser.link_arguments(f"data.{key}", f"model.{key}", apply_on="instantiate")
+            parser.link_arguments(f"data.{key}", f"model.init_args.{key}", apply_on="instantiate")
+        # A config that names no class is one of JointSelection, key by key.
+        parser.set_defaults({"model": {"class_path": "lightning_maxmargin.JointSelection"}})
 
     def _parse_ckpt_path(self) -> None:
         path = self.config[self.config.subcommand].ckpt_path
@@ -111,11 +123,14 @@ class MarginCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         if self.subcommand == "fit":
             config = self.config.fit
-            self.model.check_data(self.datamodule)
+            if hasattr(self.model, "check_data"):
+                self.model.check_data(self.datamodule)
             kwargs["default_root_dir"] = str(self.run_dir)
             kwargs["plugins"] = [*_listed(config.trainer.plugins), CheckedCheckpointIO()]
             if config.trainer.logger in (None, True):
                 kwargs["logger"] = run_loggers(self.run_dir, config.name, config.wandb, config.wandb_project)
+        elif isinstance(self.model, Ensemble):
+            raise InputError(f"model: Ensemble is trained and measured by fit; there is nothing to {self.subcommand}")
         trainer = super().instantiate_trainer(**kwargs)
         if self.subcommand == "fit":
             # Last of all: a run that is refused leaves no directory.
@@ -124,10 +139,16 @@ class MarginCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:
         if self.subcommand == "fit":
-            callbacks = [*callbacks, *self._run_callbacks(config)]
+            callbacks = [*self._watchers(callbacks), *self._run_callbacks(config)]
         else:
             callbacks = [c for c in callbacks if not isinstance(c, tuple(FIT_CALLBACKS.values()))]
         return super()._instantiate_trainer(config, callbacks)
+
+    def _watchers(self, callbacks: list[Any]) -> list[Any]:
+        """The monitors of one model, or in their place the one of an ensemble."""
+        if not isinstance(self.model, Ensemble):
+            return callbacks
+        return [c for c in callbacks if not isinstance(c, tuple(FIT_CALLBACKS.values()))] + [EnsembleMonitor()]
 
     def _run_callbacks(self, config: dict[str, Any]) -> list[Any]:
         given = config.get("callbacks") or []
@@ -135,7 +156,8 @@ class MarginCLI(LightningCLI):
         self.interrupt = Interrupt()
         extra: list[Any] = [RunSummary(self.run_dir, self.config.fit.name, checkpoints), self.interrupt]
         if config.get("enable_progress_bar") is not False:
-            extra.append(StepProgress())
+            show = ("ensemble/settled", "direction_gap/strict", "norm/attention")
+            extra.append(StepProgress(show) if isinstance(self.model, Ensemble) else StepProgress())
         if checkpoints and not any(isinstance(c, ModelCheckpoint) for c in given):
             # By time, not by epoch: an epoch of full-batch training is milliseconds, and saving would be most of it.
             folder = self.run_dir / "checkpoints"
@@ -155,7 +177,7 @@ class MarginCLI(LightningCLI):
         if self.config.fit.trainer.fast_dev_run:
             return
         tested: dict[str, Any] = {}
-        if self.datamodule.sequences("test") is not None:
+        if self.datamodule.sequences("test") is not None and is_overridden("test_step", self.model):
             tested = dict(self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)[0])
         if self.trainer.is_global_zero:
             finish_fit(self.run_dir, tested, seconds, self.config.fit.report)
@@ -231,7 +253,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except (InputError, ArgumentError, TypeError, ValueError) as error:
         if isinstance(error, TypeError | ValueError) and not is_input(error):
             raise
-        return _fail(one_line(error, MarginCLI.latest_parser), 2)
+        return _fail(one_line(error, MarginCLI.latest_parser, (JointSelection, Ensemble)), 2)
     return 0
 
 
@@ -240,13 +262,14 @@ def cli(words: Sequence[str]) -> MarginCLI:
     strict: dict[str, Any] = {"exit_on_error": False}
     commands = {name: {**strict, "description": COMMANDS[name]} for name in MarginCLI.subcommands()}
     return MarginCLI(
-        JointSelection,
+        pl.LightningModule,
         SequenceData,
         save_config_callback=RunConfig,
         seed_everything_default=0,
         trainer_defaults=DEFAULTS,
         parser_kwargs={"prog": "maxmargin", "description": ABOUT, **strict, **commands},
         subclass_mode_data=True,
+        subclass_mode_model=True,
         auto_configure_optimizers=False,
     )
 
@@ -287,5 +310,6 @@ def _quiet() -> None:
         ".*when using `ckpt_path`.*",
         ".*dirpath has changed.*",
         ".*anonymous setting.*",
+        ".*no `validation_step`.*",
     ):
         warnings.filterwarnings("ignore", advice)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -33,12 +33,13 @@ def allow_imports(trust_config: bool) -> None:
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=TRUSTED)
 
 
-def one_line(error: BaseException, parser: ArgumentParser | None = None) -> str:
+def one_line(error: BaseException, parser: ArgumentParser | None = None, models: Sequence[type] = ()) -> str:
     """What was wrong, where, and what to do: the innermost message of a parser's nested one.
 
     Args:
         error: what parsing or instantiation raised.
         parser: offers near names for an unknown argument.
+        models: classes that ``model`` may name, which offer theirs.
 
     Example:
         >>> one_line(ValueError('Parser key "model.rank":\\n  Expected a <class \\'int\\'>. Got value: x'))
@@ -51,7 +52,7 @@ def one_line(error: BaseException, parser: ArgumentParser | None = None) -> str:
     keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', text)))
     unknown = next((m for pattern in UNKNOWN if (m := re.search(pattern, text))), None)
     if unknown:
-        return _unknown(".".join([*keys, unknown.group(1).removeprefix("--")]), parser)
+        return _unknown(".".join([*keys, unknown.group(1).removeprefix("--")]), [parser, *map(_arguments, models)])
     denied = re.search(r"Importing '([\w.]+)' is not allowed", text)
     reason = _denied(denied.group(1)) if denied else _reason(text)
     return ": ".join([".".join(keys), reason] if keys else [reason])
@@ -68,8 +69,14 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _unknown(name: str, parser: ArgumentParser | None) -> str:
-    known = [] if parser is None else [o for action in parser._actions for o in action.option_strings]
+def _arguments(model: type) -> ArgumentParser:
+    parser = ArgumentParser()
+    parser.add_class_arguments(model, "model")
+    return parser
+
+
+def _unknown(name: str, parsers: Sequence[ArgumentParser | None]) -> str:
+    known = [o for p in parsers if p is not None for action in p._actions for o in action.option_strings]
     near = difflib.get_close_matches(f"--{name}", known, 1, cutoff=0.8)
     hint = f"did you mean {near[0].removeprefix('--')}?" if near else "--print_config lists every key"
     return f"unknown key {name}; {hint}"

@@ -42,6 +42,9 @@ def print_summary(summary: dict[str, Any]) -> None:
 
 
 def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    if summary["ensemble/instances"]:
+        return _ensemble_lines(summary)
+
     def pair(first: str, second: str) -> str:
         return f"{_share(summary[first])}, {_share(summary[second])}"
 
@@ -59,8 +62,28 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("selected tokens", summary["selection/tokens"]))
     if summary["test/accuracy"] is not None:
         lines.insert(0, ("test accuracy", _share(summary["test/accuracy"])))
+    return [*lines, _time(summary)]
+
+
+def _ensemble_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    count = round(summary["ensemble/instances"])
+    optima = ", ".join(_share(summary[f"ensemble/{k}"]) for k in ("global", "local", "neither"))
+    gaps = [(k, f"median direction gap to {k.replace('_', '-')}") for k in LIMITS]
+    gaps.append(("head", "median direction gap of the head"))
+    return [
+        ("instances, certified", f"{count:,}, {_share(summary['ensemble/certified'])}"),
+        ("settled", _share(summary["ensemble/settled"])),
+        ("of these global, local optima, neither", optima),
+        *((words, _number(summary[f"direction_gap/{k}"])) for k, words in gaps if summary[f"direction_gap/{k}"]),
+        ("median relative margin", _share(summary["relative_margin/attention"])),
+        ("median norm", _number(summary["norm/attention"])),
+        _time(summary),
+    ]
+
+
+def _time(summary: dict[str, Any]) -> tuple[str, str]:
     monitor = summary["monitor/seconds"] or 0.0
-    return [*lines, ("steps, seconds", f"{summary['steps']}, {summary['seconds']:.1f} (monitor {monitor:.1f})")]
+    return "steps, seconds", f"{summary['steps']}, {summary['seconds']:.1f} (monitor {monitor:.1f})"
 
 
 def _number(x: float | None) -> str:

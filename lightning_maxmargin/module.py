@@ -7,7 +7,10 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch import distributed as dist
 from torch.optim import Optimizer
@@ -18,6 +21,7 @@ from lightning_maxmargin.core.model import Init, Output
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import SelectionAccuracy, label_rows
 from lightning_maxmargin.optim import NormalizedGD
+from lightning_maxmargin.steps import steps_now
 
 Gradient = Literal["exact", "centred", "naive"]
 
@@ -160,47 +164,59 @@ class JointSelection(pl.LightningModule):
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         reduce = AllReduce(self.trainer.world_size)
-        loss = torch.zeros((), device=self.device)
-        for _ in range(self._steps_now()):
-            if self.gradient == "exact":
-                loss = self._fill_exact(batch, reduce)
-                optimizer.step()
-            else:
+        if self.gradient == "exact":
+            loss = self._train_exact(batch, optimizer, reduce)
+        else:
+            for _ in range(self._steps_now()):
                 loss = self._fill_autograd(batch, reduce)
                 optimizer.step(partial(_same, loss))
         self.log("train/loss", loss)
         # Lightning would count batches: this puts the loss on the axis of the monitors.
         self.log("step", float(self.global_step))
 
+    def _train_exact(self, batch: Sequences, optimizer: LightningOptimizer, reduce: AllReduce) -> Tensor:
+        raw = optimizer.optimizer
+        by_loss = getattr(raw, "gradient_scale", "log_loss") == "log_loss"
+        hooked = self._steps_are_hooked()
+        loss = torch.zeros((), device=self.device)
+        # Outside autocast: the direction is exact in the dtype of the weights.
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            for _ in range(self._steps_now()):
+                loss = self._fill_exact(batch, reduce, by_loss)
+                if hooked:
+                    optimizer.step()
+                else:
+                    optimizer._on_before_step()
+                    raw.step()
+                    optimizer._on_after_step()
+        return loss
+
+    def _steps_are_hooked(self) -> bool:
+        """Whether someone listens to single steps: calling the hooks of all callbacks is a sixth of a small step."""
+        heard = any(is_overridden("on_before_optimizer_step", c, Callback) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
+        return heard or is_overridden("on_before_optimizer_step", self, pl.LightningModule)
+
     def _steps_now(self) -> int:
-        """Up to ``inner_steps``, but not past the last step nor past one that a callback wants to see."""
-        stops = [s for s in (self.trainer.max_steps, self.pause_at) if s is not None and s > self.global_step]
         # One step of a minibatch: many steps on each would be another algorithm.
         inner = self.inner_steps if self.trainer.num_training_batches == 1 else 1
-        return min([inner, *(s - self.global_step for s in stops)])
+        return steps_now(self.trainer, self.pause_at, inner)
 
-    @torch.no_grad()
-    def _fill_exact(self, batch: Sequences, reduce: AllReduce) -> Tensor:
+    def _fill_exact(self, batch: Sequences, reduce: AllReduce, by_loss: bool) -> Tensor:
         assert isinstance(self.loss, MarginLoss)
         model = self.selector
-        # Outside autocast: the direction is exact in the dtype of the weights.
-        with torch.autocast(self.device.type, enabled=False):
-            data = Sequences(batch.keys, batch.labels, batch.values, model.queries(batch), batch.mask, batch.index)
-            d = exact_directions(data, model.scores(batch), model.head, self.loss, reduce)
-        scale = torch.ones(2, dtype=d.head.dtype, device=self.device)
-        if self._gradient_scale == "log_loss":
+        data = Sequences(batch.keys, batch.labels, batch.values, model.queries(batch), batch.mask, batch.index)
+        d = exact_directions(data, model.scores(batch), model.head, self.loss, reduce)
+        attention, head = d.attention, d.head
+        if by_loss:
             # The correlation loss has no logarithm: its own gradient then.
-            scale = (torch.stack([d.log_attention, d.log_head]) - d.log_loss.nan_to_num(0.0)).exp()
+            log_loss = d.log_loss.nan_to_num(0.0)
+            attention = attention * (d.log_attention - log_loss).exp()
+            head = head * (d.log_head - log_loss).exp()
         if self.train_part != "head":
-            model.set_attention_gradient(-scale[0] * d.attention)
+            model.set_attention_gradient(-attention)
         if self.train_part != "attention":
-            model.head.grad = -scale[1] * d.head
+            model.head.grad = -head
         return d.loss
-
-    @property
-    def _gradient_scale(self) -> str:
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        return getattr(optimizer, "gradient_scale", "log_loss")
 
     def _fill_autograd(self, batch: Sequences, reduce: AllReduce) -> Tensor:
         self.optimizers(use_pl_optimizer=False).zero_grad()  # type: ignore[union-attr]

@@ -29,6 +29,43 @@ MEASURED = (
     "monitor/seconds",
 )
 
+#: What MarginMonitor measures of each head of a foreign module, as HEAD/KEY.
+HEAD_MEASURED = (
+    "relative_margin/attention",
+    "relative_margin/median",
+    "margin/attention",
+    "norm/attention",
+    "attention/sparsity",
+    "attention/entropy",
+    "attention/selected_mass",
+    "attention/selected_value",
+    "svm/rows_met",
+    "svm/support",
+    "svm/duality_gap",
+    "svm/violation",
+)
+
+#: And of all its heads together.
+HEADS_MEASURED = ("heads/certified", "heads/infeasible", "monitor/seconds")
+
+#: What EnsembleMonitor measures of many instances; the gaps, margins and norms are medians over the settled ones.
+ENSEMBLE = (
+    "ensemble/instances",
+    "ensemble/settled",
+    "ensemble/global",
+    "ensemble/local",
+    "ensemble/neither",
+    "ensemble/certified",
+    "direction_gap/strict",
+    "direction_gap/relaxed",
+    "direction_gap/rate_coupled",
+    "direction_gap/head",
+    "relative_margin/attention",
+    "norm/attention",
+    "norm_ratio",
+    "monitor/seconds",
+)
+
 #: What summary.json says besides.
 SUMMARY = (
     "name",
@@ -45,3 +82,13 @@ SUMMARY = (
     "seconds",
     "versions",
 )
+
+
+def logged(key: str) -> bool:
+    """Whether MarginMonitor logs this key: one of its lists, with or without a head before it.
+
+    Example:
+        >>> logged("norm/attention"), logged("block1/head0/norm/attention"), logged("head0/status/attention")
+        (True, True, False)
+    """
+    return key in MEASURED + HEADS_MEASURED or "/".join(key.split("/")[-2:]) in HEAD_MEASURED

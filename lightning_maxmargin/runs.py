@@ -15,7 +15,7 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.names import MEASURED, SUMMARY
+from lightning_maxmargin.names import ENSEMBLE, MEASURED, SUMMARY
 
 #: Tells the processes that a launcher starts from the same command line where the first one writes.
 RUN_DIR_VARIABLE = "MAXMARGIN_RUN_DIR"
@@ -57,7 +57,7 @@ def make_run_dir(path: Path) -> None:
 
 def write_summary(run_dir: Path, values: dict[str, Any]) -> dict[str, Any]:
     """Writes ``summary.json``: every key of :mod:`lightning_maxmargin.names`, null where undefined, and returns it."""
-    summary = {key: _plain(values.get(key)) for key in (*SUMMARY, *MEASURED)}
+    summary = {key: _plain(values.get(key)) for key in dict.fromkeys((*SUMMARY, *MEASURED, *ENSEMBLE))}
     write_text(run_dir / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     return summary
 

@@ -3,65 +3,106 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from lightning_maxmargin.callbacks.heads import HeadSnapshot
 from lightning_maxmargin.callbacks.probe import Probe, Snapshot, Value, head_vector
 from lightning_maxmargin.callbacks.schedule import next_step
-from lightning_maxmargin.callbacks.verdict import verdict
+from lightning_maxmargin.callbacks.sources import AttentionSource
+from lightning_maxmargin.callbacks.verdict import heads_verdict, verdict
+from lightning_maxmargin.callbacks.watch import Failure, Forward, Gathered, HeadWatch, as_failure
 from lightning_maxmargin.core import Sequences, TokenSelector
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.names import MEASURED
+from lightning_maxmargin.names import logged
 
 
 class MarginMonitor(Callback):
-    """Logs, at geometrically spaced steps, the attention and label margin and the direction gaps to their SVMs.
+    """Logs, at geometrically spaced steps, the margins of attention and head against their SVMs.
 
-    One process measures the whole training set in float64, all receive the numbers (or the error), and all log the
-    same keys. The keys are listed in :mod:`lightning_maxmargin.names`; one that is undefined is left out of the log and
-    null in :attr:`last`.
+    Of a module of this package: attention and label margin and the direction gaps. Of any other LightningModule, with
+    ``sources``: for every head the margin of one query's attention against the head's own Att-SVM, its norm and its
+    sparsity, as ``head0/KEY`` (``LAYER/head0/KEY`` with several layers). The keys are listed in
+    :mod:`lightning_maxmargin.names`.
 
-    The cost is two passes over the data per look, plus the SVMs whenever a selected token has changed since the last
-    look; ``monitor/seconds`` says what it has come to.
+    One process measures in float64, all receive the numbers (or the error), and all log the same keys; one that is
+    undefined is left out of the log and null in :attr:`last`. The cost is two passes over the data per look, plus the
+    SVMs: of a TokenSelector whenever a selected token has changed since the last look, of a foreign head at every look,
+    since its inputs change as well. ``monitor/seconds`` says what it has come to.
 
     Args:
         per_decade: looks per factor of ten in steps.
         split: which split of the data module to measure.
-        data: the sequences themselves, for use without one of this package's data modules.
+        data: the sequences themselves, for use without one of this package's data modules. With ``sources``: a batch,
+            or a loader or list of batches, the same on all processes.
+        sources: the attention layer of a foreign module, or several by name.
+        forward: with ``sources``, ``forward(module, batch)``; else ``module(batch)``, or ``module(batch[0])`` for a
+            tuple or list.
+        samples: with ``sources``, how many to look at; .3 s a head for 64, 1 s for 128 (T = 17, d = 32, one core).
+        maps: with ``sources``, of how many samples to keep the attention rows of every look.
+        every_n_epochs: look after so many epochs instead of the geometric steps.
 
     Attributes:
         last: the latest numbers by key.
-        history: all of them, with ``step``.
+        history: all of them, with ``step`` and ``epoch``.
         snapshot: the latest :class:`Snapshot` (on the first process).
+        heads: with ``sources``, the latest :class:`HeadSnapshot` (on the first process).
+        rows: with ``sources``, (step, {head: (maps, T)}) of every look (on the first process).
         paths: (step, p or W, v) of every look at a two-dimensional problem.
         message: what the numbers mean, where they need words.
 
     Raises:
-        InputError: there is neither ``data`` nor a data module of this package, or the module has no TokenSelector.
+        InputError: there is neither ``data`` nor a data module of this package; the module has no TokenSelector and no
+            ``sources`` are given; a source's name is wrong or it is not what a source may be.
 
     Example:
-        >>> monitor = MarginMonitor(per_decade=4)
-        >>> monitor.last
+        >>> source = AttentionSource(keys="attn.k", queries="attn.q", heads=2)
+        >>> MarginMonitor(sources=source, data=torch.zeros(4, 5, 8)).last
         {}
     """
 
-    def __init__(self, per_decade: int = 16, split: str = "train", data: Sequences | None = None) -> None:
-        if per_decade < 1:
-            raise InputError(f"monitor.per_decade: {per_decade}; a positive number is asked")
+    def __init__(
+        self,
+        per_decade: int = 16,
+        split: str = "train",
+        data: Any = None,
+        sources: AttentionSource | Mapping[str, AttentionSource] | None = None,
+        forward: Forward | None = None,
+        samples: int = 128,
+        maps: int = 4,
+        every_n_epochs: int | None = None,
+    ) -> None:
+        for name, number in (("per_decade", per_decade), ("samples", samples), ("every_n_epochs", every_n_epochs)):
+            if number is not None and number < 1:
+                raise InputError(f"monitor.{name}: {number}; a positive number is asked")
+        if sources is not None and data is None:
+            raise InputError("MarginMonitor: sources need data: a batch, or a loader or list of batches")
         self.per_decade, self.split, self.data = per_decade, split, data
+        self.sources = {"": sources} if isinstance(sources, AttentionSource) else dict(sources or {})
+        self.forward, self.samples, self.maps, self.every_n_epochs = forward, samples, maps, every_n_epochs
         self.last: dict[str, Value] = {}
         self.history: list[dict[str, Any]] = []
         self.paths: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+        self.rows: list[tuple[int, dict[str, torch.Tensor]]] = []
         self.snapshot: Snapshot | None = None
+        self.heads: HeadSnapshot | None = None
         self.message = ""
         self.seconds = 0.0
         self.sequences: Sequences
         self._probe: Probe | None = None
+        self._watch: HeadWatch | None = None
+        self._next: int | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.sources:
+            self._watch = HeadWatch(pl_module, self.sources, self.data, self.forward, self.samples)
+            if not self.history:
+                self.look(trainer, pl_module)
+            return
         model = _selector_of(pl_module)
         if trainer.is_global_zero:
             self.sequences = self._find(trainer)
@@ -72,33 +113,44 @@ class MarginMonitor(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        pl_module.pause_at = next_step(trainer.global_step, self.per_decade)  # type: ignore[assignment]
+        self._next = None if self.every_n_epochs else next_step(trainer.global_step, self.per_decade)
+        if not self.sources:
+            pl_module.pause_at = self._next  # type: ignore[assignment]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step >= int(pl_module.pause_at or 0) or trainer.global_step == trainer.max_steps:  # type: ignore[arg-type]
+        if (self._next is not None and trainer.global_step >= self._next) or trainer.global_step == trainer.max_steps:
+            self.look(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0 and not self._seen(trainer):
             self.look(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step and (not self.history or self.history[-1]["step"] != trainer.global_step):
+        if trainer.global_step and not self._seen(trainer):
             self.look(trainer, pl_module)
         if trainer.is_global_zero:
-            self.message = verdict(self.history, pl_module)
+            self.message = heads_verdict(self.last) if self.sources else verdict(self.history, pl_module)
 
     def look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Value]:
         """Measures now, on one process, and logs on all."""
-        outcome: tuple[str | None, dict[str, Value]] = (None, {})
+        start = time.perf_counter()
+        gathered = None if self._watch is None else self._watch.gather(trainer, pl_module)
+        outcome: tuple[Failure | None, dict[str, Value]] = (None, {})
         if trainer.is_global_zero:
-            outcome = self._measure(trainer.global_step, _selector_of(pl_module))
+            outcome = self._measure(trainer.global_step, pl_module, gathered)
+            self.seconds += time.perf_counter() - start
+            outcome[1]["monitor/seconds"] = self.seconds
         if trainer.world_size > 1:
             outcome = trainer.strategy.broadcast(outcome)
-        error, values = outcome
-        if error is not None:
-            raise RuntimeError(f"MarginMonitor at step {trainer.global_step}: {error}")
+        failure, values = outcome
+        if failure is not None:
+            kind, words = failure
+            raise kind(f"MarginMonitor at step {trainer.global_step}: {words}")
         self.last = values
-        self.history.append({"step": trainer.global_step, **values})
-        numbers = {k: v for k, v in values.items() if k in MEASURED and isinstance(v, float) and abs(v) < float("inf")}
+        self.history.append({"step": trainer.global_step, "epoch": trainer.current_epoch, **values})
+        numbers = {k: v for k, v in values.items() if logged(k) and isinstance(v, float) and abs(v) < float("inf")}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=trainer.global_step)
         # Without a logger: only for progress bars, checkpoints and early stopping.
@@ -106,24 +158,37 @@ class MarginMonitor(Callback):
         return values
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "paths": self.paths, "seconds": self.seconds}
+        return {"history": self.history, "paths": self.paths, "seconds": self.seconds, "rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history, self.paths, self.seconds = state_dict["history"], state_dict["paths"], state_dict["seconds"]
+        self.rows = state_dict.get("rows", [])
+
+    def _seen(self, trainer: pl.Trainer) -> bool:
+        return bool(self.history) and self.history[-1]["step"] == trainer.global_step
 
     # --- on the first process ---------------------------------------------------------------------------------
 
-    def _measure(self, step: int, model: TokenSelector) -> tuple[str | None, dict[str, Value]]:
-        start = time.perf_counter()
-        assert self._probe is not None
+    def _measure(
+        self, step: int, pl_module: pl.LightningModule, gathered: Gathered | None
+    ) -> tuple[Failure | None, dict[str, Value]]:
+        # An error is not raised here: the other processes wait for an answer, and would wait half an hour.
         try:
-            self.snapshot = self._probe.measure(model)
+            if self._watch is not None and gathered is not None:
+                return gathered.failure, {} if gathered.failure else self._measure_heads(step, self._watch, gathered)
+            assert self._probe is not None
+            self.snapshot = self._probe.measure(_selector_of(pl_module))
         except Exception as error:
-            # Not raised here: the other processes wait for an answer, and would wait half an hour.
-            return f"{type(error).__name__}: {error}", {}
+            return as_failure(error), {}
         self._remember(step, self.snapshot.direction, self.snapshot.head)
-        self.seconds += time.perf_counter() - start
-        return None, {**self.snapshot.values, "monitor/seconds": self.seconds}
+        return None, dict(self.snapshot.values)
+
+    def _measure_heads(self, step: int, watch: HeadWatch, gathered: Gathered) -> dict[str, Value]:
+        self.heads = watch.measure(gathered)
+        self.rows.append((step, {head: s[: self.maps].clone() for head, s in self.heads.attention.items()}))
+        statuses = [solution.status for solution in self.heads.solutions.values()]
+        counts = {f"heads/{s}": float(statuses.count(s)) for s in ("certified", "infeasible")}
+        return self.heads.values | counts
 
     def _remember(self, step: int, direction: torch.Tensor, head: torch.Tensor) -> None:
         """Paths in two dimensions, for the figure."""
@@ -147,6 +212,7 @@ def _selector_of(pl_module: pl.LightningModule) -> TokenSelector:
     found = getattr(pl_module, "selector", None)
     if not isinstance(found, TokenSelector):
         raise InputError(
-            f"MarginMonitor: {type(pl_module).__name__} has no attribute 'selector' that is a TokenSelector"
+            f"MarginMonitor: {type(pl_module).__name__} has no attribute 'selector' that is a TokenSelector; "
+            "of any other module, name its attention: MarginMonitor(sources=AttentionSource(...), data=...)"
         )
     return found

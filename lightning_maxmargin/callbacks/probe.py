@@ -73,7 +73,7 @@ class Probe:
     @torch.no_grad()
     def measure(self, model: TokenSelector) -> Snapshot:
         """A snapshot of this model; the model itself is not touched."""
-        model = copy.deepcopy(model).to("cpu").to(torch.float64)
+        model = _double(model)
         output = model(self.data)
         alpha = select(output.scores, self.data.mask)
         rho = _ratio(model.head.norm(), model.direction.norm()) if model.linear else None
@@ -206,6 +206,14 @@ class Probe:
 def head_vector(model: TokenSelector) -> Tensor:
     """A copy of v or V; empty for a nonlinear head, which is no vector."""
     return model.head.detach().clone() if model.linear else torch.empty(0)
+
+
+def _double(model: TokenSelector) -> TokenSelector:
+    """The model in float64 on the CPU: itself where it is that already, for a copy costs as much as the solvers do."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if all(t.device.type == "cpu" and t.dtype in (torch.float64, torch.int64, torch.bool) for t in tensors):
+        return model
+    return copy.deepcopy(model).to("cpu").to(torch.float64)
 
 
 def _ratio(head: Tensor, attention: Tensor) -> float | None:

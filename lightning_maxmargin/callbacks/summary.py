@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from lightning_maxmargin.callbacks.ensemble import EnsembleMonitor, write_instances
 from lightning_maxmargin.callbacks.margins import MarginMonitor
 from lightning_maxmargin.callbacks.probe import Snapshot
 from lightning_maxmargin.core import Sequences
@@ -43,24 +44,31 @@ class RunSummary(Callback):
             trainer.save_checkpoint(self.run_dir / "checkpoints" / "last.ckpt")
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        monitor = next((c for c in trainer.callbacks if isinstance(c, MarginMonitor)), None)  # type: ignore[attr-defined]
-        if not trainer.is_global_zero or monitor is None:
+        if not trainer.is_global_zero:
             return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, MarginMonitor):
+                self._write_margins(trainer, pl_module, callback)
+            elif isinstance(callback, EnsembleMonitor) and callback.result is not None:
+                self._write(trainer, {**callback.last, "gradient": "exact", "message": ""})
+                write_instances(self.run_dir / "instances.csv", callback.result, pl_module.dealt())  # type: ignore[operator]
+
+    def _write_margins(self, trainer: pl.Trainer, pl_module: pl.LightningModule, monitor: MarginMonitor) -> None:
         selected = [] if monitor.snapshot is None else monitor.snapshot.selected.tolist()
         values = {
             **monitor.last,
-            "name": self.name,
             "gradient": getattr(pl_module, "gradient", None),
             "message": monitor.message,
-            "steps": trainer.global_step,
             "selection/tokens": " ".join(map(str, selected[:20])) + (" ..." if len(selected) > 20 else ""),
-            "versions": versions(),
         }
-        write_summary(self.run_dir, values)
+        self._write(trainer, values)
         if monitor.paths and monitor.snapshot is not None:
             train_head = getattr(pl_module, "train_part", "both") != "attention"
             arrays = path_arrays(monitor.paths, monitor.snapshot, monitor.sequences, train_head)
             np.savez(self.run_dir / "paths.npz", **arrays)  # type: ignore[arg-type]
+
+    def _write(self, trainer: pl.Trainer, values: dict[str, Any]) -> None:
+        write_summary(self.run_dir, {**values, "name": self.name, "steps": trainer.global_step, "versions": versions()})
 
 
 def path_arrays(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lightning_maxmargin.core.instances import InstanceDirections, Instances, contract, instance_directions, scores
-from lightning_maxmargin.core.losses import LOSSES, MarginLoss
+from lightning_maxmargin.core.losses import loss_by_instance
 from lightning_maxmargin.errors import InputError
 
 Update = Literal["normalized", "accelerated"]
@@ -28,7 +28,7 @@ class EnsembleState:
         train: ``both``, ``attention`` or ``head``.
         attention_lr: a number or (B,).
         head_lr: a number or (B,).
-        loss: logistic, exponential or correlation.
+        loss: logistic, exponential or correlation, or one of these for each instance.
         update: as above.
 
     Raises:
@@ -50,7 +50,7 @@ class EnsembleState:
         train: Literal["both", "attention", "head"] = "both",
         attention_lr: float | Tensor = 0.1,
         head_lr: float | Tensor = 0.1,
-        loss: str = "logistic",
+        loss: str | Sequence[str] = "logistic",
         update: Update = "normalized",
     ) -> None:
         d, dv, B = len(data.keys), len(data.values), data.keys.shape[-1]
@@ -58,15 +58,17 @@ class EnsembleState:
         self.data = data
         self.attention = self._start("attention", attention, shape)
         self.head = self._start("head", head, (dv, B))
-        chosen = LOSSES.get(loss)
-        if not isinstance(chosen, MarginLoss):
-            raise InputError(f"ensemble: loss {loss!r} is none of logistic, exponential, correlation")
+        names = [loss] * B if isinstance(loss, str) else list(loss)
+        if len(names) != B:
+            raise InputError(f"ensemble: {len(names)} losses for {B} instances; give one, or one for each")
         if update not in ("normalized", "accelerated"):
             raise InputError(f"ensemble: update {update!r} is none of normalized, accelerated")
-        self.loss, self.train, self.update = chosen, train, update
+        self.loss, self.train, self.update = loss_by_instance(names), train, update
         self.attention_lr, self.head_lr = self._rate(attention_lr), self._rate(head_lr)
         self.momentum = [torch.zeros_like(self.attention), torch.zeros_like(self.head)]
         self.steps = 0
+        #: (B,), mean loss of every instance before its latest step.
+        self.loss_now = data.keys.new_zeros(B)
         self._token_values = contract(self.head, data.values)
 
     def _start(self, name: str, start: Tensor | None, shape: tuple[int, ...]) -> Tensor:
@@ -100,6 +102,7 @@ class EnsembleState:
         if g.head is not None:
             self._move(self.head, g.head, self.head_lr, 1)
         self.steps += 1
+        self.loss_now = g.loss
         return g
 
     def _move(self, w: Tensor, g: Tensor, lr: Tensor, which: int) -> None:
@@ -110,8 +113,9 @@ class EnsembleState:
             return
         flat = g.flatten(0, -2)
         # The direction's weights sum to 1 and its length is that of a margin: no underflow in the square.
-        length = flat.square().sum(0).sqrt_().clamp_min_(torch.finfo(g.dtype).tiny)
-        w.add_(g * (lr / length))
+        length = flat.square().sum(0).sqrt_()
+        # A zero direction moves nothing: lr over the smallest number is infinite for lr > 4, and 0 times it NaN.
+        w.add_(g * torch.where(length > 0, lr / length, 0.0))
 
     def selected(self) -> Tensor:
         """alpha of every instance in float64, (B, n)."""

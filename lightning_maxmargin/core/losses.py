@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from lightning_maxmargin.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -62,3 +64,37 @@ LOSSES: dict[str, MarginLoss | CrossEntropy] = {
     "correlation": MarginLoss("correlation", lambda m: -m, torch.zeros_like, None),
     "cross_entropy": CrossEntropy(),
 }
+
+
+def loss_by_instance(names: Sequence[str]) -> MarginLoss:
+    """One loss that treats entry b of the last axis with the loss ``names[b]``, for ensembles.
+
+    Args:
+        names: of margin losses, one for each instance.
+
+    Raises:
+        InputError: a name is that of no margin loss.
+
+    Example:
+        >>> loss = loss_by_instance(["exponential", "correlation"])
+        >>> loss.value(torch.tensor([[0.0, 2.0]])).tolist()
+        [[1.0, -2.0]]
+    """
+    for name in names:
+        if not isinstance(LOSSES.get(name), MarginLoss):
+            raise InputError(f"ensemble: loss {name!r} is none of logistic, exponential, correlation")
+    kinds = {name: torch.tensor([n == name for n in names]) for name in dict.fromkeys(names)}
+    parts = {name: LOSSES[name] for name in kinds}
+
+    def pick(attribute: str) -> Callable[[Tensor], Tensor]:
+        def f(m: Tensor) -> Tensor:
+            whole = torch.empty_like(m)
+            for name, part in parts.items():
+                whole = torch.where(kinds[name].to(m.device), getattr(part, attribute)(m), whole)
+            return whole
+
+        return f
+
+    if len(kinds) == 1:
+        return parts[names[0]]  # type: ignore[return-value]
+    return MarginLoss("by instance", pick("value"), pick("log_slope"), None)

@@ -21,6 +21,7 @@ class Sequences:
         mask: (n, T) bool, True at real tokens; None where no sequence is padded.
         index: (n,) int64, the place of each sequence in its data set.
         planted: (n,) int64, the token that is known to carry the label, where that is known.
+        instance: (n,) int64, which problem of an ensemble each sequence belongs to; None where there is one problem.
 
     Example:
         >>> data = Sequences(torch.randn(4, 3, 2), torch.tensor([1.0, -1.0, 1.0, 1.0]))
@@ -29,7 +30,7 @@ class Sequences:
     """
 
     # No dataclass: Lightning's precision plugins rebuild those field by field, and keys and values would part ways.
-    FIELDS = ("keys", "labels", "values", "queries", "mask", "index", "planted")
+    FIELDS = ("keys", "labels", "values", "queries", "mask", "index", "planted", "instance")
 
     def __init__(
         self,
@@ -40,7 +41,9 @@ class Sequences:
         mask: Tensor | None = None,
         index: Tensor | None = None,
         planted: Tensor | None = None,
+        instance: Tensor | None = None,
     ) -> None:
+        self.instance = instance
         self.keys, self.labels, self.queries, self.mask, self.planted = keys, labels, queries, mask, planted
         self.values = keys if values is None else values
         self.index = torch.arange(len(keys), device=keys.device) if index is None else index
@@ -145,7 +148,8 @@ def _check_shapes(data: Sequences, where: str) -> None:
     n, T = data.keys.shape[:2]
     if n == 0 or T == 0:
         raise InputError(f"{where}: keys have shape {tuple(data.keys.shape)}; at least one sequence and one token")
-    wanted = {"labels": (n,), "mask": (n, T), "values": (n, T, "dv"), "queries": (n, "dq"), "planted": (n,)}
+    wanted = {"labels": (n,), "mask": (n, T), "values": (n, T, "dv"), "queries": (n, "dq")}
+    wanted |= {"planted": (n,), "instance": (n,)}
     for name, shape in wanted.items():
         tensor = getattr(data, name)
         if tensor is None:

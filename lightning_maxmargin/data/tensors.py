@@ -13,15 +13,17 @@ from lightning_maxmargin.data.base import SequenceData
 from lightning_maxmargin.errors import InputError
 
 ASKED = ("keys", "labels")
-ALLOWED = (*ASKED, "values", "queries", "mask", "planted")
+ALLOWED = (*ASKED, "values", "queries", "mask", "planted", "instance")
+WHOLE = ("planted", "instance")
 
 
 class TensorData(SequenceData):
     """Arrays from .npz or .safetensors files.
 
     A file holds ``keys`` (n, T, d) and ``labels`` (n,), and may hold ``values`` (n, T, dv), ``queries`` (n, dq),
-    ``mask`` (n, T), true at real tokens, and ``planted`` (n,), the token known to carry the label. Labels are -1 and 1,
-    or class indices when ``num_classes`` is more than 2.
+    ``mask`` (n, T), true at real tokens, ``planted`` (n,), the token known to carry the label, and ``instance`` (n,),
+    the number of the problem that a sequence belongs to, for :class:`Ensemble`. Labels are -1 and 1, or class indices
+    when ``num_classes`` is more than 2.
 
     Args:
         path: the training file.
@@ -78,9 +80,8 @@ def read_arrays(path: Path, num_classes: int = 2) -> Sequences:
         labels = labels.to(torch.int64)
     if "mask" in arrays:
         arrays["mask"] = arrays["mask"].to(torch.bool)
-    if "planted" in arrays:
-        arrays["planted"] = arrays["planted"].to(torch.int64)
-    floats = {k: t if t.is_floating_point() or k in ("mask", "planted") else t.double() for k, t in arrays.items()}
+    arrays |= {k: arrays[k].to(torch.int64) for k in WHOLE if k in arrays}
+    floats = {k: t if t.is_floating_point() or k in ("mask", *WHOLE) else t.double() for k, t in arrays.items()}
     return Sequences(labels=labels, **floats)
 
 

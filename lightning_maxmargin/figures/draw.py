@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_maxmargin.figures import style
+from lightning_maxmargin.figures.ensemble import draw_ensemble
 from lightning_maxmargin.figures.paths import draw_paths
 from lightning_maxmargin.figures.read import Array, Metrics, RunFiles
 from lightning_maxmargin.figures.style import COLORS, DASHES, FLOOR, LIMITS, NAMES
@@ -25,8 +26,8 @@ def draw_figures(run: RunFiles, out: Path) -> list[Path]:
 
     Args:
         run: the files of the run.
-        out: the folder for ``paths.png``, ``direction_gap.png``, ``relative_margin.png`` and ``selected_mass.png``. One
-            of these left there by an earlier drawing and without data now is removed.
+        out: the folder for ``paths.png``, ``ensemble.png``, ``direction_gap.png``, ``relative_margin.png`` and
+            ``selected_mass.png``. One of these left there by an earlier drawing and without data now is removed.
 
     Returns:
         The files drawn, in this order; a figure without data is not among them.
@@ -37,6 +38,7 @@ def draw_figures(run: RunFiles, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     kinds: dict[str, Callable[[RunFiles], Figure | None]] = {
         "paths": draw_paths,
+        "ensemble": draw_ensemble,
         "direction_gap": draw_direction_gap,
         "relative_margin": draw_relative_margin,
         "selected_mass": draw_selected_mass,

@@ -19,6 +19,11 @@ CAPTIONS = {
         "The weights of the attention (and of the head) as they grow, cut off at norm 15, with the rays of the SVM "
         "directions dashed. Below or beside: the angle between path and ray over the whole run.",
     ),
+    "ensemble": (
+        "All instances",
+        "Left: the share of instances that have settled, and of these the globally and the locally optimal. "
+        "Right: the share of settled instances whose direction gap at the end is at most x.",
+    ),
     "direction_gap": (
         "Distance from the limits",
         "How far each direction is from its SVM as the norm grows. A line that falls converges to that limit; one that "

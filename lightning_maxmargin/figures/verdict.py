@@ -41,8 +41,31 @@ class Row(NamedTuple):
 
 def verdict(run: RunFiles) -> list[str]:
     """Sentences: how near to which limit, the margins, the certificates, the accuracy; what is unknown is left out."""
+    if run.number("ensemble/instances"):
+        return _ensemble(run)
     parts = [_attention(run), _others(run), _head(run), _margins(run), *_statuses(run), _accuracy(run)]
     return [p for p in parts if p]
+
+
+def _ensemble(run: RunFiles) -> list[str]:
+    share = {
+        k: f"{100 * (run.number(f'ensemble/{k}') or 0):.3g}\u00a0%" for k in ("settled", "global", "local", "neither")
+    }
+    parts = [
+        f"Of {run.number('ensemble/instances'):,.0f} instances {share['settled']} have settled; an instance whose "
+        "selection has not settled has no limit to be near, so it is counted here and left out of what follows.",
+        f"Of the settled, {share['global']} select the best token everywhere, {share['local']} are locally optimal "
+        f"(every selected token beats its support neighbours) and {share['neither']} are neither.",
+    ]
+    for key, words in (
+        ("strict", "strict SVM"),
+        ("rate_coupled", "rate-coupled SVM"),
+        ("head", "label SVM of the head"),
+    ):
+        gap = run.number(f"direction_gap/{key}")
+        if gap is not None:
+            parts.append(f"The median gap to each one's own {words} is {_gap_words(gap)}.")
+    return parts
 
 
 def degrees(gap: float) -> str:
@@ -138,6 +161,12 @@ MEANINGS = {
     "svm/violation": "largest violation of a row of the SVM",
     "svm/support": "rows of the SVM that are tight",
     "test/selection/accuracy": "the same for the test examples",
+    "ensemble/instances": "how many were trained; the numbers above are medians over the settled ones",
+    "ensemble/settled": "share whose attention margin is at least half of its SVM's",
+    "ensemble/global": "share of the settled whose every selected token has the best score of its sequence",
+    "ensemble/local": "share of the settled that are locally optimal alone",
+    "ensemble/neither": "share of the settled that are neither",
+    "ensemble/certified": "share whose strict SVM is certified",
     "steps": "optimisation steps",
     "seconds": "duration of the run",
     "monitor/seconds": "of these, spent on watching (SVMs and metrics)",

@@ -15,6 +15,7 @@ from lightning_maxmargin.metrics.selection import (
     globally_optimal,
     locally_optimal,
     selected_mass,
+    sparsity,
 )
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "relative_margin",
     "score_rows",
     "selected_mass",
+    "sparsity",
 ]

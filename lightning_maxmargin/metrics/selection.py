@@ -32,6 +32,18 @@ def entropy(attention: Tensor) -> Tensor:
     return torch.special.entr(attention).sum(1)
 
 
+def sparsity(attention: Tensor) -> Tensor:
+    """||s_i||_1 / ||s_i||_inf, (n,): 1 for one token alone, T for all alike; 0 for a row of zeros.
+
+    Source: MMTS, the figure on attention maps of a trained vision transformer.
+
+    Example:
+        >>> sparsity(torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]])).tolist()
+        [2.0, 1.0]
+    """
+    return attention.sum(1) / attention.max(1).values.clamp_min(torch.finfo(attention.dtype).tiny)
+
+
 def globally_optimal(token_scores: Tensor, selected: Tensor, mask: Tensor | None = None) -> Tensor:
     """Whether no token has a larger gamma than the selected one, (n,) bool.
 

@@ -12,7 +12,7 @@ from tests.core.exact_reference import random_data
 
 def test_rows_keep_every_field_and_their_place() -> None:
     data = random_data(0, n=5, queries=2, mask=True, dv=4)
-    data.planted = torch.tensor([0, 1, 2, 0, 1])
+    data.planted, data.instance = torch.tensor([0, 1, 2, 0, 1]), torch.tensor([0, 0, 1, 1, 2])
     part = data[torch.tensor([4, 1])]
     assert len(part) == 2
     assert part.index.tolist() == [4, 1]

@@ -1,0 +1,103 @@
+"""Watches an ensemble: how many instances have settled, where, and how far they are from their SVMs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from lightning_maxmargin.callbacks.schedule import next_step
+from lightning_maxmargin.ensemble import EnsembleResult
+from lightning_maxmargin.names import ENSEMBLE
+from lightning_maxmargin.runs import write_text
+
+
+class EnsembleMonitor(Callback):
+    """Logs shares and medians of an :class:`Ensemble` at geometrically spaced steps; keys in ``names.ENSEMBLE``.
+
+    Args:
+        per_decade: looks per factor of ten in steps. A look solves the SVMs of all instances.
+
+    Attributes:
+        last: the latest numbers by key.
+        result: the latest :class:`EnsembleResult`, of all processes.
+
+    Example:
+        >>> EnsembleMonitor().last
+        {}
+    """
+
+    def __init__(self, per_decade: int = 4) -> None:
+        self.per_decade = per_decade
+        self.last: dict[str, float | None] = {}
+        self.result: EnsembleResult | None = None
+        self.seconds = 0.0
+        self._seen = -1
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        pl_module.pause_at = next_step(trainer.global_step, self.per_decade)  # type: ignore[assignment]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if trainer.global_step >= int(pl_module.pause_at or 0) or trainer.global_step == trainer.max_steps:  # type: ignore[arg-type]
+            self.look(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step and self._seen != trainer.global_step:
+            self.look(trainer, pl_module)
+
+    def look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measures now, on all processes, and logs."""
+        start = time.perf_counter()
+        self.result = pl_module.measure()  # type: ignore[operator]
+        assert self.result is not None
+        self._seen = trainer.global_step
+        self.seconds += time.perf_counter() - start
+        self.last = {**numbers_of(self.result), "monitor/seconds": self.seconds}
+        known = {k: v for k, v in self.last.items() if v is not None}
+        for logger in trainer.loggers:
+            logger.log_metrics(known, step=trainer.global_step)
+        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in known.items()})
+
+
+def numbers_of(result: EnsembleResult) -> dict[str, float | None]:
+    """Every key of ``names.ENSEMBLE`` but the time; None where no settled instance has it."""
+    numbers: dict[str, float | None] = dict.fromkeys(ENSEMBLE)
+    numbers |= {k if "/" in k else f"ensemble/{k}": v for k, v in result.shares().items()}
+    certified = sum(s == "certified" for s in result.status)
+    numbers |= {"ensemble/instances": float(len(result.status))}
+    numbers |= {"ensemble/certified": certified / len(result.status)}
+    columns = {"relative_margin/attention": result.relative_margin, "norm/attention": result.norm}
+    for name, x in {**columns, "norm_ratio": result.norm_ratio}.items():
+        known = x[result.settled & x.isfinite()]
+        numbers[name] = known.double().median().item() if len(known) else None
+    return numbers
+
+
+def instances_csv(result: EnsembleResult, dealt: dict[str, list[Any]]) -> str:
+    """A line per instance: how it was trained (``dealt``), what it selects, whether it settled, how far it is."""
+    columns: dict[str, list[Any]] = {"instance": list(range(len(result.status))), **dealt, "status": [*result.status]}
+    for name in ("settled", "globally_optimal", "locally_optimal", "relative_margin", "norm", "norm_ratio"):
+        columns[name] = _plain(getattr(result, name))
+    columns |= {f"direction_gap/{k}": _plain(gap) for k, gap in result.direction_gap.items()}
+    columns["selected"] = [" ".join(map(str, row)) for row in result.selected.tolist()]
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()
+
+
+def write_instances(path: Path, result: EnsembleResult, dealt: dict[str, list[Any]]) -> None:
+    """Writes :func:`instances_csv`, all of it or nothing."""
+    write_text(path, instances_csv(result, dealt))
+
+
+def _plain(x: Tensor) -> list[Any]:
+    return [int(v) for v in x] if x.dtype == torch.bool else ["" if v != v else v for v in x.tolist()]

@@ -1,0 +1,81 @@
+"""The figure of an ensemble: where the instances went, and how far from their SVMs the settled ones are."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.figures import style
+from lightning_maxmargin.figures.read import Array, RunFiles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SHARES = {"settled": "attention", "global": "relaxed", "local": "strict", "neither": "reference"}
+GAPS = ("strict", "relaxed", "rate_coupled", "head")
+
+
+def draw_ensemble(run: RunFiles) -> Figure | None:
+    """Shares against steps, and the distribution of the gaps at the end; None where the run was no ensemble.
+
+    Raises:
+        InputError: ``instances.csv`` is damaged.
+    """
+    if not run.metrics.has("ensemble/settled"):
+        return None
+    figure = style.new_figure(4.2)
+    left, right = figure.subplots(1, 2)
+    _draw_shares(left, run)
+    _draw_gaps(right, read_gaps(run.run_dir / "instances.csv"))
+    style.headline(figure, "Where the instances went")
+    return figure
+
+
+def _draw_shares(ax: Axes, run: RunFiles) -> None:
+    style.dress(ax, "share of instances", "step", "share")
+    for name, color in SHARES.items():
+        steps, share = run.metrics.series(f"ensemble/{name}")
+        if len(steps):
+            label = name if name == "settled" else f"of these {name}"
+            ax.plot(steps, share, color=style.COLORS[color], linewidth=1.8, label=label)
+            style.step_axis(ax, steps)
+    ax.set_ylim(-0.02, 1.02)
+
+
+def _draw_gaps(ax: Axes, gaps: dict[str, Array]) -> None:
+    style.dress(ax, "settled instances with a gap of at most x", "direction gap at the end", "share")
+    for name, x in gaps.items():
+        if len(x):
+            x = np.sort(np.maximum(x, style.FLOOR))
+            label = f"{style.NAMES[name]} SVM, median {style.short(float(np.median(x)))}"
+            dash = style.DASHES[name] if name in ("rate_coupled", "head") else "-"
+            share = np.arange(1, len(x) + 1) / len(x)
+            ax.step(x, share, color=style.COLORS[name], linestyle=dash, linewidth=1.8, label=label, where="post")
+    ax.set_xscale("log")
+    ax.set_ylim(-0.02, 1.02)
+
+
+def read_gaps(path: Path) -> dict[str, Array]:
+    """The finite gaps of the settled instances by limit, from ``instances.csv``; nothing where there is no file.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        settled = [row for row in rows if row["settled"] == "1"]
+        found = {}
+        for name in GAPS:
+            cells = [float(row.get(f"direction_gap/{name}") or "nan") for row in settled]
+            found[name] = np.array([x for x in cells if math.isfinite(x)])
+        return found
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"report: {path} is damaged: {error}; run `maxmargin fit` into a new --run_dir") from error

@@ -1,0 +1,166 @@
+"""Attention of a trained transformer: its norm grows and its [CLS] rows grow sparse, watched by MarginMonitor."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_maxmargin.callbacks import AttentionSource, MarginMonitor
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.maps import map_panels
+from lightning_maxmargin.reproduce.panel import Line, Panel
+from lightning_maxmargin.reproduce.transformer import ClsTransformer
+from lightning_maxmargin.reproduce.transformer_data import Tokens, digits, reviews
+
+
+def sparsify(
+    tick: Tick,
+    data: Literal["digits", "reviews"],
+    epochs: int = 40,
+    every: int = 4,
+    samples: int = 64,
+    seed: int = 0,
+    model: dict[str, Any] | None = None,
+) -> Outcome:
+    """Trains a small transformer in the ordinary way and looks at every head on the way.
+
+    Args:
+        tick: told the share done.
+        data: ``digits`` (images) or ``reviews`` (sentences).
+        epochs: of training.
+        every: epochs between two looks.
+        samples: training sequences that are looked at.
+        seed: of weights, split and order.
+        model: settings of :class:`ClsTransformer`.
+
+    Returns:
+        ``norm`` and ``sparsity`` at the ``/start`` and ``/end`` and their ``/ratio``, means over heads;
+        ``correlation`` of the two over the looks; ``accuracy`` on the test split; ``relative_margin/smallest``,
+        ``/median`` and ``rows_met`` at the end, means over heads; ``certified``, the share of SVMs that are.
+    """
+    if data not in ("digits", "reviews"):
+        raise InputError(f"sparsify.data: {data!r} is none of digits, reviews")
+    tokens = digits(seed) if data == "digits" else reviews(seed)
+    module, monitor = train(tokens, tick, epochs, every, samples, seed, model or {})
+    looks = looks_of(monitor)
+    numbers = numbers_of(looks, accuracy(module, tokens))
+    panels = [
+        _panel(looks, "norm/attention", "weights of a head", "‖W‖, Frobenius", named=True),
+        _panel(looks, "attention/sparsity", "[CLS] attention", "‖s‖₁ / ‖s‖∞, mean"),
+        _panel(looks, "relative_margin/attention", "smallest margin", "of the Att-SVM's", log="y"),
+        _panel(looks, "relative_margin/median", "median margin over sequences", "of the Att-SVM's", log="y"),
+        _panel(looks, "svm/rows_met", "rows that meet the Att-SVM's margin", "share"),
+        *map_panels(tokens, monitor.rows, looks["epoch"]),
+    ]
+    length = tokens.train.tensors[0].shape[1] + 1
+    note = f"{samples} training sequences of up to {length} tokens; test accuracy {numbers['accuracy']:.3f}."
+    return Outcome(numbers, panels, [note, *([monitor.message] if monitor.message else [])])
+
+
+def train(
+    tokens: Tokens, tick: Tick, epochs: int, every: int, samples: int, seed: int, model: dict[str, Any]
+) -> tuple[ClsTransformer, MarginMonitor]:
+    """A trained module and what was seen on the way; global random states stay as they were."""
+    x = tokens.train.tensors[0]
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning)
+        torch.manual_seed(seed)
+        module = ClsTransformer(x.shape[2], x.shape[1], tokens.classes, **model)
+        monitor = MarginMonitor(
+            sources=sources_of(module), data=_looked_at(tokens, samples), samples=samples, maps=samples,
+            every_n_epochs=every,
+            forward=lambda m, batch: m(*batch[:2]),
+        )  # fmt: skip
+        trainer = pl.Trainer(
+            max_epochs=epochs, accelerator="cpu", devices=1, callbacks=[monitor, _Told(tick, epochs)], logger=False,
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module, DataLoader(tokens.train, 64, shuffle=True))
+    return module, monitor
+
+
+def sources_of(module: ClsTransformer) -> dict[str, AttentionSource]:
+    """Every layer; the last entry of a batch is the mask that knows of [CLS]."""
+    found = {}
+    for i in range(len(module.blocks)):
+        at = f"blocks.{i}.attention"
+        found[f"layer{i + 1}"] = AttentionSource(
+            keys=f"{at}.k", queries=f"{at}.q", values=f"{at}.v", heads=module.heads, mask=2
+        )  # fmt: skip
+    return found
+
+
+def accuracy(module: ClsTransformer, tokens: Tokens) -> float:
+    """Share of the test split that is right."""
+    x, labels, *mask = tokens.test.tensors
+    module.eval()
+    with torch.no_grad():
+        return float((module(x, *mask).argmax(1) == labels).double().mean())
+
+
+def looks_of(monitor: MarginMonitor) -> dict[str, Any]:
+    """``epoch`` (looks,), ``heads`` by name, and each measured key as (looks, heads)."""
+    heads = list(monitor.rows[0][1])
+    keys = {key.split("/", 2)[2] for key in monitor.history[0] if key.startswith("layer1/")}
+    seen: dict[str, Any] = {
+        key: np.array([[row[f"{head}/{key}"] for head in heads] for row in monitor.history]) for key in keys
+    }
+    epochs = [0 if row["step"] == 0 else row["epoch"] + 1 for row in monitor.history]
+    return seen | {"epoch": np.array(epochs), "heads": heads}
+
+
+def numbers_of(looks: dict[str, Any], right: float) -> dict[str, float]:
+    """What the claims are held against."""
+    from scipy.stats import spearmanr
+
+    norm, sparse = (looks[key].astype(float).mean(1) for key in ("norm/attention", "attention/sparsity"))
+    last = {key: float(np.nanmean(looks[key][-1].astype(float))) for key in looks if "margin" in key or "rows" in key}
+    return {
+        **{f"{name}/{at}": float(x[i]) for name, x in (("norm", norm), ("sparsity", sparse))
+           for at, i in (("start", 0), ("end", -1))},
+        "norm/ratio": float(norm[-1] / norm[0]),
+        "sparsity/ratio": float(sparse[-1] / sparse[0]),
+        "correlation": float(spearmanr(norm, sparse).statistic),
+        "accuracy": right,
+        "relative_margin/smallest": last["relative_margin/attention"],
+        "relative_margin/median": last["relative_margin/median"],
+        "rows_met/start": float(np.nanmean(looks["svm/rows_met"][0].astype(float))),
+        "rows_met/end": last["svm/rows_met"],
+        "certified": float((looks["status/attention"] == "certified").mean()),
+    }  # fmt: skip
+
+
+class _Told(Callback):
+    def __init__(self, tick: Tick, epochs: int) -> None:
+        self.tick, self.epochs = tick, epochs
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.tick((trainer.current_epoch + 1) / self.epochs)
+
+
+def _looked_at(tokens: Tokens, samples: int) -> tuple[Tensor | None, ...]:
+    """Tokens, mask or None, and the mask with [CLS] before it."""
+    x, _, *masks = (t[:samples] for t in tokens.train.tensors)
+    mask = masks[0] if masks else None
+    real = torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
+    return x, mask, torch.cat([real.new_ones(len(real), 1), real], 1)
+
+
+def _panel(
+    looks: dict[str, Any], key: str, title: str, ylabel: str, log: Literal["", "y"] = "", named: bool = False
+) -> Panel:
+    """One line a head; the colours are named in one panel of all."""
+    columns = looks[key].astype(float).T
+    names = [name.replace("/", " ") if named else "" for name in looks["heads"]]
+    lines = [Line(looks["epoch"], y, name) for name, y in zip(names, columns, strict=True)]
+    return Panel(title, "epoch", ylabel, lines, log)
