@@ -72,7 +72,9 @@ class JointSelection(pl.LightningModule):
         **selector: Any,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer"])
+        # A module is no number of a config: whoever loads the checkpoint gives it again.
+        given = isinstance(selector.get("head"), torch.nn.Module)
+        self.save_hyperparameters(ignore=["optimizer", *(["head"] if given else [])])
         start = selector.get("attention_init", "zeros")
         if selector.get("parametrization") == "KQ" and isinstance(start, str) and start == "zeros":
             raise InputError(
@@ -97,12 +99,16 @@ class JointSelection(pl.LightningModule):
                 f"model.loss: {self.loss.name} does not fit {self.selector.num_classes} classes; "
                 "two classes take logistic, exponential or correlation, more take cross_entropy"
             )
-        if self.gradient == "exact" and not binary:
-            raise InputError("model.gradient: exact is for linear binary heads; use centred for more classes")
+        if self.gradient == "exact" and not (binary and self.selector.linear):
+            which = "more classes" if not binary else "a nonlinear head"
+            raise InputError(f"model.gradient: exact is for linear binary heads; use centred for {which}")
+        if self.head_from_data and not self.selector.linear:
+            raise InputError("model.head_init: 'data' is for head: linear; leave it out for another head")
         # Made once on a number, so that a wrong rate is refused now and not after the data are read.
         optimizer = self.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
         if self.gradient is None:
-            self.gradient = "exact" if binary and hasattr(optimizer, "margin_norm") else "centred"
+            linear = binary and self.selector.linear
+            self.gradient = "exact" if linear and hasattr(optimizer, "margin_norm") else "centred"
         if getattr(optimizer, "exact_only", False) and (
             self.gradient != "exact" or self.selector.parametrization == "KQ"
         ):
@@ -154,7 +160,7 @@ class JointSelection(pl.LightningModule):
     # --- training ---------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Sequences, batch_idx: int) -> None:
-        batch = batch.to(self.selector.head.dtype)
+        batch = batch.to(self.selector.dtype)
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         reduce = AllReduce(self.trainer.world_size)
@@ -223,14 +229,14 @@ class JointSelection(pl.LightningModule):
 
     def sample_losses(self, batch: Sequences) -> Tensor:
         """l(Y_i f(X_i)) of each sequence, (n,): for a guard that names the one that broke."""
-        batch = batch.to(self.selector.head.dtype)
+        batch = batch.to(self.selector.dtype)
         return self.loss(self.selector(batch).logits, batch.labels)
 
     # --- evaluation -------------------------------------------------------------------------------------------
 
     def forward(self, batch: Sequences) -> Output:
         """logits, attention and scores of a batch, in the weights' dtype."""
-        return self.selector(batch.to(self.selector.head.dtype))
+        return self.selector(batch.to(self.selector.dtype))
 
     def validation_step(self, batch: Sequences, batch_idx: int) -> None:
         self._evaluate(batch, "val", self.val_accuracy, self.val_selection)
