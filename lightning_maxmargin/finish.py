@@ -56,6 +56,9 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("relative margin (attention, head)", pair("relative_margin/attention", "relative_margin/head")),
         ("norm (attention, head)", f"{_number(summary['norm/attention'])}, {_number(summary['norm/head'])}"),
     ]
+    if summary["svm/norm"]:
+        words = f"relative margin in the optimizer's norm ({summary['svm/norm']})"
+        lines.append((words, _share(summary["relative_margin/norm"])))
     if summary["selection/accuracy"] is not None:
         lines.insert(0, ("selection accuracy (train, test)", pair("selection/accuracy", "test/selection/accuracy")))
     elif summary["selection/tokens"]:

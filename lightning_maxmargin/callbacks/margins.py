@@ -106,7 +106,9 @@ class MarginMonitor(Callback):
         model = _selector_of(pl_module)
         if trainer.is_global_zero:
             self.sequences = self._find(trainer)
-            self._probe = Probe(self.sequences, getattr(pl_module, "train_part", "both"))
+            norms = {getattr(o, "margin_norm", "l2") for o in trainer.optimizers}
+            norm = norms.pop() if len(norms) == 1 else "l2"
+            self._probe = Probe(self.sequences, getattr(pl_module, "train_part", "both"), norm)
             if not self.paths:
                 self._remember(trainer.global_step, model.direction, head_vector(model))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.callbacks.geometry import Geometry
 from lightning_maxmargin.core import Sequences, TokenSelector, select, take_token
 from lightning_maxmargin.core.model import Output
 from lightning_maxmargin.metrics import (
@@ -59,13 +60,15 @@ class Probe:
         data: all sequences.
         train: ``both``, ``attention`` (the head is given: the limit is the strict problem) or ``head`` (the attention
             is given: the label SVM is about the pooled inputs).
+        norm: whose margin the optimizer maximises; where it is not l2, the strict SVM is solved in it as well.
 
     A nonlinear head has no label SVM, and of the limits of the attention only the strict one is defined.
     """
 
-    def __init__(self, data: Sequences, train: str = "both") -> None:
+    def __init__(self, data: Sequences, train: str = "both", norm: str | float = "l2") -> None:
         self.data = data.to("cpu").to(torch.float64)
         self.train = train
+        self._geometry = Geometry(self.data, norm)
         self._selected: Tensor | None = None
         self._solutions: dict[str, JointSolution] = {}
         self._head: Solution | None = None
@@ -86,6 +89,8 @@ class Probe:
             "norm_ratio": rho,
         }
         values |= self._attention(model, output, alpha) | self._label(model, output, alpha)
+        if self.train != "head":
+            values |= self._geometry.values(model, output.scores, alpha)
         return Snapshot(values, dict(self._solutions), alpha, model.direction.clone(), head_vector(model))
 
     # --- limit problems ---------------------------------------------------------------------------------------

@@ -122,7 +122,13 @@ def _head(run: RunFiles) -> str:
 def _margins(run: RunFiles) -> str:
     found = {k: run.number(f"relative_margin/{k}") for k in ("attention", "head")}
     words = [f"{near_one(x)} for the {k}" for k, x in found.items() if x is not None]
-    return f"The relative margin (1 is the best possible) is {' and '.join(words)}." if words else ""
+    said = f"The relative margin (1 is the best possible) is {' and '.join(words)}." if words else ""
+    own = run.number("relative_margin/norm")
+    if own is None:
+        return said
+    return (
+        f"{said} In the norm that the optimizer belongs to ({run.text('svm/norm')}) the attention's is {near_one(own)}."
+    )
 
 
 def _statuses(run: RunFiles) -> list[str]:
@@ -146,6 +152,8 @@ MEANINGS = {
     "direction_gap/head": "the same between the head v and the label SVM of the selected tokens",
     "relative_margin/attention": "margin of the attention over the SVM's; 1 is optimal",
     "relative_margin/head": "margin of the head over the SVM's; 1 is optimal",
+    "relative_margin/norm": "the same in the norm whose margin the optimizer maximises (svm/norm)",
+    "direction_gap/norm": "direction gap to the SVM in that norm, where its optimum is unique",
     "margin/attention": "smallest lead of a selected token's score, over the norm of the weights",
     "margin/head": "smallest Y v'x over the selected tokens, over the norm of v",
     "norm/attention": "norm of p or W at the end; it grows without bound as the loss goes to 0",
