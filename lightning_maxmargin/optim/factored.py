@@ -22,6 +22,8 @@ class FactoredGD(MarginOptimizer):
     W grows as (lr steps)^2 / 4, so its steps grow too, and late ones jump between the rows. On visual 1 (lr .1, three
     starts) 1 - cos to the nuclear solution is 1e-4 at 2,000 steps, 2e-5 at 4,000 and 4e-5 at 8,000; with ridge 1e-3
     6e-5, 9e-6 and 4e-7; ridge 1e-2 stays at 1e-5, because it bounds each factor by 1 / ridge.
+    On random data (n=6, T=8, d=10, lr .1, mean of 100 seeds) the cosine is .950 at 1,000 steps without a ridge and .994
+    with the public code's, which stops W at a norm of about 135 (``maxmargin reproduce local_convergence``).
     A vector (the head) is normalised: its nuclear norm is its length.
 
     Args:

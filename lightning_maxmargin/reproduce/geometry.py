@@ -221,6 +221,6 @@ def _panels(field: list[str], margins: dict[str, np.ndarray], lines: list[Line])
     return [
         Panel("relative margin, median", "norm", image=image, rows=[OWN[key][0] for key in field], columns=names),
         Panel(
-            "short of the largest margin in the own norm", "step", "1 − relative margin", lines, "xy", ylim=(2e-5, 3)
+            "short of the largest margin in the own norm", "step", "1 − relative margin", lines, "xy", ylim=(3e-6, 3)
         ),
     ]
