@@ -12,7 +12,6 @@ from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
-from torch import distributed as dist
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric
 
@@ -21,6 +20,7 @@ from lightning_maxmargin.core.model import Init, Output
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import SelectionAccuracy, label_rows
 from lightning_maxmargin.optim import NormalizedGD
+from lightning_maxmargin.reduce import AllReduce
 from lightning_maxmargin.steps import steps_now
 
 Gradient = Literal["exact", "centred", "naive"]
@@ -267,25 +267,6 @@ class JointSelection(pl.LightningModule):
 def _same(loss: Tensor) -> Tensor:
     """The closure of an optimizer that reads the loss: it is known already."""
     return loss
-
-
-class AllReduce:
-    """Maximum and sum over the processes of a run; nothing to do for one."""
-
-    def __init__(self, world_size: int) -> None:
-        self.many = world_size > 1
-
-    def max(self, x: Tensor) -> Tensor:
-        return self._reduce(x, dist.ReduceOp.MAX)
-
-    def sum(self, x: Tensor) -> Tensor:
-        return self._reduce(x, dist.ReduceOp.SUM)
-
-    def _reduce(self, x: Tensor, operation: Any) -> Tensor:
-        if self.many:
-            x = x.clone()
-            dist.all_reduce(x, op=operation)
-        return x
 
 
 class _double_default:
