@@ -41,7 +41,7 @@ from lightning_maxmargin.runs import RUN_DIR_VARIABLE, make_run_dir, plan_run_di
 TRUST = "--trust-config"
 ABOUT = (
     "Max-margin token selection in attention. Besides these, maxmargin reproduce runs the papers' experiments, "
-    "and maxmargin report RUN_DIR draws a report again."
+    "maxmargin path solves a regularisation path, and maxmargin report RUN_DIR draws a report again."
 )
 COMMANDS = {
     "fit": "Trains, watches both margins against their SVMs, and ends with a table and a report.",
@@ -230,6 +230,10 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         if words[:1] == ["report"]:
             report(words[1:])
+        elif words[:1] == ["path"]:
+            from lightning_maxmargin.paths.command import path
+
+            path(words[1:])
         elif words[:1] == ["reproduce"]:
             from lightning_maxmargin.reproduce.command import reproduce
 

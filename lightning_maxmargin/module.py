@@ -7,7 +7,10 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch import distributed as dist
 from torch.optim import Optimizer
@@ -69,7 +72,9 @@ class JointSelection(pl.LightningModule):
         **selector: Any,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["optimizer"])
+        # A module is no number of a config: whoever loads the checkpoint gives it again.
+        given = isinstance(selector.get("head"), torch.nn.Module)
+        self.save_hyperparameters(ignore=["optimizer", *(["head"] if given else [])])
         start = selector.get("attention_init", "zeros")
         if selector.get("parametrization") == "KQ" and isinstance(start, str) and start == "zeros":
             raise InputError(
@@ -94,12 +99,16 @@ class JointSelection(pl.LightningModule):
                 f"model.loss: {self.loss.name} does not fit {self.selector.num_classes} classes; "
                 "two classes take logistic, exponential or correlation, more take cross_entropy"
             )
-        if self.gradient == "exact" and not binary:
-            raise InputError("model.gradient: exact is for linear binary heads; use centred for more classes")
+        if self.gradient == "exact" and not (binary and self.selector.linear):
+            which = "more classes" if not binary else "a nonlinear head"
+            raise InputError(f"model.gradient: exact is for linear binary heads; use centred for {which}")
+        if self.head_from_data and not self.selector.linear:
+            raise InputError("model.head_init: 'data' is for head: linear; leave it out for another head")
         # Made once on a number, so that a wrong rate is refused now and not after the data are read.
         optimizer = self.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
         if self.gradient is None:
-            self.gradient = "exact" if binary and hasattr(optimizer, "margin_norm") else "centred"
+            linear = binary and self.selector.linear
+            self.gradient = "exact" if linear and hasattr(optimizer, "margin_norm") else "centred"
         if getattr(optimizer, "exact_only", False) and (
             self.gradient != "exact" or self.selector.parametrization == "KQ"
         ):
@@ -151,49 +160,63 @@ class JointSelection(pl.LightningModule):
     # --- training ---------------------------------------------------------------------------------------------
 
     def training_step(self, batch: Sequences, batch_idx: int) -> None:
-        batch = batch.to(self.selector.head.dtype)
+        batch = batch.to(self.selector.dtype)
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         reduce = AllReduce(self.trainer.world_size)
-        loss = torch.zeros((), device=self.device)
-        for _ in range(self._steps_now()):
-            if self.gradient == "exact":
-                loss = self._fill_exact(batch, reduce)
-                optimizer.step()
-            else:
+        if self.gradient == "exact":
+            loss = self._train_exact(batch, optimizer, reduce)
+        else:
+            for _ in range(self._steps_now()):
                 loss = self._fill_autograd(batch, reduce)
                 optimizer.step(partial(_same, loss))
         self.log("train/loss", loss)
         # Lightning would count batches: this puts the loss on the axis of the monitors.
         self.log("step", float(self.global_step))
 
+    def _train_exact(self, batch: Sequences, optimizer: LightningOptimizer, reduce: AllReduce) -> Tensor:
+        raw = optimizer.optimizer
+        by_loss = getattr(raw, "gradient_scale", "log_loss") == "log_loss"
+        hooked = self._steps_are_hooked()
+        loss = torch.zeros((), device=self.device)
+        # Outside autocast: the direction is exact in the dtype of the weights.
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            for _ in range(self._steps_now()):
+                loss = self._fill_exact(batch, reduce, by_loss)
+                if hooked:
+                    optimizer.step()
+                else:
+                    optimizer._on_before_step()
+                    raw.step()
+                    optimizer._on_after_step()
+        return loss
+
+    def _steps_are_hooked(self) -> bool:
+        """Whether someone listens to single steps: calling the hooks of all callbacks is a sixth of a small step."""
+        heard = any(is_overridden("on_before_optimizer_step", c, Callback) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
+        return heard or is_overridden("on_before_optimizer_step", self, pl.LightningModule)
+
     def _steps_now(self) -> int:
         # One step of a minibatch: many steps on each would be another algorithm.
         inner = self.inner_steps if self.trainer.num_training_batches == 1 else 1
         return steps_now(self.trainer, self.pause_at, inner)
 
-    @torch.no_grad()
-    def _fill_exact(self, batch: Sequences, reduce: AllReduce) -> Tensor:
+    def _fill_exact(self, batch: Sequences, reduce: AllReduce, by_loss: bool) -> Tensor:
         assert isinstance(self.loss, MarginLoss)
         model = self.selector
-        # Outside autocast: the direction is exact in the dtype of the weights.
-        with torch.autocast(self.device.type, enabled=False):
-            data = Sequences(batch.keys, batch.labels, batch.values, model.queries(batch), batch.mask, batch.index)
-            d = exact_directions(data, model.scores(batch), model.head, self.loss, reduce)
-        scale = torch.ones(2, dtype=d.head.dtype, device=self.device)
-        if self._gradient_scale == "log_loss":
+        data = Sequences(batch.keys, batch.labels, batch.values, model.queries(batch), batch.mask, batch.index)
+        d = exact_directions(data, model.scores(batch), model.head, self.loss, reduce)
+        attention, head = d.attention, d.head
+        if by_loss:
             # The correlation loss has no logarithm: its own gradient then.
-            scale = (torch.stack([d.log_attention, d.log_head]) - d.log_loss.nan_to_num(0.0)).exp()
+            log_loss = d.log_loss.nan_to_num(0.0)
+            attention = attention * (d.log_attention - log_loss).exp()
+            head = head * (d.log_head - log_loss).exp()
         if self.train_part != "head":
-            model.set_attention_gradient(-scale[0] * d.attention)
+            model.set_attention_gradient(-attention)
         if self.train_part != "attention":
-            model.head.grad = -scale[1] * d.head
+            model.head.grad = -head
         return d.loss
-
-    @property
-    def _gradient_scale(self) -> str:
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        return getattr(optimizer, "gradient_scale", "log_loss")
 
     def _fill_autograd(self, batch: Sequences, reduce: AllReduce) -> Tensor:
         self.optimizers(use_pl_optimizer=False).zero_grad()  # type: ignore[union-attr]
@@ -206,14 +229,14 @@ class JointSelection(pl.LightningModule):
 
     def sample_losses(self, batch: Sequences) -> Tensor:
         """l(Y_i f(X_i)) of each sequence, (n,): for a guard that names the one that broke."""
-        batch = batch.to(self.selector.head.dtype)
+        batch = batch.to(self.selector.dtype)
         return self.loss(self.selector(batch).logits, batch.labels)
 
     # --- evaluation -------------------------------------------------------------------------------------------
 
     def forward(self, batch: Sequences) -> Output:
         """logits, attention and scores of a batch, in the weights' dtype."""
-        return self.selector(batch.to(self.selector.head.dtype))
+        return self.selector(batch.to(self.selector.dtype))
 
     def validation_step(self, batch: Sequences, batch_idx: int) -> None:
         self._evaluate(batch, "val", self.val_accuracy, self.val_selection)

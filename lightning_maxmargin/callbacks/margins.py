@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from lightning_maxmargin.callbacks.heads import HeadSnapshot
-from lightning_maxmargin.callbacks.probe import Probe, Snapshot, Value
+from lightning_maxmargin.callbacks.probe import Probe, Snapshot, Value, head_vector
 from lightning_maxmargin.callbacks.schedule import next_step
 from lightning_maxmargin.callbacks.sources import AttentionSource
 from lightning_maxmargin.callbacks.verdict import heads_verdict, verdict
@@ -108,7 +108,7 @@ class MarginMonitor(Callback):
             self.sequences = self._find(trainer)
             self._probe = Probe(self.sequences, getattr(pl_module, "train_part", "both"))
             if not self.paths:
-                self._remember(trainer.global_step, model.direction, model.head)
+                self._remember(trainer.global_step, model.direction, head_vector(model))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

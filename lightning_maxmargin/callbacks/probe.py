@@ -39,7 +39,7 @@ class Snapshot:
         solutions: the limit problems that are defined now, by name.
         selected: (n,), alpha.
         direction: p (d,) or W (d, dq).
-        head: v (d,) or V (K, d).
+        head: v (d,) or V (K, d); empty for a nonlinear head.
     """
 
     values: dict[str, Value]
@@ -59,6 +59,8 @@ class Probe:
         data: all sequences.
         train: ``both``, ``attention`` (the head is given: the limit is the strict problem) or ``head`` (the attention
             is given: the label SVM is about the pooled inputs).
+
+    A nonlinear head has no label SVM, and of the limits of the attention only the strict one is defined.
     """
 
     def __init__(self, data: Sequences, train: str = "both") -> None:
@@ -71,20 +73,20 @@ class Probe:
     @torch.no_grad()
     def measure(self, model: TokenSelector) -> Snapshot:
         """A snapshot of this model; the model itself is not touched."""
-        model = copy.deepcopy(model).to("cpu").to(torch.float64)
+        model = _double(model)
         output = model(self.data)
         alpha = select(output.scores, self.data.mask)
-        rho = _ratio(model.head.norm(), model.direction.norm())
+        rho = _ratio(model.head.norm(), model.direction.norm()) if model.linear else None
         self._solve(alpha, output, model, rho)
         values: dict[str, Value] = dict.fromkeys(MEASURED)
         values |= self._selection(model, output, alpha)
         values |= {
             "norm/attention": float(model.direction.norm()),
-            "norm/head": float(model.head.norm()),
+            "norm/head": float(model.head.norm()) if model.linear else None,
             "norm_ratio": rho,
         }
         values |= self._attention(model, output, alpha) | self._label(model, output, alpha)
-        return Snapshot(values, dict(self._solutions), alpha, model.direction.clone(), model.head.clone())
+        return Snapshot(values, dict(self._solutions), alpha, model.direction.clone(), head_vector(model))
 
     # --- limit problems ---------------------------------------------------------------------------------------
 
@@ -93,6 +95,10 @@ class Probe:
 
         moved = self._selected is None or not torch.equal(alpha, self._selected)
         self._selected = alpha
+        if not model.linear:
+            if moved:
+                self._solve_limit("strict", alpha, model, None)
+            return
         if self.train == "head":
             pooled = torch.einsum("nt,ntd->nd", output.attention, self.data.values)
             self._head = solve_label_svm(pooled, self.data.labels, warm_start=self._head)
@@ -159,12 +165,14 @@ class Probe:
         )
 
     def _label(self, model: TokenSelector, output: Output, alpha: Tensor) -> dict[str, Value]:
+        if not model.linear:
+            return {}
         norm = float(model.head.norm())
         if self.train == "head":
             logits = output.logits
         else:
             chosen = take_token(self.data.values, alpha)
-            logits = chosen @ (model.head if model.num_classes == 2 else model.head.mT)
+            logits = model.logits(chosen)
         margin = label_margin(logits, self.data.labels, norm)
         values: dict[str, Value] = {"margin/head": margin, "status/head": None}
         if self._head is None:
@@ -182,15 +190,30 @@ class Probe:
         }
         if self.data.planted is not None:
             values["selection/accuracy"] = float((alpha == self.data.planted).double().mean())
-        if model.num_classes == 2 and bool(model.head.any()):
-            gamma = self.data.labels[:, None] * (self.data.values @ model.head)
+        if model.num_classes == 2 and (not model.linear or bool(model.head.any())):
+            logits = model.logits(self.data.values.flatten(0, 1)).view(self.data.values.shape[:2])
+            gamma = self.data.labels[:, None] * logits
             values["selection/globally_optimal"] = float(globally_optimal(gamma, alpha, self.data.mask).double().mean())
             strict = self._solutions.get("strict")
-            if strict is not None and strict.attention.status == "certified":
+            # A neighbour of a nonlinear head is judged by psi's slope, not by its own score.
+            if model.linear and strict is not None and strict.attention.status == "certified":
                 values["selection/locally_optimal"] = float(
                     locally_optimal(gamma, alpha, strict.attention.support).double().mean()
                 )
         return values
+
+
+def head_vector(model: TokenSelector) -> Tensor:
+    """A copy of v or V; empty for a nonlinear head, which is no vector."""
+    return model.head.detach().clone() if model.linear else torch.empty(0)
+
+
+def _double(model: TokenSelector) -> TokenSelector:
+    """The model in float64 on the CPU: itself where it is that already, for a copy costs as much as the solvers do."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if all(t.device.type == "cpu" and t.dtype in (torch.float64, torch.int64, torch.bool) for t in tensors):
+        return model
+    return copy.deepcopy(model).to("cpu").to(torch.float64)
 
 
 def _ratio(head: Tensor, attention: Tensor) -> float | None:

@@ -21,9 +21,10 @@ def verdict(history: list[dict[str, Any]], pl_module: LightningModule) -> str:
     if not history:
         return ""
     gradient = getattr(pl_module, "gradient", None)
-    classes = getattr(getattr(pl_module, "selector", None), "num_classes", 2)
+    selector = getattr(pl_module, "selector", None)
+    exact = getattr(selector, "num_classes", 2) == 2 and getattr(selector, "linear", True)
     notes = [
-        _stall(history, str(gradient), next(pl_module.parameters()).dtype, classes > 2),
+        _stall(history, str(gradient), next(pl_module.parameters()).dtype, exact),
         _head(history[-1]),
         _settled(history),
     ]
@@ -45,7 +46,7 @@ def heads_verdict(last: dict[str, Any]) -> str:
     return f"Of {len(statuses)} heads {len(open_)} {verb} no certified Att-SVM: {', '.join(open_)}. {whose} undefined."
 
 
-def _stall(history: list[dict[str, Any]], gradient: str, dtype: torch.dtype, multiclass: bool) -> str:
+def _stall(history: list[dict[str, Any]], gradient: str, dtype: torch.dtype, exact: bool) -> str:
     """Softmax saturated, and the direction far from the limit that theory gives at this norm ratio."""
     eps = torch.finfo(dtype).eps
     saturated = [row for row in history if (1 - (row["attention/selected_mass"] or 0)) < eps]
@@ -64,7 +65,7 @@ def _stall(history: list[dict[str, Any]], gradient: str, dtype: torch.dtype, mul
     best = min(row[f"direction_gap/{theory}"] for row in history if row[f"direction_gap/{theory}"] is not None)
     if gap < 2 * best:
         return said if gradient == "naive" else ""  # still falling
-    remedy = "Use gradient: exact." if not multiclass else "Stop before saturation: classes have no exact direction."
+    remedy = "Use gradient: exact." if exact else "Stop before saturation: this head has no exact direction."
     return (
         f"{said} The run has stalled: its direction gap to the {str(theory).replace('_', '-')} limit, where it belongs "
         f"at this norm ratio, is {gap:.1e} (smallest on the way: {best:.1e}), whatever limit it is nearest to. "

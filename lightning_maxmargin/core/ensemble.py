@@ -113,8 +113,9 @@ class EnsembleState:
             return
         flat = g.flatten(0, -2)
         # The direction's weights sum to 1 and its length is that of a margin: no underflow in the square.
-        length = flat.square().sum(0).sqrt_().clamp_min_(torch.finfo(g.dtype).tiny)
-        w.add_(g * (lr / length))
+        length = flat.square().sum(0).sqrt_()
+        # A zero direction moves nothing: lr over the smallest number is infinite for lr > 4, and 0 times it NaN.
+        w.add_(g * torch.where(length > 0, lr / length, 0.0))
 
     def selected(self) -> Tensor:
         """alpha of every instance in float64, (B, n)."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_maxmargin.core.attention import centred_pool, naive_pool
+from lightning_maxmargin.core.heads import apply_psi, make_head
 from lightning_maxmargin.core.sequences import Sequences
 from lightning_maxmargin.errors import InputError
 
@@ -37,9 +38,14 @@ class TokenSelector(nn.Module):
         prompt: the shared prompt z, scaled to unit length; the first unit vector where None.
         rank: m, of K and Q; ``dim`` where None.
         num_classes: 2 is the linear binary head v; more is the linear multiclass head V (K, d).
+        head: ``linear`` (v or V), ``mlp`` (one hidden layer with biases, drawn by torch's default), or any module from
+            pooled tokens (n, dv) to logits, (n,) or (n, 1) for two classes, (n, K) for more. A head that is not linear
+            is trained with ``gradient: centred``, and has no label SVM.
+        hidden: width of the hidden layer of ``mlp``.
+        activation: of ``mlp``: relu, gelu or tanh.
         attention_init: ``zeros``, ``normal`` (standard deviation ``init_std``) or the numbers themselves. With KQ: of
             K, and Q is zero (both zero would be a saddle).
-        head_init: likewise, of v or V.
+        head_init: likewise, of v or V; other heads come with their own start.
         init_std: standard deviation of ``normal``.
 
     Raises:
@@ -77,6 +83,9 @@ class TokenSelector(nn.Module):
         attention_init: Init = "zeros",
         head_init: Init = "zeros",
         init_std: float = 0.1,
+        head: Literal["linear", "mlp"] | nn.Module = "linear",
+        hidden: int = 32,
+        activation: Literal["relu", "gelu", "tanh"] = "relu",
     ) -> None:
         super().__init__()
         _check_choice("parametrization", parametrization, ("p", "W", "KQ"))
@@ -97,6 +106,11 @@ class TokenSelector(nn.Module):
                 _initial("attention_init", attention_init, shape, init_std, self.prompt if query == "shared" else None)
             )
             self.register_parameter(parametrization, weight)
+        self.psi = make_head(head, self.value_dim, hidden, activation, num_classes)
+        if self.psi is not None:
+            if not isinstance(head_init, str) or head_init != "zeros":
+                raise InputError(f"model.head_init: {head_init!r} is for head: linear; leave it out for another head")
+            return
         head_shape = (self.value_dim,) if num_classes == 2 else (num_classes, self.value_dim)
         self.register_parameter(
             "v" if num_classes == 2 else "V", nn.Parameter(_initial("head_init", head_init, head_shape, init_std))
@@ -108,12 +122,34 @@ class TokenSelector(nn.Module):
 
     @property
     def head_parameters(self) -> dict[str, nn.Parameter]:
-        return {k: p for k, p in self.named_parameters() if k in ("v", "V")}
+        return {k: p for k, p in self.named_parameters() if k in ("v", "V") or k.startswith("psi.")}
+
+    @property
+    def linear(self) -> bool:
+        """Whether the head is v or V."""
+        return self.psi is None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the attention's weights."""
+        return next(iter(self.attention_parameters.values())).dtype
 
     @property
     def head(self) -> Tensor:
-        """v (d,) or V (K, d)."""
+        """v (d,) or V (K, d).
+
+        Raises:
+            InputError: the head is not linear.
+        """
+        if self.psi is not None:
+            raise InputError("model.head: a nonlinear head is no vector; ask for logits instead")
         return self.v if self.num_classes == 2 else self.V
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """psi(x), v'x or V x of tokens (m, dv): (m,) or (m, K)."""
+        if self.psi is not None:
+            return apply_psi(self.psi, tokens, self.num_classes)
+        return tokens @ (self.head if self.num_classes == 2 else self.head.mT)
 
     @property
     def matrix(self) -> Tensor:
@@ -160,7 +196,7 @@ class TokenSelector(nn.Module):
             scores = self.scores(data)
             pool = centred_pool if pooling == "centred" else naive_pool
             pooled, attention = pool(scores, data.values, data.mask)
-            return Output(pooled @ (self.head if self.num_classes == 2 else self.head.mT), attention, scores)
+            return Output(self.logits(pooled), attention, scores)
 
     def set_attention_gradient(self, direction: Tensor) -> None:
         """Fills ``.grad`` from the gradient with respect to p (shared prompt) or W, by the chain rule.

@@ -162,7 +162,7 @@ MEANINGS = {
     "svm/support": "rows of the SVM that are tight",
     "test/selection/accuracy": "the same for the test examples",
     "ensemble/instances": "how many were trained; the numbers above are medians over the settled ones",
-    "ensemble/settled": "share whose attention margin is at least half of its SVM's",
+    "ensemble/settled": "share whose attention margin is at least half of its SVM's and whose attention is hard (.99)",
     "ensemble/global": "share of the settled whose every selected token has the best score of its sequence",
     "ensemble/local": "share of the settled that are locally optimal alone",
     "ensemble/neither": "share of the settled that are neither",

@@ -21,16 +21,16 @@ CYCLE = ("#0072B2", "#D55E00", "#009E73", "#B8508E", "#8A6500", "#56B4E9", "#222
 PANEL = (4.2, 3.5)
 
 
-def draw_panels(panels: list[Panel], title: str, path: Path, columns: int = 3) -> list[Path]:
+def draw_panels(panels: list[Panel], title: str, path: Path, columns: int | None = None) -> list[Path]:
     """Writes ``path`` with .png and .pdf, each in one move.
 
     Args:
         panels: at least one.
         title: over all of them.
         path: without a suffix.
-        columns: most panels beside each other.
+        columns: most panels beside each other; 3, or 2 for four panels, if not given.
     """
-    figure = _figure(panels, title, min(columns, len(panels)))
+    figure = _figure(panels, title, min(columns or (2 if len(panels) == 4 else 3), len(panels)))
     written = []
     for suffix in (".png", ".pdf"):
         target = path.with_suffix(suffix)
@@ -68,6 +68,7 @@ def _draw_lines(ax: Axes, panel: Panel) -> None:
         color = COLORS.get(line.color or "", line.color) or CYCLE[used % len(CYCLE)]
         used += line.color is None
         _draw_line(ax, line, color)
+    _few_ticks(ax, panel)
     # After the lines: limits set before them would switch the automatic ones off.
     if panel.xlim is not None:
         ax.set_xlim(panel.xlim)
@@ -83,19 +84,34 @@ def _draw_lines(ax: Axes, panel: Panel) -> None:
     ax.set_xlim(limits[0])
     ax.set_ylim(limits[1])
     if any(line.label for line in panel.lines):
-        ax.legend(fontsize=SMALL - 1.5, frameon=True, framealpha=0.8, edgecolor="none", handlelength=2.6)
+        place: dict[str, Any] = {}
+        if panel.legend == "below":
+            place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 4, "columnspacing": 1.2}
+        ax.legend(fontsize=SMALL - 1.5, frameon=True, framealpha=0.8, edgecolor="none", handlelength=2.6, **place)
+
+
+def _few_ticks(ax: Axes, panel: Panel) -> None:
+    """On a logarithmic x axis over few values, those values; automatic ticks of one decade overlap."""
+    x = np.unique(np.concatenate([np.asarray(line.x, float).ravel() for line in panel.lines] or [np.zeros(0)]))
+    if "x" not in panel.log or not 0 < len(x) <= 9:
+        return
+    from matplotlib.ticker import NullFormatter
+
+    ax.set_xticks(x, [f"{value:g}" for value in x])
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_line(ax: Axes, line: Line, color: str) -> None:
     if line.kind == "dots":
-        ax.plot(line.x, line.y, "o", color=color, markersize=3.5, label=line.label or None)
+        ax.plot(line.x, line.y, "o", color=color, markersize=3.5, label=line.label or None, zorder=3)
         return
     dash = DASHES.get(line.kind, "-")
     ax.plot(line.x, line.y, color=color, linestyle=dash, linewidth=1.6, label=line.label or None)
     if line.low is not None and line.high is not None:
         ax.fill_between(line.x, line.low, line.high, color=color, alpha=0.18, linewidth=0)
     if line.kind == "arrows":
-        for i in range(0, len(line.x) - 1, line.every):
+        ax.plot(line.x[:1], line.y[:1], "o", color=color, markersize=3.5)
+        for i in range(line.every, len(line.x) - 1, line.every):
             head = {"arrowstyle": "-|>", "color": color, "lw": 0.8, "mutation_scale": 8}
             ax.annotate("", xytext=(line.x[i], line.y[i]), xy=(line.x[i + 1], line.y[i + 1]), arrowprops=head)
 

@@ -8,15 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import Instances, contract, scores
-from lightning_maxmargin.data.paper import PaperData
-from lightning_maxmargin.metrics import direction_gap
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
 from lightning_maxmargin.reproduce.panel import Line, Panel, ray
-from lightning_maxmargin.reproduce.textbook import TextbookEnsemble
+from lightning_maxmargin.reproduce.paths import Setting, cosine, entries, gap_panel, record, track
 
-P0, V0 = (0.0, -1.0), (-1.0, 0.0)
+P0, V0 = torch.tensor([[0.0, -1.0]]).double(), torch.tensor([[-1.0, 0.0]]).double()
+WORDS = {"strict": r"$p^\mathrm{mm}$", "relaxed": r"$p^\mathrm{relax}$", "head": r"$v^\mathrm{mm}$"}
+NAMES = {"strict": "p_mm", "relaxed": "p_relax", "head": "v_mm"}
 
 
 def joint(
@@ -32,96 +30,57 @@ def joint(
         shown: steps in the picture of the paths.
 
     Returns:
-        ``cos/LIMIT`` of p at the end and ``cos/LIMIT/200`` at step 200, ``cos/head`` likewise, each also as ``naive/``.
+        ``cos/LIMIT`` of p at the end and ``cos/LIMIT/200`` at step 200, ``cos/head`` likewise, each also as ``naive/``;
+        the SVMs' ``p_mm``, ``p_relax``, ``v_mm`` and ``label_margin`` by entry.
     """
-    from lightning_maxmargin.svm import solve_joint_svm
-
-    data = PaperData(example).sequences("train")
-    assert data is not None
-    keys, labels = data.keys.double(), data.labels.double()
-    selected = torch.ones(len(keys), dtype=torch.long)
-    relaxed = solve_joint_svm(keys, keys, labels, selected, limit="relaxed")
-    strict = solve_joint_svm(keys, keys, labels, selected, limit="strict")
-    targets = {
-        "strict": strict.attention.direction,
-        "relaxed": relaxed.attention.direction,
-        "head": strict.head.direction,
-    }
-    p, v, mass, probability = _exact(keys, labels, steps, lr)
+    data = Setting.of(example)
+    targets, numbers = _limits(data)
+    p, v = record(data.exact(P0, V0, attention_lr=lr, head_lr=lr), steps)
     tick(0.5)
-    naive_p, naive_v = _textbook(keys, labels, steps, lr)
-    numbers = _cosines(p, v, targets, shown) | _cosines(naive_p, naive_v, targets, shown, "naive/")
-    rays = [ray(targets["strict"].numpy(), "p_mm", "strict")]
-    if example == "joint_relaxed":
-        rays.append(ray(targets["relaxed"].numpy(), "p_relax", "relaxed"))
-    rays.append(ray(targets["head"].numpy(), "v_mm", "head"))
-    at = np.arange(steps + 1)
-    panels = [
-        Panel(
-            "paths, exact gradients", xlim=(-2, 15), ylim=(-3, 12),
-            lines=[_path(p[:shown], "p", "attention"), _path(v[:shown], "v", "entropy"), *rays],
-        ),
-        Panel(
-            "attention and prediction", "step", "mean", log="x",
-            lines=[Line(at, mass, "softmax of token 1"), Line(at, probability, "logistic probability")],
-        ),
-        _gap_panel(p, naive_p, targets, example),
-    ]  # fmt: skip
+    naive_p, naive_v = record(data.textbook(P0, V0, attention_lr=lr, head_lr=lr), steps)
+    paths = {"": (p[:, 0], v[:, 0]), "naive/": (naive_p[:, 0], naive_v[:, 0])}
+    for prefix, (of_p, of_v) in paths.items():
+        for name, target in targets.items():
+            path = of_v if name == "head" else of_p
+            numbers[f"{prefix}cos/{name}"] = cosine(path[-1], target)
+            numbers[f"{prefix}cos/{name}/{shown}"] = cosine(path[shown], target)
+    limits = ("relaxed", "strict") if example == "joint_relaxed" else ("strict",)
+    rays = [ray(targets[name].numpy(), WORDS[name], name) for name in (*limits, "head")]
+    lines = [
+        (f"to {limit}, {words}", limit, path, targets[limit], words != "exact")
+        for limit in limits
+        for path, words in ((p[:, 0], "exact"), (naive_p[:, 0], "textbook float64"))
+    ]
+    panels = [_plane(p[:, 0], v[:, 0], rays, shown), _outputs(data, p[:, 0], v[:, 0]), gap_panel("gap of p", lines)]
     return Outcome(numbers, panels, steps=2 * steps)
 
 
-def _exact(keys: Tensor, labels: Tensor, steps: int, lr: float) -> tuple[np.ndarray, ...]:
-    """Paths of p and v, (steps + 1, 2), mean softmax of token 1 and mean logistic probability, (steps + 1,)."""
-    data = Instances.stack(keys[None], labels[None])
-    p0, v0 = torch.tensor(P0).double()[:, None], torch.tensor(V0).double()[:, None]
-    state = EnsembleState(data, p0, v0, attention_lr=lr, head_lr=lr)
-    seen: list[tuple[Tensor, Tensor, float, float]] = []
+def _limits(data: Setting) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The three directions, and their entries with the label margins."""
+    from lightning_maxmargin.svm import solve_joint_svm
 
-    def look(_: int) -> None:
-        s = scores(data, state.attention).softmax(0)
-        f = (s * contract(state.head, data.values)).sum(0) * data.labels
-        p, v = state.attention[:, 0].clone(), state.head[:, 0].clone()
-        seen.append((p, v, float(s[1].mean()), float(f.sigmoid().mean())))
-
-    look(0)
-    state.run(steps, look)
-    p, v, mass, probability = zip(*seen, strict=True)
-    return torch.stack(p).numpy(), torch.stack(v).numpy(), np.array(mass), np.array(probability)
+    selected = torch.ones(len(data.keys), dtype=torch.long)
+    strict, relaxed = (
+        solve_joint_svm(data.keys, data.keys, data.labels, selected, limit=limit) for limit in ("strict", "relaxed")
+    )
+    found = {"strict": strict.attention.direction, "relaxed": relaxed.attention.direction,
+             "head": strict.head.direction}  # fmt: skip
+    numbers: dict[str, float] = {}
+    for limit, name in NAMES.items():
+        numbers |= entries(name, found[limit])
+    return found, numbers | entries("label_margin", data.labels * (data.keys[:, 1] @ found["head"]))
 
 
-def _textbook(keys: Tensor, labels: Tensor, steps: int, lr: float) -> tuple[np.ndarray, np.ndarray]:
-    p0, v0 = torch.tensor([P0]).double(), torch.tensor([V0]).double()
-    model = TextbookEnsemble(keys[None], labels[None], attention=p0, head=v0, attention_lr=lr, head_lr=lr)
-    p, v = [model.attention[0]], [model.head[0]]
-    for _ in range(steps):
-        model.step()
-        p.append(model.attention[0])
-        v.append(model.head[0])
-    return torch.stack(p).numpy(), torch.stack(v).numpy()
+def _plane(p: Tensor, v: Tensor, rays: list[Line], shown: int) -> Panel:
+    lines = [track(p[: shown + 1], "p", "attention"), track(v[: shown + 1], "v", "entropy"), *rays]
+    return Panel("paths, exact gradients", xlim=(-2, 15), ylim=(-3, 12), lines=lines)
 
 
-def _path(points: np.ndarray, label: str, color: str) -> Line:
-    return Line(points[:, 0], points[:, 1], label, color, "arrows")
-
-
-def _cosines(
-    p: np.ndarray, v: np.ndarray, targets: dict[str, Tensor], early: int, prefix: str = ""
-) -> dict[str, float]:
-    found = {}
-    for name, target in targets.items():
-        path = v if name == "head" else p
-        for suffix, at in (("", -1), (f"/{early}", early)):
-            gap = direction_gap(torch.tensor(path[at]), target)
-            found[f"{prefix}cos/{name}{suffix}"] = float("nan") if gap is None else 1 - gap
-    return found
-
-
-def _gap_panel(p: np.ndarray, naive: np.ndarray, targets: dict[str, Tensor], example: str) -> Panel:
-    at = np.unique(np.geomspace(1, len(p) - 1, 120).astype(int))
-    limits = ("relaxed", "strict") if example == "joint_relaxed" else ("strict",)
-    lines = []
-    for limit in limits:
-        for path, kind, words in ((p, "line", "exact"), (naive, "dashed", "textbook float64")):
-            gaps = np.array([direction_gap(torch.tensor(path[i]), targets[limit]) for i in at], float)
-            lines.append(Line(at, gaps, f"to {limit}, {words}", limit, "line" if kind == "line" else "dashed"))
-    return Panel("direction gap of p", "step", "1 − cos", lines=lines, log="xy")
+def _outputs(data: Setting, p: Tensor, v: Tensor) -> Panel:
+    s = data.softmax(p)
+    f = torch.einsum("snt,ntd,sd->sn", s, data.values, v)
+    lines = [
+        Line(np.arange(len(p)), s[..., 1].mean(1).numpy(), "softmax of token 1"),
+        Line(np.arange(len(p)), (data.labels * f).sigmoid().mean(1).numpy(), "logistic probability"),
+    ]
+    return Panel("attention and prediction", "step", "mean", log="x", lines=lines)

@@ -19,8 +19,8 @@ class Line:
         y: (k,).
         label: in the legend; none where empty.
         color: a name of :data:`lightning_maxmargin.figures.style.COLORS`, any matplotlib colour, or None for the next.
-        kind: ``line``; ``dashed``; ``dotted``; ``dots`` without a line; ``arrows``, a line with a head every ``every``;
-            ``ray``, dashed from the origin through (x, y) to the edge.
+        kind: ``line``; ``dashed``; ``dotted``; ``dots`` without a line; ``arrows``, a line from a dot with a head every
+            ``every``; ``ray``, dashed from the origin through (x, y) to the edge.
         every: points between two arrow heads.
         low: (k,), lower edge of a shaded band, with ``high``.
         high: (k,).
@@ -48,6 +48,7 @@ class Panel:
         log: which axes are logarithmic: ``""``, ``"x"``, ``"y"`` or ``"xy"``.
         xlim: from, to.
         ylim: from, to.
+        legend: inside where it covers least, or ``below`` the axes.
         image: (rows, columns), a heat map in place of lines.
         rows: names of its rows; an empty one gets no tick.
         columns: names of its columns, likewise.
@@ -62,6 +63,7 @@ class Panel:
     log: Literal["", "x", "y", "xy"] = ""
     xlim: tuple[float, float] | None = None
     ylim: tuple[float, float] | None = None
+    legend: Literal["inside", "below"] = "inside"
     image: Array | None = None
     rows: list[str] = field(default_factory=list)
     columns: list[str] = field(default_factory=list)

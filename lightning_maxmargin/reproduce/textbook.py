@@ -84,8 +84,10 @@ class TextbookEnsemble:
 
 
 def _length(g: Tensor) -> Tensor:
-    norm = g.flatten(1).norm(dim=1).clamp_min(torch.finfo(g.dtype).tiny)
-    return norm.view(-1, *[1] * (g.ndim - 1))
+    # Divided by the largest entry first: the square of 1e-30 is zero in float32, and the step would be 1e14 long.
+    flat, tiny = g.flatten(1), torch.finfo(g.dtype).tiny
+    top = flat.abs().amax(1, keepdim=True).clamp_min(tiny)
+    return (top * (flat / top).norm(dim=1, keepdim=True)).clamp_min(tiny).view(-1, *[1] * (g.ndim - 1))
 
 
 def loop_rate(keys: Tensor, labels: Tensor, steps: int = 300, queries: Tensor | None = None) -> float:

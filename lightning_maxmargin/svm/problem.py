@@ -165,7 +165,7 @@ class RowProblem:
         if self.queries is None:
             return delta
         z = self.queries[ids // self.keys.shape[1]]
-        return (delta[:, :, None] * z[:, None, :]).reshape(len(ids), -1)
+        return (delta[:, :, None] * z[:, None, :]).reshape(len(ids), delta.shape[1] * z.shape[1])
 
     def gram(self, ids: Index, other: Index | None = None) -> Array:
         """Inner products of rows without forming them, (D D') * (Z Z'): (m, m) or (m, other)."""

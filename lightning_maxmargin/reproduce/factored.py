@@ -1,0 +1,172 @@
+"""W and its factors on random data: each converges to its own solution, Frobenius or nuclear, of what it selected."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.core.ensemble import EnsembleState
+from lightning_maxmargin.core.instances import Instances, contract, instance_directions, scores
+from lightning_maxmargin.core.losses import LOSSES, MarginLoss
+from lightning_maxmargin.ensemble import HARD
+from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw
+from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.panel import Line, Panel
+from lightning_maxmargin.reproduce.textbook import TextbookEnsemble
+
+NORMS = {"l2": "Frobenius", "nuclear": "nuclear"}
+MODELS = {"W": "W", "KQ": "K Q'", "KQ0": "K Q' without ridge"}
+COLORS = {"W": "#D55E00", "KQ": "#0072B2", "KQ0": "#009E73"}
+EPS = torch.finfo(torch.float64).eps
+
+
+class FactoredEnsemble:
+    """B instances of W = K Q' that minimise L + ridge (||K||^2 + ||Q||^2) / 2, each factor by its own unit steps.
+
+    This is the public experiment's ridge: a part of the loss, so that W stops growing where the loss is as small.
+    Without one it is :class:`~lightning_maxmargin.optim.FactoredGD` without one.
+
+    Args:
+        data: instances with queries.
+        head: (d, B), given.
+        K: (B, d, m) start; Q starts at zero.
+        lr: the Frobenius length of each step of each factor.
+        ridge: its weight.
+    """
+
+    def __init__(self, data: Instances, head: Tensor, K: Tensor, lr: float = 0.1, ridge: float = EPS) -> None:
+        assert data.queries is not None
+        loss = LOSSES["logistic"]
+        assert isinstance(loss, MarginLoss)
+        self.data, self.loss, self.lr, self.ridge = data, loss, lr, ridge
+        self.K = K.to(data.keys).clone()
+        self.Q = K.new_zeros(len(K), len(data.queries), K.shape[2]).to(data.keys)
+        self._token_values = contract(head.to(data.keys), data.values)
+
+    @property
+    def attention(self) -> Tensor:
+        """W, (d, dq, B)."""
+        return (self.K @ self.Q.mT).movedim(0, -1)
+
+    def step(self) -> None:
+        """The exact direction of W, by the chain rule that of K and Q, one step of each."""
+        a = scores(self.data, self.attention.contiguous())
+        found = instance_directions(self.data, a, self._token_values, self.loss, head=False)
+        G = found.attention.movedim(-1, 0)
+        # -grad L = exp(log_scale) G. Beside a ridge of 2e-16 what underflows here is nothing.
+        scale = (found.log_attention.exp() / len(self.data.labels))[:, None, None]
+        for factor, g in ((self.K, G @ self.Q), (self.Q, G.mT @ self.K)):
+            pull = scale * g - self.ridge * factor if self.ridge else g
+            factor.add_(_unit(pull), alpha=self.lr)
+
+
+def _unit(g: Tensor) -> Tensor:
+    tiny = torch.finfo(g.dtype).tiny
+    g = g / g.abs().amax((1, 2), keepdim=True).clamp_min(tiny)
+    return g / g.norm(dim=(1, 2), keepdim=True).clamp_min(tiny)
+
+
+def local_convergence(
+    tick: Tick, n: int = 6, T: int = 8, d: int = 10, seeds: int = 100, steps: int = 2000, lr: float = 0.1
+) -> Outcome:
+    """Trains W, and K and Q with and without ridge; correlations with both solutions of the tokens selected last.
+
+    Args:
+        tick: told the share done.
+        n: sequences.
+        T: tokens.
+        d: dimensions of tokens, queries and the factors' columns.
+        seeds: 0, 1, ...
+        steps: normalised.
+        lr: of W, K and Q.
+
+    Returns:
+        For W, KQ and KQ0 (no ridge) ``cos/MODEL/NORM/STEP``, ``mass/MODEL/STEP`` (mean over sequences of the largest
+        attention), each the mean over seeds with ``deviation/...``, at 1,000 steps and at the end, and ``naive/...`` by
+        textbook float32 for W.
+    """
+    drawn, at = draw(seeds, n, T, d, queries=True), np.unique([*np.geomspace(10, steps, 24).astype(int), 1000, steps])
+    at, speed, numbers = at[at <= steps], Speed(), {}
+    paths: dict[str, list[Tensor]] = {}
+    notes: list[str] = []
+    lines: dict[str, list[Line]] = {"cos": [], "mass": []}
+    for model in (*MODELS, "naive"):
+        with speed.training(drawn, steps if model != "naive" else 0):
+            paths[model] = _path(drawn, model, at, lr)
+        tick(len(paths) / 5)
+    for model, path in paths.items():
+        curves, words = _measure(drawn, path)
+        prefix, name = ("naive/", "W") if model == "naive" else ("", model)
+        notes += [] if prefix else [f"{MODELS[model]}: {words}"]
+        for key, values in curves.items():
+            kind, _, norm = key.partition("/")
+            full = f"{kind}/{name}" + (f"/{norm}" if norm else "")
+            for step in {1000, steps} & set(at.tolist()):
+                x = values[at == step][0]
+                numbers[f"{prefix}{full}/{step}"] = float(np.nanmean(x))
+                numbers[f"{prefix}deviation/{full}/{step}"] = float(np.nanstd(x))
+            if not prefix:
+                lines[kind].append(_line(at, values, name, norm))
+    own, other = ([line for line in lines["cos"] if line.kind == kind] for kind in ("line", "dashed"))
+    panels = [
+        Panel("cosine with own solution", "step", "mean ± deviation", own, "x", ylim=(0.4, 1.02)),
+        Panel("cosine with the other's", "step", "mean", other, "x", ylim=(0.4, 1.02)),
+        Panel("largest attention of a sequence", "step", "mean ± deviation", lines["mass"], "x"),
+    ]
+    return Outcome(numbers, panels, notes, speed.steps, speed.ratio)
+
+
+def _path(drawn: Drawn, model: str, at: np.ndarray, lr: float) -> list[Tensor]:
+    """W (B, d, d) at the steps ``at``: of W or KQ with exact directions, or of W with textbook float32 gradients."""
+    B, d = len(drawn), drawn.keys.shape[3]
+    runner: EnsembleState | FactoredEnsemble | TextbookEnsemble
+    if model == "naive":
+        keys, z, head = (x.float() for x in (drawn.keys, drawn.queries, drawn.head) if x is not None)
+        runner = TextbookEnsemble(keys, drawn.labels.float(), queries=z, head=head, train="attention", attention_lr=lr)
+    elif model == "W":
+        runner = EnsembleState(drawn.stacked(), head=drawn.head.T, train="attention", attention_lr=lr)
+    else:
+        K = [torch.randn(d, d, generator=torch.Generator().manual_seed(b), dtype=torch.float64) for b in range(B)]
+        runner = FactoredEnsemble(
+            drawn.stacked(), drawn.head.T, 0.1 * torch.stack(K), lr, EPS if model == "KQ" else 0.0
+        )
+    seen, wanted = [], set(at.tolist())
+    for step in range(1, int(at[-1]) + 1):
+        runner.step()
+        if step in wanted:
+            W = runner.attention.double().clone()
+            seen.append(W if model == "naive" else W.movedim(-1, 0))
+    return seen
+
+
+def _measure(drawn: Drawn, path: list[Tensor]) -> tuple[dict[str, np.ndarray], str]:
+    """``cos/NORM`` and ``mass`` (k, B) along a path, NaN where a solution is not certified; and how many settled."""
+    from lightning_maxmargin.svm import solve_att_svm
+
+    assert drawn.queries is not None
+    a = torch.stack([torch.einsum("bntd,bde,bne->bnt", drawn.keys, W, drawn.queries) for W in path])
+    selected = a[-1].argmax(2)
+    curves = {"mass": a.softmax(3).amax(3).mean(2).numpy()}
+    missing = []
+    for norm in NORMS:
+        solution = solve_att_svm(drawn.keys, selected, queries=drawn.queries, norm=norm)
+        good = torch.tensor([status == "certified" for status in solution.status])
+        u = solution.direction.flatten(1)
+        cosines = [torch.nn.functional.cosine_similarity(W.flatten(1), u) for W in path]
+        curves[f"cos/{norm}"] = torch.where(good, torch.stack(cosines), torch.nan).numpy()
+        missing.append(f"{int((~good).sum())} {NORMS[norm]}")
+    still = int((a[-1].softmax(2).amax(2) < HARD).any(1).sum())
+    return curves, (
+        f"in {still} of {len(drawn)} instances some sequence's largest attention is below {HARD} at the end "
+        f"(they stay in the means); not certified: {' and '.join(missing)} solutions."
+    )
+
+
+def _line(x: np.ndarray, values: np.ndarray, model: str, norm: str) -> Line:
+    """Mean over the seeds; a band of one deviation either side where the solution is the model's own."""
+    middle, width = np.nanmean(values, axis=1), np.nanstd(values, axis=1)
+    own = norm in ("", "l2" if model == "W" else "nuclear")
+    low, high = (middle - width, np.minimum(middle + width, 1.0)) if own else (None, None)
+    label = f"{MODELS[model]}: {NORMS[norm]}" if norm else MODELS[model]
+    return Line(x, middle, label, COLORS[model], "line" if own else "dashed", low=low, high=high)

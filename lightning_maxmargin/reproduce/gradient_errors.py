@@ -1,0 +1,107 @@
+"""How wrong a gradient is: autograd in three dtypes along exact paths, on one example and over random seeds."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.metrics import direction_gap
+from lightning_maxmargin.reproduce.gradients import Batch
+from lightning_maxmargin.reproduce.panel import Line, Panel
+from lightning_maxmargin.reproduce.paths import record
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+COLORS = {"bfloat16": "entropy", "float32": "strict", "float64": "relaxed", "exact": "attention"}
+LOST = 0.9
+FAR = 6e6
+
+
+def relaxed_errors(numbers: dict[str, float], points: int, far_steps: int) -> Panel:
+    """1 - cos with the gradient in 50 digits, along the exact path of the relaxed example."""
+    batch = Batch.of("joint_relaxed")
+    near = record(batch.exact(), 600, np.linspace(600 / points, 600, points).astype(int))
+    far = _grow(batch, far_steps)
+    p, v = torch.cat([near[0], far[0]])[:, 0], torch.cat([near[1], far[1]])[:, 0]
+    norm = p.norm(dim=1).numpy()
+    truth = [batch.decimal(*w) for w in zip(p, v, strict=True)]
+    ours = np.array([gap_or_one(batch.log_domain(a[None], b[None])[0], t) for a, b, t in zip(p, v, truth, strict=True)])
+    numbers["gradient/exact"], numbers["far/norm"] = float(ours.max()), float(norm[-1])
+    numbers["far/gap"] = gap_or_one(p[-1], torch.tensor([1.0, 0.0]))
+    order = np.argsort(norm)
+    lines = [Line(norm[order], np.maximum(ours, 1e-17)[order], "exact", COLORS["exact"])]
+    for name, dtype in DTYPES.items():
+        # At the point that the dtype can hold, so that the gradient's error alone is seen.
+        a, b = p.to(dtype).double(), v.to(dtype).double()
+        there = truth if dtype is torch.float64 else [batch.decimal(*w) for w in zip(a, b, strict=True)]
+        gap = np.array(
+            [gap_or_one(batch.autograd(x[None], y[None], dtype)[0], t) for x, y, t in zip(a, b, there, strict=True)]
+        )
+        numbers[f"lost/{name}"] = _lost(norm[:points], gap[:points])
+        lines.insert(len(lines) - 1, Line(norm[order], np.maximum(gap, 1e-17)[order], name, COLORS[name]))
+    return Panel("gradient, relaxed example (margin 1)", "‖p‖", "1 − cos to 50-digit gradient", lines, "xy",
+                 xlim=(1, 1e7), ylim=(1e-18, 10))  # fmt: skip
+
+
+def _grow(batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
+    """p and v of steps that grow with the square of their number, so that ||p|| reaches 6e6; 40 points past 60."""
+    state = batch.exact()
+    at, seen = np.unique(np.geomspace(steps / 60, steps, 40).astype(int)), []
+    for i in range(1, steps + 1):
+        # p zigzags between two rows: half as much again is walked.
+        state.attention_lr = state.head_lr = torch.tensor(1.5 * FAR * 3 * i**2 / steps**3, dtype=torch.float64)
+        state.step()
+        if i in at:
+            seen.append((state.attention.T.clone(), state.head.T.clone()))
+    return torch.stack([p for p, _ in seen]), torch.stack([v for _, v in seen])
+
+
+def random_errors(numbers: dict[str, float], batch: Batch, path: Tensor, margin: Tensor, settled: Tensor) -> Panel:
+    """1 - cos with the exact gradient in float64, binned in ||W|| times margin: median and quartiles."""
+    x = (path[1:].flatten(2).norm(dim=2) * margin)[:, settled].flatten().numpy()
+    bins = np.geomspace(1, np.quantile(x, 0.99), 40)
+    middle = np.sqrt(bins[1:] * bins[:-1])
+    lines = []
+    for name, dtype in DTYPES.items():
+        found = []
+        for w in path[1:]:
+            w, v = w.to(dtype).double(), batch.head.to(dtype).double()
+            g, t = batch.autograd(w, v, dtype), batch.log_domain(w, v)
+            found.append([gap_or_one(a, b) for a, b in zip(g[settled], t[settled], strict=True)])
+        gap = np.array(found).flatten()
+        q = np.array([quartiles(gap[(x >= a) & (x < b)]) for a, b in pairwise(bins)])
+        q = np.maximum(q, 1e-17)
+        numbers[f"lost/random/{name}"] = _lost(middle, q[:, 1])
+        lines.append(Line(middle, q[:, 1], name, COLORS[name], low=q[:, 0], high=q[:, 2]))
+    return Panel(
+        f"gradient, random data, {int(settled.sum())} seeds",
+        "‖W‖ × margin",
+        "1 − cos to exact gradient",
+        lines,
+        "xy",
+        ylim=(1e-18, 10),
+    )
+
+
+def gap_or_one(u: Tensor, w: Tensor) -> float:
+    """1 - cos, and 1 where one of them is zero."""
+    gap = direction_gap(u, w)
+    return 1.0 if gap is None else gap
+
+
+def quartiles(x: Any) -> np.ndarray:
+    """Lower quartile, median, upper quartile; NaN of nothing."""
+    return np.quantile(x, [0.25, 0.5, 0.75]) if len(x) else np.full(3, np.nan)
+
+
+def _lost(norm: np.ndarray, gap: np.ndarray) -> float:
+    """The norm from which 1 - cos stays above .1, between two points on a straight line in logarithms."""
+    good = np.flatnonzero(gap < 1 - LOST)
+    last = int(good[-1]) if len(good) else -1
+    if not 0 <= last < len(norm) - 1:
+        return float("nan")
+    x, y = np.log(norm[last : last + 2]), np.log(gap[last : last + 2])
+    return float(np.exp(np.interp(np.log(1 - LOST), y, x)))

@@ -1,0 +1,89 @@
+"""Three sequences, a given head: normalised against plain gradient descent."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.panel import Line, Panel, ray
+from lightning_maxmargin.reproduce.paths import Setting, cosines, entries, gap_panel, record, track
+from lightning_maxmargin.reproduce.states import PlainState
+
+P_MM = r"$p^\mathrm{mm}$"
+SEEN = (10, 50, 100, 200, 1000, 3000)
+
+
+def multi(
+    tick: Tick, starts: list[float], watched: list[float], steps: int = 3000, lr: float = 0.1, shown: int = 200
+) -> Outcome:
+    """p from p(0) = (x, 0) for several x: normalised steps of length lr, and plain steps of rate 1.
+
+    Args:
+        tick: told the share done.
+        starts: the x.
+        watched: those whose softmax, norm and cosine are followed; the last one is drawn.
+        steps: of normalised descent; plain descent runs for the first thousand.
+        lr: of the normalised steps.
+        shown: steps in the pictures.
+
+    Returns:
+        ``p_mm`` by entry; ``KIND/START/softmax/STEP``, ``KIND/START/norm/STEP`` and ``KIND/START/cos/STEP`` for KIND
+        ``ngd`` and ``gd``, and ``naive/`` of the same.
+    """
+    from lightning_maxmargin.svm import solve_att_svm
+
+    data = Setting.of("multi")
+    selected = torch.zeros(len(data.keys), dtype=torch.long)
+    # The keys are the two coordinates that W = diag(1, 1, 0) lets through: this SVM lies in W's range.
+    target = solve_att_svm(data.keys, selected).direction
+    p0 = torch.tensor([[x, 0.0] for x in starts]).double()
+    exact = data.exact(p0, attention_lr=lr)
+    plain = PlainState(exact.data, p0.T, exact.head, attention_lr=1.0)
+    some = min(steps, 1000)
+    paths = {"ngd": record(exact, steps)[0], "gd": record(plain, some)[0]}
+    tick(0.6)
+    paths["naive/ngd"] = record(data.textbook(p0, attention_lr=lr), some)[0]
+    paths["naive/gd"] = record(data.textbook(p0, attention_lr=1.0, update="plain"), some)[0]
+    numbers = entries("p_mm", target)
+    for kind, path in paths.items():
+        for x in watched:
+            numbers |= _followed(data, path[:, starts.index(x)], target, f"{kind}/{x:g}")
+    b = starts.index(watched[-1])
+    return Outcome(numbers, _panels(data, paths, target, b, shown), steps=(steps + 3 * some) * len(starts))
+
+
+def _followed(data: Setting, path: Tensor, target: Tensor, key: str) -> dict[str, float]:
+    mass = data.softmax(path)[..., 0].mean(1)
+    at = [i for i in SEEN if i < len(path)]
+    numbers = cosines(path, target, at, f"{key}/cos")
+    for i in at:
+        numbers[f"{key}/softmax/{i}"], numbers[f"{key}/norm/{i}"] = float(mass[i]), float(path[i].norm())
+    return numbers
+
+
+def _panels(data: Setting, paths: dict[str, Tensor], target: Tensor, b: int, shown: int) -> list[Panel]:
+    selected = torch.zeros(len(data.keys), dtype=torch.long)
+    keys = data.keys.numpy()
+    tokens = [
+        Line(keys[:, 0, 0], keys[:, 0, 1], "selected tokens", "relaxed", "dots"),
+        Line(keys[:, 1:, 0].ravel(), keys[:, 1:, 1].ravel(), "other tokens", "reference", "dots"),
+    ]
+    line = Line(*data.separating_line(target, selected), "separating line", "reference", "dotted")
+    tracks = [track(path[: shown + 1], color="attention") for path in paths["ngd"].unbind(1)]
+    at = np.arange(shown + 1)
+    seen = {"normalised": paths["ngd"][:, b], "plain": paths["gd"][:, b]}
+    mass = [Line(at, data.softmax(p[: shown + 1])[..., 0].mean(1).numpy(), k) for k, p in seen.items()]
+    norm = [Line(at, p[: shown + 1].norm(dim=1).numpy(), k) for k, p in seen.items()]
+    naive = paths["naive/ngd"][:, b]
+    lines = [(k, "", p, target, False) for k, p in seen.items()] + [
+        ("normalised, textbook float64", "", naive, target, True)
+    ]
+    return [
+        Panel("paths, normalised steps", lines=[*tracks, *tokens, line, ray(target.numpy(), P_MM, "strict")],
+              xlim=(-3, 14), ylim=(-3, 6)),
+        Panel("softmax of token 0", "step", "mean", lines=mass),
+        Panel("‖p‖", "step", lines=norm),
+        gap_panel(f"gap to {P_MM}", lines),
+    ]  # fmt: skip

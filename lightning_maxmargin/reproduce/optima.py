@@ -1,0 +1,85 @@
+"""Which optimum attention ends at on random data: the global one, a local one, or neither, against the dimension."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from lightning_maxmargin.core.ensemble import EnsembleState
+from lightning_maxmargin.ensemble import EnsembleResult, measure
+from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw, settled_words
+from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.panel import Line, Panel
+
+COLORS = {"global": "#0072B2", "local": "#D55E00", "neither": "#222222", "not settled": "#999999"}
+
+
+def random_optima(
+    tick: Tick,
+    sizes: list[list[int]],
+    dims: list[int],
+    seeds: int = 100,
+    steps: int = 3000,
+    lr: float = 0.1,
+) -> Outcome:
+    """Shares of runs by what they select, for p and for W, unit tokens and a unit head that is given.
+
+    Args:
+        tick: told the share done.
+        sizes: pairs of n and T; the first is the one that the claims are about.
+        dims: d.
+        seeds: instances of each size and dimension.
+        steps: normalised steps from zero.
+        lr: of p or W.
+
+    Returns:
+        ``KIND/MODEL/NxT/D``, shares of all runs: global, local, neither, not settled. Of the first size ``gain/MODEL``,
+        the share of global optima at the largest d less that at the smallest, and ``falls/MODEL``, its largest fall
+        from a d to the next; ``optimal/MODEL``, the share of its settled runs that are locally optimal.
+    """
+    numbers: dict[str, float] = {}
+    panels, settled, speed = [], [], Speed()
+    runs = [(model, n, T, d) for model in ("p", "W") for n, T in sizes for d in dims]
+    for at, (model, n, T, d) in enumerate(runs):
+        result = _train(draw(seeds, n, T, d, queries=model == "W"), steps, lr, speed)
+        settled.append(result.settled)
+        numbers |= {f"{kind}/{model}/{n}x{T}/{d}": share for kind, share in _shares(result).items()}
+        tick((at + 1) / len(runs))
+    for model in ("p", "W"):
+        numbers |= _summary(model, sizes[0], dims, numbers)
+        panels += [_panel(model, n, T, dims, numbers) for n, T in sizes]
+    return Outcome(numbers, panels, [settled_words(torch.cat(settled))], speed.steps, speed.ratio)
+
+
+def _train(drawn: Drawn, steps: int, lr: float, speed: Speed) -> EnsembleResult:
+    data = drawn.stacked(torch.float32)
+    state = EnsembleState(data, head=drawn.head.T, train="attention", attention_lr=lr)
+    with speed.training(drawn, steps):
+        state.run(steps)
+    return measure(state, drawn.keys, drawn.labels, queries=drawn.queries)
+
+
+def _shares(result: EnsembleResult) -> dict[str, float]:
+    """Of all runs, by kind."""
+    s, best, local = result.settled, result.globally_optimal, result.locally_optimal
+    kinds = {"global": s & best, "local": s & local & ~best, "neither": s & ~local & ~best, "not settled": ~s}
+    return {kind: float(x.double().mean()) for kind, x in kinds.items()}
+
+
+def _summary(model: str, size: list[int], dims: list[int], numbers: dict[str, float]) -> dict[str, float]:
+    n, T = size
+    share = {kind: np.array([numbers[f"{kind}/{model}/{n}x{T}/{d}"] for d in dims]) for kind in COLORS}
+    good, bad = (share["global"] + share["local"]).sum(), share["neither"].sum()
+    return {
+        f"optimal/{model}": float(good / (good + bad)),
+        f"gain/{model}": float(share["global"][-1] - share["global"][0]),
+        f"falls/{model}": float(max(0.0, -np.diff(share["global"]).min(initial=0.0))),
+    }
+
+
+def _panel(model: str, n: int, T: int, dims: list[int], numbers: dict[str, float]) -> Panel:
+    lines = [
+        Line(np.array(dims), np.array([numbers[f"{kind}/{model}/{n}x{T}/{d}"] for d in dims]), kind, color)
+        for kind, color in COLORS.items()
+    ]
+    return Panel(f"{model}, n = {n}, T = {T}", "dimension d", "share of runs", lines, "x", ylim=(-0.03, 1.03))

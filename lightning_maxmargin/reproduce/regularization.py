@@ -1,0 +1,122 @@
+"""Regularisation paths: of p, in a cone, jointly, and under a nonlinear head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.data.paper import PaperData
+from lightning_maxmargin.metrics import direction_gap
+from lightning_maxmargin.paths import RegularizationPath, regularization_path
+from lightning_maxmargin.paths.objective import Head
+from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.panel import Line, Panel
+
+
+def regularization_paths(
+    tick: Tick, radii: Sequence[float], pairs: Sequence[Sequence[float]], starts: int = 4, cone: float = 0.004
+) -> Outcome:
+    """Paths of p on ``multi``, of p near a locally optimal token, of W on ``visual1``, and joint on ``joint_relaxed``.
+
+    Args:
+        tick: told the share done.
+        radii: of the first three.
+        pairs: (r, R) of the last; the first four are the published ones.
+        starts: random directions tried at each radius.
+        cone: width of the local path's cone.
+
+    Returns:
+        ``gap/NAME`` to the SVM at the largest radius, ``angle/r,R`` of p in degrees, and ``residual``, the largest.
+    """
+    paths: dict[str, RegularizationPath] = {}
+    ends: dict[str, Tensor] = {}
+    for at, (name, example, options) in enumerate(
+        [
+            ("p", "multi", {}),
+            ("local", "single_local", {"selected": torch.tensor([1]), "cone": cone}),
+            ("W", "visual1", {}),
+        ]
+    ):
+        source = PaperData(example)  # type: ignore[arg-type]
+        paths[name] = regularization_path(source.splits["train"], radii, head=source.head, starts=starts, **options)  # type: ignore[arg-type]
+        ends[name] = _svm(source, paths[name].selected[-1])
+        tick((at + 1) / 4)
+    joint = regularization_path(PaperData("joint_relaxed").splits["train"], pairs, starts=starts)
+    angles = [math.degrees(math.atan2(float(p[1]), float(p[0]))) for p in joint.attention]
+    gaps = {name: [direction_gap(p, ends[name]) for p in path.attention] for name, path in paths.items()}
+    numbers = {f"gap/{name}": float(g[-1] or 0.0) for name, g in gaps.items()}
+    numbers |= {f"angle/{r:g},{R:g}": abs(a) for (r, R), a in zip(pairs, angles, strict=True)}
+    numbers["residual"] = max(float(path.residual.max()) for path in (*paths.values(), joint))
+    x = np.array(radii, float)
+    lines = [Line(x, np.maximum(np.array(g, float), 1e-17), name) for name, g in gaps.items()]
+    same = [k for k, (r, R) in enumerate(pairs) if r == R]
+    norms = np.array([pairs[k][1] for k in same], float)
+    panels = [
+        Panel("attention under a given head", "radius R", "1 − cos to the SVM", lines, log="xy"),
+        Panel("joint path, r = R", "radius R", "angle of p to the relaxed SVM, degrees", log="xy",
+              lines=[Line(norms, np.array([abs(angles[k]) for k in same]), "p")]),
+    ]  # fmt: skip
+    return Outcome(numbers, panels)
+
+
+def nonlinear_head(tick: Tick, radii: Sequence[float], starts: int = 2) -> Outcome:
+    """Paths of p on ``multi`` under heads that every mixture hurts, and under the linear one.
+
+    The third coordinate x_3 is the score of a token, 1 for the selected and .5 for the others; c is the mean selected
+    token: psi(x) = x_3^3, tanh 3 x_3, and x_3 - ||x - c||^2 / 10.
+
+    Args:
+        tick: told the share done.
+        radii: of the paths.
+        starts: random directions tried at each radius.
+
+    Returns:
+        ``gap/NAME`` to p_mm at the largest radius; ``residual``; ``mixing``: the least that psi loses by mixing, over
+        1 - s_alpha, in 2,000 random mixtures of each sequence; positive where the assumption holds.
+    """
+    source = PaperData("multi")
+    data = source.splits["train"]
+    c = data.values[:, 0].mean(0)
+
+    heads = {
+        "cubic": lambda x: x[:, 2] ** 3,
+        "tanh": lambda x: (3 * x[:, 2]).tanh(),
+        "curved": lambda x: x[:, 2] - (x - c).square().sum(1) / 10,
+        "linear": lambda x: x @ source.head,
+    }
+    svm = _svm(source, torch.zeros(len(data), dtype=torch.long))
+    numbers, lines, residual, mixing = {}, [], 0.0, math.inf
+    for at, (name, psi) in enumerate(heads.items()):
+        path = regularization_path(data, radii, head=psi, starts=starts)
+        gaps = np.array([direction_gap(p, svm) for p in path.attention], float)
+        numbers[f"gap/{name}"] = float(gaps[-1])
+        residual = max(residual, float(path.residual.max()))
+        mixing = min(mixing, _mixing(psi, data.values))
+        lines.append(Line(np.array(radii, float), np.maximum(gaps, 1e-17), name))
+        tick((at + 1) / len(heads))
+    numbers |= {"residual": residual, "mixing": mixing}
+    panel = Panel("p of the path", "radius R", "1 − cos to the SVM", lines, log="xy")
+    return Outcome(numbers, [panel])
+
+
+def _mixing(psi: Head, values: Tensor, draws: int = 2000) -> float:
+    """min (psi(x_0) - psi(mixture)) / (1 - s_0) over random softmax weights, from nearly hard to uniform."""
+    generator = torch.Generator().manual_seed(0)
+    worst = math.inf
+    for X in values:
+        a = torch.randn(draws, len(X), generator=generator, dtype=torch.float64)
+        s = (a * torch.logspace(-1, 1, draws, dtype=torch.float64)[:, None]).softmax(1)
+        drop = psi(X[:1]) - psi(s @ X)
+        worst = min(worst, float((drop / (1 - s[:, 0]).clamp_min(1e-9)).min()))
+    return worst
+
+
+def _svm(source: PaperData, selected: Tensor) -> Tensor:
+    from lightning_maxmargin.svm import solve_att_svm
+
+    data = source.splits["train"]
+    return solve_att_svm(data.keys, selected, queries=data.queries).direction
