@@ -14,6 +14,7 @@ Rows = list[tuple[int, dict[str, Tensor]]]
 GAP = 1
 #: Examples shown, and the most words of one: more would not fit beside the map.
 SHOWN, WORDS = 4, 14
+TITLE = "[CLS] attention, last layer, mean of heads"
 
 
 def map_panels(tokens: Tokens, rows: Rows, epochs: Array) -> list[Panel]:
@@ -50,12 +51,12 @@ def _mosaic(patches: Tensor, seen: Tensor, names: list[str]) -> Panel:
     columns = [""] * picture.shape[1]
     for at, name in enumerate(["image", *names]):
         columns[at * (8 + GAP) + 4] = name
-    return Panel("[CLS] attention, last layer", "epoch", image=picture, columns=columns, digits=False, square=True)
+    return Panel(TITLE, "epoch", image=picture, columns=columns, digits=False, square=True)
 
 
 def _over_words(words: list[str], seen: Tensor, epochs: list[str]) -> Panel:
     """One word a row, one epoch a column."""
     return Panel(
-        "[CLS] attention, last layer", "epoch", image=seen[:, : len(words)].T.numpy(), rows=words, columns=epochs,
+        TITLE, "epoch", image=seen[:, : len(words)].T.numpy(), rows=words, columns=epochs,
         digits=False,
     )  # fmt: skip

@@ -55,7 +55,7 @@ def sparsify(
     numbers = numbers_of(looks, accuracy(module, tokens))
     panels = [
         _panel(looks, "norm/attention", "weights of a head", "‖W‖, Frobenius", named=True),
-        _panel(looks, "attention/sparsity", "[CLS] attention", "‖s‖₁ / ‖s‖∞, mean"),
+        _panel(looks, "attention/sparsity", "sparsity of the [CLS] rows", "‖s‖₁ / ‖s‖∞, mean"),
         _panel(looks, "relative_margin/attention", "smallest margin", "of the Att-SVM's", log="y"),
         _panel(looks, "relative_margin/median", "median margin over sequences", "of the Att-SVM's", log="y"),
         _panel(looks, "svm/rows_met", "rows that meet the Att-SVM's margin", "share"),

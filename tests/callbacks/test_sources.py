@@ -140,6 +140,21 @@ def test_the_svm_is_that_of_the_inputs_with_the_query_bias_as_a_coordinate() -> 
         assert monitor.last[f"head{h}/svm/rows_met"] == pytest.approx(float((real >= expected.margin).double().mean()))
 
 
+@pytest.mark.parametrize("precision", ["64-true", "32-true", "bf16-mixed", "bf16-true"])
+def test_every_precision_is_watched_in_float64(precision: str) -> None:
+    x = some_data().tensors[0]
+    torch.manual_seed(0)
+    module = Foreign()
+    exact = capture(module, {"": SEPARATE}, lambda: module(x), lambda key: None)[""]
+    first = fit(module, sources=SEPARATE, trainer={"precision": precision}).history[0]
+    h = slice(0, 2)
+    Q = torch.cat([exact.query_map.weight, exact.query_map.bias[:, None]], 1)[h]
+    norm = float((exact.key_map.weight[h].T @ Q / 2**0.5).norm())
+    # The weights themselves are bfloat16 in bf16-true alone.
+    assert first["head0/norm/attention"] == pytest.approx(norm, rel=1e-2 if precision == "bf16-true" else 1e-12)
+    assert first["heads/certified"] == 2
+
+
 def test_a_head_that_is_its_svm_has_relative_margin_one() -> None:
     module = Foreign(dim=4, heads=1, bias=False).double()
     x = some_data().tensors[0].double()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from torch.utils.data import DataLoader
 from lightning_maxmargin import AttentionSource, MarginMonitor
 from tests.callbacks.test_margins import trainer
 from tests.callbacks.test_sources import SEPARATE, Foreign, some_data
+from tests.conftest import ROOT
 
 
 class Keep(Callback):
@@ -96,3 +99,27 @@ def test_an_error_reaches_both_processes(tmp_path: Path, settings: dict[str, Any
     seen = [(tmp_path / f"error-{rank}.txt").read_text() for rank in range(2)]
     assert seen[0] == seen[1]
     assert message in seen[0]
+
+
+@pytest.mark.slow
+def test_sharded_weights_are_gathered(tmp_path: Path) -> None:
+    """FSDP2 on two processes: the first look sees the same weights as one process that owns them."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.ddp.sharded", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    end = time.monotonic() + 20
+    while not (tmp_path / "rank-1.json").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    torch.manual_seed(0)
+    monitor = MarginMonitor(sources=SEPARATE, data=DataLoader(some_data(10), 4))
+    trainer([monitor], 1).fit(Foreign(), DataLoader(some_data(), 4))
+    for key, value in monitor.history[0].items():
+        if key != "monitor/seconds":
+            assert first[0][key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-6)), key
