@@ -1,42 +1,26 @@
-"""``maxmargin fit | validate | test | predict | report``: LightningCLI with run directories and one-line errors."""
+"""``maxmargin fit | validate | test | predict | path | reproduce | report``: the commands, with one-line errors."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-import time
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from lightning_maxmargin.callbacks import (
-    EnsembleMonitor,
-    FiniteGuard,
-    Interrupt,
-    MarginMonitor,
-    RunSummary,
-    StepProgress,
-    TokenMonitor,
-)
-from lightning_maxmargin.checkpoints import CheckedCheckpointIO, verify_checkpoint
 from lightning_maxmargin.config_errors import allow_imports, is_input, one_line
 from lightning_maxmargin.data import SequenceData
 from lightning_maxmargin.ensemble_module import Ensemble
 from lightning_maxmargin.errors import InputError, NonFiniteError
-from lightning_maxmargin.finish import finish_fit, print_metrics, refuse_existing, write_predictions
-from lightning_maxmargin.loggers import MarginWandbLogger, run_loggers
+from lightning_maxmargin.margin_cli import MarginCLI, RunConfig
 from lightning_maxmargin.module import JointSelection
-from lightning_maxmargin.runs import RUN_DIR_VARIABLE, make_run_dir, plan_run_dir, write_text
+from lightning_maxmargin.runs import RUN_DIR_VARIABLE
 
 TRUST = "--trust-config"
 ABOUT = (
@@ -52,160 +36,6 @@ COMMANDS = {
 DEFAULTS = {
     "max_steps": 10_000, "max_epochs": -1, "enable_model_summary": False, "devices": 1, "log_every_n_steps": 10,
 }  # fmt: skip
-SAVE_EVERY = timedelta(seconds=30)
-FIT_CALLBACKS = {"monitor": MarginMonitor, "tokens": TokenMonitor, "guard": FiniteGuard}
-
-
-class RunConfig(SaveConfigCallback):
-    """Keeps ``config.yaml`` in the run directory, ready for ``--config``: without the directory itself."""
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if trainer.is_global_zero and stage == "fit":
-            lines = self.parser.dump(self.config, skip_unset=False).splitlines()
-            kept = [line for line in lines if not line.startswith("run_dir:")]
-            write_text(Path(trainer.default_root_dir) / "config.yaml", "\n".join(kept) + "\n")
-
-
-class MarginCLI(LightningCLI):
-    """LightningCLI whose fit owns a run directory and ends with a table and a report."""
-
-    latest_parser: LightningArgumentParser | None = None
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        MarginCLI.latest_parser = super().init_parser(**kwargs)
-        return MarginCLI.latest_parser
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--name", type=str, default="run", help="Name of the run, in its directory, report and W&B."
-        )
-        parser.add_argument(
-            "--run_dir", type=str | None, default=None, help="A new directory; runs/NAME-DATE-ID if not given."
-        )
-        parser.add_argument("--wandb", type=Literal["offline", "online", "disabled"], default="offline",
-                            help="Where W&B writes: to disk, to its server, or nowhere.")  # fmt: skip
-        parser.add_argument("--wandb_project", type=str, default="lightning-maxmargin", help="Project of W&B.")
-        parser.add_argument(
-            "--report", type=bool, default=True, help="Whether fit draws figures and writes report.html."
-        )
-        parser.add_argument("--output", type=str, default="predictions.jsonl", help="The file that predict writes.")
-        for key, callback in FIT_CALLBACKS.items():
-            parser.add_lightning_class_args(callback, key)
-        for key in ("dim", "value_dim", "query_dim", "num_classes"):
-            parser.link_arguments(f"data.{key}", f"model.init_args.{key}", apply_on="instantiate")
-        # A config that names no class is one of JointSelection, key by key.
-        parser.set_defaults({"model": {"class_path": "lightning_maxmargin.JointSelection"}})
-
-    def _parse_ckpt_path(self) -> None:
-        path = self.config[self.config.subcommand].ckpt_path
-        if not path and self.config.subcommand != "fit":
-            raise InputError(
-                f"ckpt_path: {self.config.subcommand} needs the checkpoint of a run; give it with --ckpt_path"
-            )
-        if path:
-            if not Path(path).is_file():
-                raise InputError(f"ckpt_path: {path} is no file; name a checkpoint of an earlier run")
-            step = verify_checkpoint(Path(path))
-            if self.config.subcommand == "fit":
-                _need_steps(path, step, self.config.fit.trainer.max_steps)
-        super()._parse_ckpt_path()
-
-    def before_instantiate_classes(self) -> None:
-        config = self.config[self.subcommand]
-        if self.subcommand != "fit":
-            if self.subcommand == "predict":
-                refuse_existing(Path(config.output))
-            config.trainer.logger = False
-            return
-        self.started = time.perf_counter()
-        self.run_dir = plan_run_dir(config.run_dir, config.name)
-
-    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        if self.subcommand == "fit":
-            config = self.config.fit
-            if hasattr(self.model, "check_data"):
-                self.model.check_data(self.datamodule)
-            kwargs["default_root_dir"] = str(self.run_dir)
-            kwargs["plugins"] = [*_listed(config.trainer.plugins), CheckedCheckpointIO()]
-            if config.trainer.logger in (None, True):
-                kwargs["logger"] = run_loggers(self.run_dir, config.name, config.wandb, config.wandb_project)
-        elif isinstance(self.model, Ensemble):
-            raise InputError(f"model: Ensemble is trained and measured by fit; there is nothing to {self.subcommand}")
-        trainer = super().instantiate_trainer(**kwargs)
-        if self.subcommand == "fit":
-            # Last of all: a run that is refused leaves no directory.
-            make_run_dir(self.run_dir)
-        return trainer
-
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:
-        if self.subcommand == "fit":
-            callbacks = [*self._watchers(callbacks), *self._run_callbacks(config)]
-        else:
-            callbacks = [c for c in callbacks if not isinstance(c, tuple(FIT_CALLBACKS.values()))]
-        return super()._instantiate_trainer(config, callbacks)
-
-    def _watchers(self, callbacks: list[Any]) -> list[Any]:
-        """The monitors of one model, or in their place the one of an ensemble."""
-        if not isinstance(self.model, Ensemble):
-            return callbacks
-        return [c for c in callbacks if not isinstance(c, tuple(FIT_CALLBACKS.values()))] + [EnsembleMonitor()]
-
-    def _run_callbacks(self, config: dict[str, Any]) -> list[Any]:
-        given = config.get("callbacks") or []
-        checkpoints = config.get("enable_checkpointing") is not False
-        self.interrupt = Interrupt()
-        extra: list[Any] = [RunSummary(self.run_dir, self.config.fit.name, checkpoints), self.interrupt]
-        if config.get("enable_progress_bar") is not False:
-            show = ("ensemble/settled", "direction_gap/strict", "norm/attention")
-            extra.append(StepProgress(show) if isinstance(self.model, Ensemble) else StepProgress())
-        if checkpoints and not any(isinstance(c, ModelCheckpoint) for c in given):
-            # By time, not by epoch: an epoch of full-batch training is milliseconds, and saving would be most of it.
-            folder = self.run_dir / "checkpoints"
-            extra.append(ModelCheckpoint(folder, "last", train_time_interval=SAVE_EVERY, enable_version_counter=False))
-        return extra
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        try:
-            super()._run_subcommand(subcommand)
-        finally:
-            for logger in self.trainer.loggers:
-                if isinstance(logger, MarginWandbLogger):
-                    logger.close()
-
-    def after_fit(self) -> None:
-        seconds = time.perf_counter() - self.started
-        if self.config.fit.trainer.fast_dev_run:
-            return
-        tested: dict[str, Any] = {}
-        if self.datamodule.sequences("test") is not None and is_overridden("test_step", self.model):
-            tested = dict(self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)[0])
-        if self.trainer.is_global_zero:
-            finish_fit(self.run_dir, tested, seconds, self.config.fit.report)
-        if self.interrupt.stopped:
-            raise KeyboardInterrupt
-
-    def before_validate(self) -> None:
-        self._need("val", "validate")
-
-    def after_validate(self) -> None:
-        print_metrics(self.trainer)
-
-    def before_test(self) -> None:
-        self._need("test", "test")
-
-    def after_test(self) -> None:
-        print_metrics(self.trainer)
-
-    def _need(self, split: str, command: str) -> None:
-        if self.datamodule.sequences(split) is None:
-            raise InputError(
-                f"data: {type(self.datamodule).__name__} has no {split} split here, so nothing to {command}"
-            )
-
-    def predict(self, **kwargs: Any) -> None:
-        """Predicts and writes one JSON object per sequence."""
-        batches: list[Any] = self.trainer.predict(**kwargs) or []
-        write_predictions(Path(self.config.predict.output), batches)
 
 
 def report(args: Sequence[str]) -> None:
@@ -274,22 +104,12 @@ def cli(words: Sequence[str]) -> MarginCLI:
     )
 
 
-def _need_steps(path: str, step: int, max_steps: int) -> None:
-    """Refuses a checkpoint that is already where the run would end: Lightning would train nothing without a word."""
-    if 0 <= max_steps <= step:
-        raise InputError(f"ckpt_path: {path} is at step {step} of {max_steps}; raise --trainer.max_steps to go on")
-
-
 def _interrupted() -> int:
     run_dir = Path(os.environ.get(RUN_DIR_VARIABLE, "."))
     if not (run_dir / "checkpoints" / "last.ckpt").is_file():
         return _fail("interrupted before there was a checkpoint; run the command again", 1)
     words = f"maxmargin fit --config {run_dir}/config.yaml --ckpt_path {run_dir}/checkpoints/last.ckpt"
     return _fail(f"interrupted; go on in a new run directory with: {words}", 1)
-
-
-def _listed(plugins: Any) -> list[Any]:
-    return list(plugins) if isinstance(plugins, list | tuple) else [] if plugins is None else [plugins]
 
 
 def _fail(message: str, status: int) -> int:

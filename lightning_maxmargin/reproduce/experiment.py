@@ -67,6 +67,10 @@ class Claim:
     why: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("value", "within", "at_least", "at_most"):
+            # YAML reads -.8 as a word.
+            if not isinstance(getattr(self, name), int | float | None):
+                raise InputError(f"claims: {self.claim!r}: {name} is {getattr(self, name)!r}; write it as 0.8")
         if (self.value is None) != (self.within is None):
             raise InputError(f"claims: {self.claim!r} has one of value and within; give both")
         if self.value is None and self.at_least is None and self.at_most is None:
