@@ -20,9 +20,8 @@ LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_ut
 #: Seconds to import, or not installed with the package: imported where they are used.
 HEAVY = {"transformers", "datasets", "wandb", "cvxpy", "clarabel", "matplotlib", "tokenizers", "sklearn"}
 #: What stands above everything else and is imported by nothing below it.
-ABOVE = {
-    "module", "cli", "margin_cli", "callbacks", "ensemble", "ensemble_module", "finish", "paths", "reproduce", "kept", "__main__",
-}  # fmt: skip
+ABOVE = {"module", "cli", "margin_cli", "callbacks", "ensemble", "ensemble_module", "finish", "__main__"}
+ABOVE |= {"paths", "reproduce", "kept"}
 BELOW = {"core", "optim", "svm", "metrics", "data", "figures", "errors", "names"}
 
 
