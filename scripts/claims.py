@@ -152,6 +152,13 @@ def attention() -> Iterator[Row]:
     yield at_most("attention/visual1: W to Frobenius", "direction_gap/strict", 1e-4, "visual1", "attention/visual1")
 
 
+def ensembles() -> Iterator[Row]:
+    args = ("ensemble", "ensemble/random")
+    claim = "1,000 instances x 6,000 steps in float32: median gap to each one's SVM"
+    yield at_most(claim, "direction_gap/strict", 2e-5, *args)
+    yield more_than("the same: settled", "ensemble/settled", 0.95, *args)
+
+
 def mean_pool_accuracy(seed: int) -> float:
     """Test accuracy of logistic regression on the mean token, its strength chosen by 5-fold cross-validation."""
     from sklearn.linear_model import LogisticRegression
@@ -200,7 +207,7 @@ def text() -> Iterator[Row]:
     )
 
 
-PARTS = (tight, relaxed, equalities, random, attention, text)
+PARTS = (tight, relaxed, equalities, random, attention, ensembles, text)
 
 
 def main(out: str | None = None) -> None:
