@@ -43,7 +43,7 @@ def summary_words(finished: list[Finished], quick: bool) -> str:
 
 def as_markdown(finished: list[Finished], quick: bool) -> str:
     """One section per experiment: table of claims, figure, what was counted, time and ratio to the public loop."""
-    lines = [summary_words(finished, quick), ""]
+    lines = [summary_words(finished, quick), "", *_costs(finished)]
     for f in finished:
         e = f.experiment
         lines += [
@@ -58,6 +58,16 @@ def as_markdown(finished: list[Finished], quick: bool) -> str:
         if f.outcome.panels:
             lines += [f"![{e.title}]({e.name}/figure.png)", ""]
     return "\n".join(lines)
+
+
+def _costs(finished: list[Finished]) -> list[str]:
+    """A table of time and speed, with a link to each section."""
+    lines = ["| experiment | claims that hold | seconds | times the public loop |", "|---|---|---|---|"]
+    for f in finished:
+        ratio = "" if f.outcome.loop_ratio is None else f"{f.outcome.loop_ratio:.0f}"
+        held = f"{sum(r.holds for r in f.rows)} of {len(f.rows)}"
+        lines.append(f"| {f.experiment.name} | {held} | {f.seconds:.0f} | {ratio} |")
+    return [*lines, ""]
 
 
 def cost_words(f: Finished) -> str:
