@@ -1,7 +1,7 @@
 """Makes docs/reproduction.md and its figures from a finished run of every experiment.
 
-    maxmargin reproduce all --out runs/reproduction
-    .venv/bin/python scripts/reproduction_page.py --run_dir runs/reproduction
+maxmargin reproduce all --out runs/reproduction
+.venv/bin/python scripts/reproduction_page.py --run_dir runs/reproduction
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ DOCS = Path(__file__).parent.parent / "docs"
 HEAD = """# Reproduction
 
 Every claim of the papers' experiments beside what this library finds, made by `maxmargin reproduce all` and
-`scripts/reproduction_page.py`. *published* is what the paper or its public code shows, *ours* is measured with exact gradients, *naive* with
-textbook ones in the precision of the publication, *asked* decides whether the claim holds. Where ours differs from what was published, the last
-column says why. The experiments, their data and their tolerances are the files in `configs/reproduce/`.
+`scripts/reproduction_page.py`. *published* is what the paper or its public code shows, *ours* is measured with exact
+gradients, *naive* with textbook ones, *asked* decides whether the claim holds. Where ours differs from what was
+published, the last column says why. Experiments, data and tolerances are the files in `configs/reproduce/`.
 
 """
 
