@@ -151,7 +151,9 @@ class MarginMonitor(Callback):
             kind, words = failure
             raise kind(f"MarginMonitor at step {trainer.global_step}: {words}")
         self.last = values
-        self.history.append({"step": trainer.global_step, "epoch": trainer.current_epoch, **values})
+        # Without sources an epoch is however many steps were left of the inner ones, which a resumed run divides anew.
+        epoch = {"epoch": trainer.current_epoch} if self.sources else {}
+        self.history.append({"step": trainer.global_step, **epoch, **values})
         numbers = {k: v for k, v in values.items() if logged(k) and isinstance(v, float) and abs(v) < float("inf")}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=trainer.global_step)
