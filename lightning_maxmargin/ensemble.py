@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.core.instances import Instances
+from lightning_maxmargin.core.selection import without_copies
 from lightning_maxmargin.metrics import direction_gap, globally_optimal, locally_optimal
 from lightning_maxmargin.names import LIMITS
 
@@ -147,6 +148,12 @@ def measure(
     strict = solve_att_svm(keys, selected, queries=queries, mask=mask)
     good = _certified(strict.status)
     rows = (a.gather(2, selected[..., None]) - a).scatter(2, selected[..., None], torch.inf)
+    others = without_copies(keys.flatten(0, 1).double(), selected.flatten())
+    mass = a.softmax(2)
+    if others is not None:
+        # Copies of a selected token share its attention, and the SVM has no row for them.
+        copies = ~others.view(a.shape)
+        rows, mass = rows.masked_fill(copies, torch.inf), _with_copies(mass, copies, selected)
     norm = weight.flatten(1).norm(dim=1)
     relative = torch.where(good, rows.flatten(1).min(1).values / norm / strict.margin, torch.nan)
     gaps = {"strict": _gaps(weight, strict.direction, good)}
@@ -158,7 +165,7 @@ def measure(
     parts = list(zip(gamma, selected, masks, strict.support, good, strict=True))
     return EnsembleResult(
         selected=selected,
-        settled=(relative >= SETTLED) & (a.softmax(2).amax(2) >= HARD).all(1),
+        settled=(relative >= SETTLED) & (mass.amax(2) >= HARD).all(1),
         globally_optimal=torch.tensor([bool(globally_optimal(g, t, m).all()) for g, t, m, _, _ in parts]),
         locally_optimal=torch.tensor([bool(ok) and bool(locally_optimal(g, t, n).all()) for g, t, _, n, ok in parts]),
         relative_margin=relative,
@@ -168,6 +175,10 @@ def measure(
         status=tuple(strict.status),
         state=state,
     )
+
+
+def _with_copies(mass: Tensor, copies: Tensor, selected: Tensor) -> Tensor:
+    return mass.scatter_add(2, selected[..., None], (mass * copies).sum(2, keepdim=True))
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
@@ -15,12 +16,14 @@ from lightning_maxmargin.core.ensemble import EnsembleState, Update
 from lightning_maxmargin.core.instances import Instances
 from lightning_maxmargin.core.packing import Packed, pack
 from lightning_maxmargin.ensemble import EnsembleResult, measure
-from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.errors import InputError, NonFiniteError
+from lightning_maxmargin.reduce import AllReduce
 from lightning_maxmargin.steps import steps_now
 
 Loss = Literal["logistic", "exponential", "correlation"]
 T = TypeVar("T")
 #: What a checkpoint holds of the state.
+NOT_FINITE = "the weights of an ensemble are not finite"
 SAVED = ("attention", "head", "momentum_attention", "momentum_head")
 
 
@@ -63,6 +66,8 @@ class Ensemble(pl.LightningModule):
         True
     """
 
+    state: EnsembleState  # made by setup, for the instances of this process
+
     def __init__(
         self,
         dim: int,
@@ -86,6 +91,7 @@ class Ensemble(pl.LightningModule):
         # The weights of all processes do not fit one another, so they are no parameters; Lightning wants one to exist.
         self.anchor = torch.nn.Parameter(torch.zeros(1))
         self.pause_at: int | None = None
+        self._threads = 0
         self._check()
 
     def _check(self) -> None:
@@ -98,15 +104,22 @@ class Ensemble(pl.LightningModule):
             raise InputError(f"model.inner_steps: {h['inner_steps']}; a positive number is asked")
         for name in ("attention_lr", "head_lr", "loss"):
             values = _listed(h[name])
-            if not values or (name != "loss" and not all(x > 0 for x in values)):
+            if not values or (name != "loss" and not all(0 < x < math.inf for x in values)):
                 raise InputError(f"model.{name}: {h[name]}; a positive number or a list of them is asked")
+        if not 0 < h["init_std"] < math.inf:
+            raise InputError(f"model.init_std: {h['init_std']}; a positive number is asked")
 
     def check_data(self, data: Any) -> None:
-        """Refuses data without the heads that ``head_init: data`` asks for, before any work.
+        """Refuses data without the heads that ``head_init: data`` asks for, or fewer instances than rates.
 
         Raises:
-            InputError: there are none.
+            InputError: it is so.
         """
+        instance = data.sequences("train").instance
+        count = 1 if instance is None else len(instance.unique())
+        for name in ("attention_lr", "head_lr", "loss"):
+            if len(_listed(self.hparams[name])) > count:
+                raise InputError(f"model.{name}: {len(_listed(self.hparams[name]))} entries for {count} instances")
         if self.hparams["head_init"] == "data" and data.head is None:
             raise InputError("model.head_init: 'data' asks for data that come with heads; use zeros or normal")
 
@@ -171,8 +184,10 @@ class Ensemble(pl.LightningModule):
         if self.device.type == "cpu":
             torch.set_num_threads(1)
 
-    def on_fit_end(self) -> None:
-        torch.set_num_threads(self._threads)
+    def teardown(self, stage: str) -> None:
+        # Also after an interrupt, where on_fit_end is not called.
+        if stage == "fit" and self._threads:
+            torch.set_num_threads(self._threads)
 
     # --- training ---------------------------------------------------------------------------------------------
 
@@ -181,7 +196,8 @@ class Ensemble(pl.LightningModule):
         assert not isinstance(optimizer, list)
         for _ in range(steps_now(self.trainer, self.pause_at, int(self.hparams["inner_steps"]))):
             optimizer.step()
-        self.log("train/loss", self.state.loss_now.double().mean().float(), sync_dist=self.trainer.world_size > 1)
+        loss = AllReduce(self.trainer.world_size).sum(self.state.loss_now.double().sum()) / self.count
+        self.log("train/loss", loss.float())
         self.log("step", float(self.global_step))
 
     def measure(self) -> EnsembleResult:
@@ -193,17 +209,29 @@ class Ensemble(pl.LightningModule):
         p = self.packed
         outcome: tuple[str | None, EnsembleResult | None] = (None, None)
         try:
+            self._stay_finite()
             found = measure(self.state, p.keys, p.labels, _apart(p), p.queries, p.mask)
             found.state = None
             outcome = (None, found)
+        except NonFiniteError as error:
+            outcome = (str(error), None)
         except Exception as error:
             # Not raised here: the other processes wait for this one's part.
             outcome = (f"{type(error).__name__}: {error}", None)
         parts = gather(outcome)
         failed = next((error for error, _ in parts if error is not None), None)
+        if failed is not None and failed.startswith(NOT_FINITE):
+            raise NonFiniteError(failed)
         if failed is not None:
             raise RuntimeError(f"Ensemble.measure: {failed}")
         return EnsembleResult.cat([part for _, part in parts if part is not None])
+
+    def _stay_finite(self) -> None:
+        bad = ~(self.state.attention.flatten(0, -2).isfinite().all(0) & self.state.head.isfinite().all(0))
+        if bad.any():
+            names = ", ".join(map(str, self.at[bad.cpu()].tolist()[:10]))
+            where = f"at step {self.state.steps} (instances {names})"
+            raise NonFiniteError(f"{NOT_FINITE} {where}: look at these, or lower the learning rate")
 
     # --- checkpoints ------------------------------------------------------------------------------------------
 
@@ -213,12 +241,16 @@ class Ensemble(pl.LightningModule):
         checkpoint["ensemble_steps"] = self.state.steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if not hasattr(self, "state"):
+            # Outside of a fit there are no instances to put the weights into.
+            return
         found = checkpoint.get("ensemble", {})
         for name, x in self._saved().items():
             if name not in found or found[name].shape != (*x.shape[:-1], self.count):
                 raise InputError("ckpt_path: the checkpoint is of no such ensemble; give the one of this config")
             x.copy_(found[name][..., self.at])
         self.state.steps = checkpoint["ensemble_steps"]
+        self.state.refresh()
 
     def _saved(self) -> dict[str, Tensor]:
         s = self.state

@@ -194,7 +194,9 @@ class JointSelection(pl.LightningModule):
     def _steps_are_hooked(self) -> bool:
         """Whether someone listens to single steps: calling the hooks of all callbacks is a sixth of a small step."""
         heard = any(is_overridden("on_before_optimizer_step", c, Callback) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
-        return heard or is_overridden("on_before_optimizer_step", self, pl.LightningModule)
+        heard = heard or is_overridden("on_before_optimizer_step", self, pl.LightningModule)
+        # A gradient scaler (16-mixed on a GPU) would undo a scale that exact directions never had.
+        return heard and getattr(self.trainer.precision_plugin, "scaler", None) is None
 
     def _steps_now(self) -> int:
         # One step of a minibatch: many steps on each would be another algorithm.

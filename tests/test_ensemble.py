@@ -135,3 +135,54 @@ def test_wrong_options(options: dict[str, object], said: str) -> None:
     keys, labels, _, _ = random(2, 2, 2, 2)
     with pytest.raises(InputError, match=said):
         train_ensemble(keys, labels, steps=1, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("norm", [30.0, 1e3, 1e6])
+@pytest.mark.parametrize("kind", ["copy", "equal score"])
+def test_ties_with_the_selected_token_are_exact(dtype: torch.dtype, norm: float, kind: str) -> None:
+    g = torch.Generator().manual_seed(0)
+    keys = unit(g, 1, 3, 5, 4)
+    v = unit(g, 1, 4)
+    p = norm * unit(g, 1, 4)
+    top = (keys @ p[0]).argmax(2)[0]
+    for i in range(3):
+        other = (int(top[i]) + 1) % 5
+        keys[0, i, other] = keys[0, i, top[i]]
+        if kind == "equal score":
+            # A second token with the selected one's v'x, but a smaller attention score.
+            keys[0, i, other] -= 0.3 * (p[0] / norm - (p[0] @ v[0]) * v[0] / norm)
+    keys = keys.to(dtype)
+    labels = torch.tensor([[1.0, -1.0, 1.0]], dtype=dtype)
+    data = Instances.stack(keys, labels)
+    w, head = p.T.to(dtype), v.T.to(dtype)
+    a = scores(data, w)
+    got = instance_directions(data, a, contract(head, data.values), margin_loss("logistic"))
+    want = exact_directions(Sequences(keys[0], labels[0]), a[..., 0].T, v[0].to(dtype), margin_loss("logistic"))
+    unit_got, unit_want = (x / x.norm() for x in (got.attention[:, 0], want.attention))
+    # In float32 equal scores are equal to 1e-8 only, and that is what leads at norm 30: a copy stays bitwise equal.
+    if dtype == torch.float64 or kind == "copy":
+        torch.testing.assert_close(unit_got, unit_want, rtol=0, atol=1e-6 if dtype == torch.float64 else 1e-4)
+    assert got.attention.isfinite().all()
+
+
+def test_an_instance_with_copies_of_what_it_selects_settles() -> None:
+    keys, labels, _, v = random(4, 3, 5, 6, seed=3)
+    doubled = torch.cat([keys, keys], 2)
+    options = {"steps": 2000, "head": v, "train": "attention", "attention_lr": 1.0, "dtype": torch.float64}
+    once, twice = (train_ensemble(k, labels, update="accelerated", **options) for k in (keys, doubled))  # type: ignore[arg-type]
+    assert once.settled.all()
+    assert twice.settled.all()
+    torch.testing.assert_close(once.relative_margin, twice.relative_margin, rtol=1e-6, atol=0)
+    assert (twice.selected % 5 == once.selected).all()
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("inf"), float("nan")])
+def test_rates_are_positive_numbers(rate: float) -> None:
+    keys, labels, _, _ = random(2, 2, 3, 4)
+    with pytest.raises(InputError, match="rate"):
+        EnsembleState(Instances.stack(keys, labels), attention_lr=rate)
+    with pytest.raises(InputError, match="rate"):
+        EnsembleState(Instances.stack(keys, labels), head_lr=torch.ones(3))
+    with pytest.raises(InputError, match="train"):
+        EnsembleState(Instances.stack(keys, labels), train="foo")  # type: ignore[arg-type]

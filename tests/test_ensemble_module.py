@@ -220,6 +220,9 @@ def test_own_arrays(tmp_path: Path, maxmargin: Any) -> None:
         (["--model.updat", "normalized"], "did you mean model.update"),
         (["--model.inner_steps", "0"], "model.inner_steps"),
         (["--data.B", "0"], "data.B"),
+        (["--model.attention_lr", ".inf"], "model.attention_lr"),
+        (["--model.init_std", ".nan"], "model.init_std"),
+        (["--data.B", "2", "--model.attention_lr", "[1.0, 2.0, 3.0]"], "3 entries for 2 instances"),
         (["--data.T", "1", "--data.ragged", "true"], "data.T"),
         (["--data.class_path", "RandomData", "--data.seed", "0", "--data.num_classes", "3"], "classes"),
         (["--data.class_path", "PaperData", "--data.example", "joint_tight"], "head_init"),
@@ -239,3 +242,31 @@ def test_an_ensemble_is_fitted_and_nothing_else(maxmargin: Any) -> None:
     outcome = maxmargin("predict", *words, "--ckpt_path", last)
     assert outcome.status == 2
     assert "by fit" in outcome.error
+
+
+def test_no_steps_and_few_settled_are_said(maxmargin: Any) -> None:
+    none = maxmargin(*RANDOM, "--trainer.max_steps", "0")
+    assert none.status == 0, none.err
+    few = maxmargin(*RANDOM, "--trainer.max_steps", "2")
+    assert "have settled after 2 steps" in few.summary["message"]
+
+
+def test_weights_that_are_not_finite_end_the_fit(maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_maxmargin.core.ensemble import EnsembleState
+
+    real = EnsembleState.step
+
+    def broken(self: EnsembleState) -> Any:
+        self.attention[:, 3] = float("nan")
+        return real(self)
+
+    monkeypatch.setattr(EnsembleState, "step", broken)
+    outcome = maxmargin(*RANDOM, "--trainer.max_steps", "50")
+    assert outcome.status == 1
+    assert "instances 3" in outcome.error
+
+
+def test_a_checkpoint_can_be_loaded_without_a_fit(maxmargin: Any) -> None:
+    part = maxmargin(*RANDOM, "--trainer.max_steps", "5")
+    loaded = Ensemble.load_from_checkpoint(part.run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    assert loaded.hparams["dim"] == 10

@@ -144,6 +144,12 @@ def _once(name: str, calls: Calls) -> tuple[tuple[Any, ...], dict[str, Any], Any
     return calls[name][0]
 
 
+#: What MultiheadAttention.forward takes, in this order.
+MULTIHEAD = (
+    "query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights", "is_causal",
+)  # fmt: skip
+
+
 def _read_multihead(root: nn.Module, source: AttentionSource, calls: Calls, mask: Callable[[Any], Any]) -> Reading:
     name = str(source.attention)
     layer = find_module(root, name)
@@ -152,7 +158,21 @@ def _read_multihead(root: nn.Module, source: AttentionSource, calls: Calls, mask
     if layer.bias_k is not None or layer.add_zero_attn:
         raise InputError(f"MarginMonitor.sources: {name!r} adds keys of its own (add_bias_kv, add_zero_attn)")
     args, kwargs, _ = _once(name, calls)
-    given = dict(zip(("query", "key", "value", "key_padding_mask"), args, strict=False)) | kwargs
+    names = (
+        "query",
+        "key",
+        "value",
+        "key_padding_mask",
+        "need_weights",
+        "attn_mask",
+        "average_attn_weights",
+        "is_causal",
+    )
+    given = dict(zip(names, args, strict=False)) | kwargs
+    if given.get("attn_mask") is not None or given.get("is_causal"):
+        raise InputError(
+            f"MarginMonitor.sources: {name!r} is given an attn_mask; masks other than padding are not read"
+        )
     z, x, v = (t if layer.batch_first else t.transpose(0, 1) for t in (given["query"], given["key"], given["value"]))
     if x.ndim != 3:
         raise InputError(f"MarginMonitor.sources: {name!r} was given {tuple(x.shape)}; (n, T, d) is asked")

@@ -18,6 +18,9 @@ from lightning_maxmargin.ensemble import EnsembleResult
 from lightning_maxmargin.names import ENSEMBLE
 from lightning_maxmargin.runs import write_text
 
+#: Less than this share settled is worth a warning.
+FEW = 0.5
+
 
 class EnsembleMonitor(Callback):
     """Logs shares and medians of an :class:`Ensemble` at geometrically spaced steps; keys in ``names.ENSEMBLE``.
@@ -28,6 +31,7 @@ class EnsembleMonitor(Callback):
     Attributes:
         last: the latest numbers by key.
         result: the latest :class:`EnsembleResult`, of all processes.
+        message: where less than half of the instances have settled.
 
     Example:
         >>> EnsembleMonitor().last
@@ -38,6 +42,7 @@ class EnsembleMonitor(Callback):
         self.per_decade = per_decade
         self.last: dict[str, float | None] = {}
         self.result: EnsembleResult | None = None
+        self.message = ""
         self.seconds = 0.0
         self._seen = -1
 
@@ -51,6 +56,12 @@ class EnsembleMonitor(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step and self._seen != trainer.global_step:
             self.look(trainer, pl_module)
+        settled = self.last.get("ensemble/settled")
+        if settled is not None and settled < FEW:
+            self.message = (
+                f"only {settled:.1%} of the instances have settled after {trainer.global_step} steps: train longer, or "
+                "they have no hard selection as their limit; the medians are of these few"
+            )
 
     def look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures now, on all processes, and logs."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.core import Sequences, TokenSelector
+from lightning_maxmargin.core import Sequences, TokenSelector, without_copies
 from lightning_maxmargin.metrics import direction_gap, relative_margin, score_rows
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ class Geometry:
         found: dict[str, float | str | None] = {"svm/norm": str(self.norm)}
         if solution.status != "certified" or size == 0:
             return found
-        least = float(score_rows(scores, selected, self.data.mask).min())
+        others = without_copies(self.data.keys, selected, self.data.mask)
+        least = float(score_rows(scores, selected, others).min())
         found["relative_margin/norm"] = relative_margin(least / size, solution.margin)
         if solution.unique:
             found["direction_gap/norm"] = direction_gap(model.direction, solution.direction)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.callbacks.geometry import Geometry
-from lightning_maxmargin.core import Sequences, TokenSelector, select, take_token
+from lightning_maxmargin.core import Sequences, TokenSelector, select, take_token, without_copies
 from lightning_maxmargin.core.model import Output
 from lightning_maxmargin.metrics import (
     attention_margin,
@@ -70,6 +70,7 @@ class Probe:
         self.train = train
         self._geometry = Geometry(self.data, norm)
         self._selected: Tensor | None = None
+        self._others: Tensor | None = None  # the mask less copies of the selected tokens, which the SVM merges as well
         self._solutions: dict[str, JointSolution] = {}
         self._head: Solution | None = None
 
@@ -80,6 +81,8 @@ class Probe:
         output = model(self.data)
         alpha = select(output.scores, self.data.mask)
         rho = _ratio(model.head.norm(), model.direction.norm()) if model.linear else None
+        if self._selected is None or not torch.equal(alpha, self._selected):
+            self._others = without_copies(self.data.keys, alpha, self.data.mask)
         self._solve(alpha, output, model, rho)
         values: dict[str, Value] = dict.fromkeys(MEASURED)
         values |= self._selection(model, output, alpha)
@@ -135,7 +138,7 @@ class Probe:
 
     def _attention(self, model: TokenSelector, output: Output, alpha: Tensor) -> dict[str, Value]:
         norm = float(model.direction.norm())
-        values: dict[str, Value] = {"margin/attention": attention_margin(output.scores, alpha, norm, self.data.mask)}
+        values: dict[str, Value] = {"margin/attention": attention_margin(output.scores, alpha, norm, self._others)}
         gaps = {}
         for limit, solution in self._solutions.items():
             if solution.attention.status == "certified":
@@ -161,7 +164,7 @@ class Probe:
         """min row/b over rows with b > 0, per unit norm, against the SVM's; or a negative row where b = 0."""
         if solution.attention.status != "certified" or norm == 0:
             return None
-        rows = score_rows(output.scores, alpha, self.data.mask)
+        rows = score_rows(output.scores, alpha, self._others)
         rhs = torch.ones_like(rows) if solution.rhs is None else solution.rhs
         least = torch.where(rhs > 0, rows / rhs.clamp_min(1e-300), torch.inf).min()
         broken = rows.where(rhs <= 0, torch.zeros_like(rows)).min()
@@ -216,9 +219,12 @@ def head_vector(model: TokenSelector) -> Tensor:
 def _double(model: TokenSelector) -> TokenSelector:
     """The model in float64 on the CPU: itself where it is that already, for a copy costs as much as the solvers do."""
     tensors = [*model.parameters(), *model.buffers()]
-    if all(t.device.type == "cpu" and t.dtype in (torch.float64, torch.int64, torch.bool) for t in tensors):
+    # A head of the user's may be in training mode, with batch statistics and random numbers of its own.
+    if model.linear and all(
+        t.device.type == "cpu" and t.dtype in (torch.float64, torch.int64, torch.bool) for t in tensors
+    ):
         return model
-    return copy.deepcopy(model).to("cpu").to(torch.float64)
+    return copy.deepcopy(model).to("cpu").to(torch.float64).eval()
 
 
 def _ratio(head: Tensor, attention: Tensor) -> float | None:

@@ -49,8 +49,10 @@ class RunSummary(Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, MarginMonitor):
                 self._write_margins(trainer, pl_module, callback)
-            elif isinstance(callback, EnsembleMonitor) and callback.result is not None:
-                self._write(trainer, {**callback.last, "gradient": "exact", "message": ""})
+            elif isinstance(callback, EnsembleMonitor):
+                self._write(trainer, {**callback.last, "gradient": "exact", "message": callback.message})
+                if callback.result is None:
+                    continue
                 write_instances(self.run_dir / "instances.csv", callback.result, pl_module.dealt())  # type: ignore[operator]
 
     def _write_margins(self, trainer: pl.Trainer, pl_module: pl.LightningModule, monitor: MarginMonitor) -> None:

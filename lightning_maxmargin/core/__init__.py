@@ -29,7 +29,7 @@ from lightning_maxmargin.core.attention import centred_pool, masked_softmax, nai
 from lightning_maxmargin.core.exact import Directions, exact_directions
 from lightning_maxmargin.core.losses import LOSSES, CrossEntropy, MarginLoss
 from lightning_maxmargin.core.model import TokenSelector
-from lightning_maxmargin.core.selection import select, take_token
+from lightning_maxmargin.core.selection import select, take_token, without_copies
 from lightning_maxmargin.core.sequences import Sequences, check_sequences
 
 __all__ = [
@@ -46,4 +46,5 @@ __all__ = [
     "naive_pool",
     "select",
     "take_token",
+    "without_copies",
 ]

@@ -61,6 +61,8 @@ class EnsembleState:
         names = [loss] * B if isinstance(loss, str) else list(loss)
         if len(names) != B:
             raise InputError(f"ensemble: {len(names)} losses for {B} instances; give one, or one for each")
+        if train not in ("both", "attention", "head"):
+            raise InputError(f"ensemble: train {train!r} is none of both, attention, head")
         if update not in ("normalized", "accelerated"):
             raise InputError(f"ensemble: update {update!r} is none of normalized, accelerated")
         self.loss, self.train, self.update = loss_by_instance(names), train, update
@@ -79,7 +81,14 @@ class EnsembleState:
         return start.to(self.data.keys).clone()
 
     def _rate(self, lr: float | Tensor) -> Tensor:
-        return torch.as_tensor(lr, dtype=self.data.keys.dtype, device=self.data.keys.device)
+        rate = torch.as_tensor(lr, dtype=self.data.keys.dtype, device=self.data.keys.device)
+        if rate.shape not in ((), (self.data.keys.shape[-1],)) or not bool((rate > 0).all() & rate.isfinite().all()):
+            raise InputError("ensemble: a rate is a positive number, or one for each instance")
+        return rate
+
+    def refresh(self) -> None:
+        """To be called after the weights were set from outside: the token scores of a given head are kept."""
+        self._token_values = contract(self.head, self.data.values)
 
     @torch.no_grad()
     def run(self, steps: int, each: Callable[[int], None] | None = None) -> None:

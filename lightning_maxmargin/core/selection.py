@@ -36,3 +36,31 @@ def take_token(tokens: Tensor, selected: Tensor) -> Tensor:
         [5.0]
     """
     return tokens[torch.arange(len(tokens), device=tokens.device), selected]
+
+
+def without_copies(keys: Tensor, selected: Tensor, mask: Tensor | None = None) -> Tensor | None:
+    """The mask less the tokens whose key is that of the selected one: no direction puts it ahead of them.
+
+    Equal means to 8 roundings of the larger key, as the solvers merge them, in the dtype of the keys.
+
+    Args:
+        keys: (n, T, d).
+        selected: (n,).
+        mask: (n, T) bool.
+
+    Returns:
+        (n, T) bool; the mask itself where there is no copy.
+
+    Example:
+        >>> without_copies(torch.tensor([[[1.0], [1.0], [2.0]]]), torch.tensor([0])).tolist()
+        [[True, False, True]]
+    """
+    chosen = take_token(keys, selected)[:, None]
+    size = torch.maximum(keys.norm(dim=2), chosen.norm(dim=2))
+    copies = (keys - chosen).norm(dim=2) <= 8 * torch.finfo(keys.dtype).eps * size
+    copies = copies.scatter(1, selected[:, None], False)
+    if mask is not None:
+        copies &= mask
+    if not copies.any():
+        return mask
+    return ~copies if mask is None else mask & ~copies

@@ -171,7 +171,8 @@ def _check_limit(limit: str, norm_ratio: float | Tensor | None, count: int | Non
         return np.zeros(shape)
     rho = np.asarray(np.nan if norm_ratio is None else norm_ratio, dtype=np.float64)
     if rho.shape not in ((), shape):
-        raise InputError(f"norm_ratio has shape {list(rho.shape)}: pass a number, or one for each of {count} instances")
+        each = "" if count is None else f", or one for each of {count} instances"
+        raise InputError(f"norm_ratio has shape {list(rho.shape)}: pass a number{each}")
     if not (np.isfinite(rho) & (rho > 0)).all():
         raise InputError(f"norm_ratio is {norm_ratio}: rate_coupled needs ||v||/||p||, a positive number")
     return np.broadcast_to(rho, shape).copy()
