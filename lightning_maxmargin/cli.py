@@ -54,6 +54,9 @@ def main(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args)
     trusted = TRUST in words
     allow_imports(trusted)
+    if trusted and os.getcwd() not in sys.path:
+        # As python -m does it: a class in a file of the directory that one is in.
+        sys.path.insert(0, os.getcwd())
     # LightningCLI reads sys.argv itself, also in the processes that a launcher starts with the same words.
     sys.argv[1:] = words = [w for w in words if w != TRUST]
     _quiet()
@@ -71,10 +74,10 @@ def main(args: Sequence[str] | None = None) -> int:
         else:
             cli(words)
     except KeyboardInterrupt:
-        return _interrupted()
+        return _interrupted(words)
     except SystemExit as stopped:
         # Lightning turns an interrupt before the first step into exit(1).
-        return _interrupted() if stopped.code == 1 else int(stopped.code or 0)
+        return _interrupted(words) if stopped.code == 1 else int(stopped.code or 0)
     except NonFiniteError as error:
         return _fail(str(error), 1)
     except MisconfigurationException as error:
@@ -104,7 +107,9 @@ def cli(words: Sequence[str]) -> MarginCLI:
     )
 
 
-def _interrupted() -> int:
+def _interrupted(words: Sequence[str]) -> int:
+    if words[:1] != ["fit"]:
+        return _fail("interrupted; run the command again", 1)
     run_dir = Path(os.environ.get(RUN_DIR_VARIABLE, "."))
     if not (run_dir / "checkpoints" / "last.ckpt").is_file():
         return _fail("interrupted before there was a checkpoint; run the command again", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -143,10 +144,19 @@ class MarginCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
+        except InputError:
+            # Refused after all, as by a checkpoint of other data: nothing is left that would stand in the way.
+            if subcommand == "fit" and not (self.run_dir / "metrics.csv").exists():
+                self._close_loggers()
+                shutil.rmtree(self.run_dir, ignore_errors=True)
+            raise
         finally:
-            for logger in self.trainer.loggers:
-                if isinstance(logger, MarginWandbLogger):
-                    logger.close()
+            self._close_loggers()
+
+    def _close_loggers(self) -> None:
+        for logger in self.trainer.loggers:
+            if isinstance(logger, MarginWandbLogger):
+                logger.close()
 
     def after_fit(self) -> None:
         seconds = time.perf_counter() - self.started

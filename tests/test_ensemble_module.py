@@ -199,6 +199,7 @@ def test_a_resumed_ensemble_is_the_whole_one(maxmargin: Any) -> None:
     other = maxmargin(*words, "--data.B", "29", "--ckpt_path", last)
     assert other.status == 2
     assert "no such ensemble" in other.error
+    assert not other.run_dir.exists()
 
 
 def test_own_arrays(tmp_path: Path, maxmargin: Any) -> None:

@@ -29,11 +29,13 @@ def draw_ensemble(run: RunFiles) -> Figure | None:
     """
     if not run.metrics.has("ensemble/settled"):
         return None
-    figure = style.new_figure(4.2)
+    figure = style.new_figure(4.6)
     left, right = figure.subplots(1, 2)
     _draw_shares(left, run)
     _draw_gaps(right, read_gaps(run.run_dir / "instances.csv"))
-    style.headline(figure, "Where the instances went")
+    for ax in (left, right):
+        # Two legends: the same colours mean other things beside each other.
+        ax.legend(fontsize=style.SMALL, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.08), ncols=2)
     return figure
 
 
@@ -43,6 +45,9 @@ def _draw_shares(ax: Axes, run: RunFiles) -> None:
         steps, share = run.metrics.series(f"ensemble/{name}")
         if len(steps):
             label = name if name == "settled" else f"of these {name}"
+            settled = run.metrics.series("ensemble/settled")[1]
+            # Shares of nothing are no shares.
+            share = share if name == "settled" else np.where(settled > 0, share, np.nan)
             ax.plot(steps, share, color=style.COLORS[color], linewidth=1.8, label=label)
             style.step_axis(ax, steps)
     ax.set_ylim(-0.02, 1.02)
@@ -53,7 +58,7 @@ def _draw_gaps(ax: Axes, gaps: dict[str, Array]) -> None:
     for name, x in gaps.items():
         if len(x):
             x = np.sort(np.maximum(x, style.FLOOR))
-            label = f"{style.NAMES[name]} SVM, median {style.short(float(np.median(x)))}"
+            label = f"{style.NAMES[name]} SVM, median {style.short(float(x[(len(x) - 1) // 2]))}"
             dash = style.DASHES[name] if name in ("rate_coupled", "head") else "-"
             share = np.arange(1, len(x) + 1) / len(x)
             ax.step(x, share, color=style.COLORS[name], linestyle=dash, linewidth=1.8, label=label, where="post")
