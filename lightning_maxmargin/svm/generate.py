@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from lightning_maxmargin.svm.certify import rounding
 from lightning_maxmargin.svm.farkas import residual
@@ -70,7 +71,7 @@ def worst_rows(problem: RowProblem, margins: Array, working: Index, below: float
     return np.sort(ids)
 
 
-def _bounds(problem: RowProblem, ids: Index, lam: Array, margins: Array, p: Array) -> float:
+def bounds(problem: RowProblem, ids: Index, lam: Array, margins: Array, p: Array) -> float:
     """Gap of the whole problem: the rows bound from above, the multipliers from below."""
     on = problem.rhs > 0
     smallest = float((margins[on] / problem.rhs[on]).min())
@@ -80,10 +81,10 @@ def _bounds(problem: RowProblem, ids: Index, lam: Array, margins: Array, p: Arra
     return 1 - (float(lam @ problem.rhs.ravel()[ids]) / combined * (smallest / float(np.linalg.norm(p)))) ** 2
 
 
-def generate(problem: RowProblem, warm: Index | None = None, target: float = 1e-9) -> Outcome:
+def generate(problem: RowProblem, warm: Index | None = None, was: npt.NDArray[np.bool_] | None = None) -> Outcome:
     """Solve ``problem`` (at least one row with b > 0).
 
-    Args: warm, rows to start from; target, the gap below which only missed rows keep it going.
+    Args: warm, rows to start from; was, which of them were active, all by default.
     """
     working = _first_rows(problem, warm)
     if not (problem.rhs.ravel()[working] > 0).any():
@@ -91,7 +92,7 @@ def generate(problem: RowProblem, warm: Index | None = None, target: float = 1e-
     active = None
     if warm is not None:
         known = np.zeros(problem.live.size, bool)
-        known[warm] = True
+        known[warm if was is None else warm[was]] = True
         active = known[working]
     gap, best = np.inf, None
     for at in range(1, MAX_ROUNDS + 1):
@@ -105,7 +106,7 @@ def generate(problem: RowProblem, warm: Index | None = None, target: float = 1e-
         lam = small.lam
         p = small.direction
         margins = problem.margins(p)
-        gap = _bounds(problem, working, lam, margins, p)
+        gap = bounds(problem, working, lam, margins, p)
         if best is None or gap <= best[0] or not np.isfinite(best[0]):
             best = (gap, working, lam, p, margins)
         fresh = worst_rows(problem, margins, working, 0.0, p)
