@@ -52,9 +52,12 @@ def worst_rows(problem: RowProblem, margins: Array, working: Index, below: float
     n, T = margins.shape
     each = min(4, T)
     short = margins - problem.rhs
-    t = np.argpartition(short, each - 1, axis=1)[:, :each]
-    ids = (np.arange(n)[:, None] * T + t).ravel()
-    ids = ids[problem.live.ravel()[ids]]
+    if each == T:
+        ids = problem.ids
+    else:
+        t = np.argpartition(short, each - 1, axis=1)[:, :each]
+        ids = (np.arange(n)[:, None] * T + t).ravel()
+        ids = ids[problem.live.ravel()[ids]]
     error = rounding(problem, p).ravel()
     value, b = short.ravel()[ids], problem.rhs.ravel()[ids]
     tolerance = 1e-11 * b + np.where(b == 0, 1e-12 * problem.row_norms.ravel()[ids] * np.linalg.norm(p), 0.0)
@@ -63,7 +66,9 @@ def worst_rows(problem: RowProblem, margins: Array, working: Index, below: float
     known = np.zeros(n * T, bool)
     known[working] = True
     ids = ids[missed & ~known[ids]]
-    most = max(1000, min(problem.dim, 1500))
+    # Of 2,000 labels 600 rows to start with take .85 of the time of 1,000, of 5,000 more.
+    first = min(1000, max(600, n * T // 10))
+    most = max(1000 if np.isfinite(below) else first, min(problem.dim, 1500))
     if len(ids) > most:
         norms = problem.row_norms.ravel()[ids]
         depth = short.ravel()[ids] / np.where(norms > 0, norms, 1e-300)

@@ -8,7 +8,6 @@ The same rows state four problems: attention with p, attention with W, binary la
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -24,16 +23,13 @@ from lightning_maxmargin.svm.checks import (
     check_selected,
     check_values,
 )
+from lightning_maxmargin.svm.sizes import difference_norms, norms_and_products
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 EPS = float(np.finfo(np.float64).eps)
 # A difference of two keys below this many roundings of their norm is no direction at all.
 MERGE = 8 * EPS
-# numpy 2's vecdot takes two thirds of einsum's time.
-_dot = getattr(np, "vecdot", partial(np.einsum, "ntd,ntd->nt"))
-# Half of a second-level cache of 1 MB.
-CACHED = 65_536
 # Explicit rows are built in blocks of about 32 MB.
 BLOCK = 4_000_000
 
@@ -123,9 +119,9 @@ class RowProblem:
         n, T, _ = keys.shape
         live[np.arange(n), selected] = False
         with np.errstate(over="ignore", invalid="ignore"):
-            key_norms, cross = _norms_and_products(keys, selected)
+            key_norms, cross = norms_and_products(keys, selected, not merge and queries is None)
         check_norms(key_norms, keys)
-        norms = _difference_norms(keys, selected, key_norms, cross)
+        norms = difference_norms(keys, selected, key_norms, cross)
         largest = np.maximum(key_norms, key_norms[np.arange(n), selected][:, None])
         equal = live & (norms <= MERGE * largest) if merge else np.zeros_like(live)
         live &= ~equal
@@ -244,29 +240,3 @@ class RowProblem:
     def _scale(self, margins: Array) -> float:
         ratio = margins[self.rhs > 0] / self.rhs[self.rhs > 0]
         return max(0.0, float(ratio.min())) if len(ratio) else 0.0
-
-
-def _norms_and_products(keys: Array, selected: Index) -> tuple[Array, Array]:
-    """||k_it|| and <k_it, k_i,alpha>, both (n, T), while a part of the keys is in cache: 8 ms for 200 MB, apart 11."""
-    n, T, d = keys.shape
-    chosen = keys[np.arange(n), selected][:, :, None]
-    squares, cross = np.empty((n, T)), np.empty((n, T, 1))
-    step = max(1, CACHED // (T * d))
-    for at in range(0, n, step):
-        part = keys[at : at + step]
-        _dot(part, part, out=squares[at : at + step])
-        np.matmul(part, chosen[at : at + step], out=cross[at : at + step])
-    return np.sqrt(squares), cross[:, :, 0]
-
-
-def _difference_norms(keys: Array, selected: Index, key_norms: Array, cross: Array) -> Array:
-    """||Delta_it|| (n, T) by expanding the square; explicitly where that cancels more than half of the digits."""
-    n = len(keys)
-    total = key_norms**2
-    total += total[np.arange(n), selected][:, None]
-    squares = np.maximum(total - 2 * cross, 0.0)
-    i, t = np.divmod(np.flatnonzero(squares <= 1e-7 * total), keys.shape[1])
-    delta = keys[i, selected[i]] - keys[i, t]
-    norms = np.sqrt(squares)
-    norms[i, t] = np.linalg.norm(delta, axis=1)
-    return norms
