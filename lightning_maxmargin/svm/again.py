@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_maxmargin.svm.many import Mask
 from lightning_maxmargin.svm.many_input import Many
 from lightning_maxmargin.svm.problem import EPS, Array, Index
 
@@ -19,19 +20,61 @@ FIRST = 32
 CHUNK = 100_000
 
 
-def recheck(many: Many, p: Array, dual: Array, fine: float, tight: float) -> dict[str, Any] | None:
-    """What ``judge`` would say of directions p (B, d) and multipliers dual (B, n, T), with "good" where it is certain.
+def applies(many: Many) -> bool:
+    """Whether ``recheck`` knows these problems: right-hand sides of 1 and no queries."""
+    return many.rhs is None and many.queries is None
 
-    None where hardly any is. Only right-hand sides of 1 and no queries.
+
+def recheck(many: Many, p: Array, dual: Array, fine: float, tight: float) -> dict[str, Any] | None:
+    """What ``judge`` would say of earlier directions p (B, d) and multipliers dual (B, n, T); "good" where sure.
+
+    Where they are not the answers any more, the rows active in them are met with equality. None where that helps few
+    of the first instances.
     """
-    if many.rhs is not None or many.queries is not None:
-        return None
+    step = max(1, CHUNK // many.keys[0].size)
+    parts: list[dict[str, Any]] = []
     with np.errstate(all="ignore"):
-        if not _judge(many, p, dual, slice(0, FIRST), fine, tight)["good"].mean() >= 0.5:
+        old = _judge(many, p, dual, slice(0, FIRST), fine, tight)["good"].mean() >= 0.5
+        if not old and not _meet(many, dual, slice(0, FIRST), fine, tight)["good"].mean() >= 0.5:
             return None
-        step = max(1, CHUNK // many.keys[0].size)
-        parts = [_judge(many, p, dual, slice(at, at + step), fine, tight) for at in range(0, len(p), step)]
+        for at in range(0, len(p), step):
+            cut = slice(at, at + step)
+            parts.append(_judge(many, p, dual, cut, fine, tight) if old else _meet(many, dual, cut, fine, tight))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _meet(many: Many, dual: Array, cut: slice, fine: float, tight: float) -> dict[str, Any]:
+    """As ``_judge`` of the answers that meet the active rows with equality; exchanging rows once more costs as much."""
+    part = many.some(cut)
+    p, lam = _on(part, dual[cut] > 0)
+    return _judge(part, p, lam, slice(None), fine, tight)
+
+
+def _on(many: Many, active: Mask) -> tuple[Array, Array]:
+    """p (B, d) that meets the active rows (B, n, T) with equality, and its multipliers (B, n, T)."""
+    B, n, T, d = many.keys.shape
+    row = np.flatnonzero(active)
+    owner = row // (n * T)
+    count = np.bincount(owner, minlength=B)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+    # More rows than dimensions have no such p: what is left out is missed, and the instance solved in earnest.
+    most = int(min(d, count.max(initial=1)))
+    if (count > most).any():
+        row, owner, place = (x[place < most] for x in (row, owner, place))
+    keys = many.keys.reshape(-1, d)
+    rows, on = np.zeros((B, most, d)), np.zeros((B, most, 1))
+    rows[owner, place] = keys[row // T * T + many.selected.ravel()[row // T]] - keys[row]
+    on[owner, place] = 1.0
+    across, at = rows.transpose(0, 2, 1), np.arange(most)
+    gram = np.matmul(rows, across)
+    gram[:, at, at] += 1 - on[:, :, 0]
+    lam = np.zeros((B, n, T))
+    try:
+        part = np.linalg.solve(gram, on)
+    except np.linalg.LinAlgError:
+        return np.zeros((B, d)), lam
+    lam.ravel()[row] = part[owner, place, 0]
+    return np.matmul(across, part)[:, :, 0], lam
 
 
 def _judge(many: Many, p: Array, dual: Array, cut: slice, fine: float, tight: float) -> dict[str, Any]:

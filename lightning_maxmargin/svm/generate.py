@@ -76,10 +76,15 @@ def worst_rows(problem: RowProblem, margins: Array, working: Index, below: float
     return np.sort(ids)
 
 
-def bounds(problem: RowProblem, ids: Index, lam: Array, margins: Array, p: Array) -> float:
-    """Gap of the whole problem: the rows bound from above, the multipliers from below."""
+def smallest_of(problem: RowProblem, margins: Array) -> float:
+    """The smallest margin over its right-hand side, of rows with b > 0."""
     on = problem.rhs > 0
-    smallest = float((margins[on] / problem.rhs[on]).min())
+    return float(np.divide(margins, problem.rhs, out=np.full(on.shape, np.inf), where=on).min())
+
+
+def _bounds(problem: RowProblem, ids: Index, lam: Array, margins: Array, p: Array) -> float:
+    """Gap of the whole problem: the rows bound from above, the multipliers from below."""
+    smallest = smallest_of(problem, margins)
     combined = float(np.linalg.norm(problem.combine(ids, lam)))
     if smallest <= 0 or combined == 0:
         return np.inf
@@ -111,7 +116,7 @@ def generate(problem: RowProblem, warm: Index | None = None, was: npt.NDArray[np
         lam = small.lam
         p = small.direction
         margins = problem.margins(p)
-        gap = bounds(problem, working, lam, margins, p)
+        gap = _bounds(problem, working, lam, margins, p)
         if best is None or gap <= best[0] or not np.isfinite(best[0]):
             best = (gap, working, lam, p, margins)
         fresh = worst_rows(problem, margins, working, 0.0, p)

@@ -34,7 +34,7 @@ class Many:
         live = None if self.live is None else self.live[cut]
         return gather(self.keys[cut], self.selected[cut], live, queries, rhs, not self.binary)
 
-    def some(self, at: Index) -> Many:
+    def some(self, at: Index | slice) -> Many:
         """The problems of some of the instances."""
         queries = None if self.queries is None else self.queries[at]
         rhs = None if self.rhs is None else self.rhs[at]

@@ -13,7 +13,7 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.batched import label_many, solve_many
 from lightning_maxmargin.svm.certify import certify
 from lightning_maxmargin.svm.checks import check_labels, check_values
-from lightning_maxmargin.svm.generate import Outcome, generate
+from lightning_maxmargin.svm.generate import Outcome, generate, smallest_of
 from lightning_maxmargin.svm.normed import generate_norm
 from lightning_maxmargin.svm.norms import NOT_UNIQUE, Norm, check_norm, is_unique, norm_of
 from lightning_maxmargin.svm.problem import RowProblem
@@ -21,7 +21,7 @@ from lightning_maxmargin.svm.shards import solve_source
 from lightning_maxmargin.svm.solution import Solution, unstack
 from lightning_maxmargin.svm.sources import Blocks, as_source
 from lightning_maxmargin.svm.threads import one_thread
-from lightning_maxmargin.svm.warm import begin
+from lightning_maxmargin.svm.warm import SAME, begin
 
 __all__ = ["Solution", "solve_att_svm", "solve_label_svm", "solve_problem"]
 
@@ -135,7 +135,9 @@ def _solve(problem: RowProblem, warm: Solution | None, goal: str, norm: Norm) ->
     with one_thread():
         start = None if warm is None else begin(problem, warm)
         if start is not None and start.answer is not None and norm == "l2":
-            return _solved(problem, start.answer, goal, norm)
+            found = _solved(problem, start.answer, goal, norm)
+            if found.status == "certified" and max(found.gap, found.violation) <= SAME:
+                return found
         outcome = generate(problem) if start is None else generate(problem, start.rows, start.active)
         if outcome.infeasible:
             return _infeasible(problem, outcome, goal)
@@ -181,8 +183,7 @@ def _infeasible(problem: RowProblem, outcome: Outcome, goal: str) -> Solution:
 def _solved(problem: RowProblem, outcome: Outcome, goal: str, norm: Norm) -> Solution:
     p, lam, margins = outcome.direction, outcome.lam, outcome.margins
     margins = problem.margins(p) if margins is None else margins
-    on = problem.rhs > 0
-    smallest = float((margins[on] / problem.rhs[on]).min())
+    on, smallest = problem.rhs > 0, smallest_of(problem, margins)
     scale = 1 / smallest if smallest > 0 else 1.0
     if not np.isfinite(scale) or abs(scale - 1) <= SCALED:
         scale = 1.0
@@ -216,4 +217,5 @@ def _solved(problem: RowProblem, outcome: Outcome, goal: str, norm: Norm) -> Sol
 def _as_pairs(warm: Solution | None) -> Solution | None:
     if warm is None or not isinstance(warm.support, Tensor) or warm.support.ndim != 1:
         return None
-    return replace(warm, support=torch.stack([warm.support, torch.ones_like(warm.support)], dim=1))
+    dual = torch.stack([torch.zeros_like(warm.dual), warm.dual], dim=-1)
+    return replace(warm, support=torch.stack([warm.support, torch.ones_like(warm.support)], dim=1), dual=dual)

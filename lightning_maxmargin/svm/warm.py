@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_maxmargin.svm.checks import to_array
-from lightning_maxmargin.svm.generate import Outcome, bounds
+from lightning_maxmargin.svm.generate import Outcome, smallest_of
 from lightning_maxmargin.svm.problem import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution
 
@@ -75,8 +75,11 @@ def _again(problem: RowProblem, warm: Solution, p: Array, margins: Array) -> Out
     lam = dual[ids]
     if not np.isfinite(lam).all() or (lam < 0).any() or not problem.live.ravel()[ids].all():
         return None
-    off = problem.live & (problem.rhs == 0)
-    if (margins[off] < 0).any() or not bounds(problem, ids, lam, margins, p) <= SAME:
+    # The gap if lam combined the rows to p still, which the certificate then does not take for granted.
+    smallest, square = smallest_of(problem, margins), float(np.vdot(p, p))
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = float(lam @ problem.rhs.ravel()[ids] * smallest)
+    if not (0 < square < np.inf and 0 < value < np.inf and 1 - (value / square) ** 2 <= SAME):
         return None
     return Outcome(ids, lam, p, False, 0.0, 0, margins)
 
