@@ -7,12 +7,14 @@ whose answer is not certified here is solved again on its own, which also finds 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.svm.again import applies, joined, recheck
 from lightning_maxmargin.svm.checks import to_array
 from lightning_maxmargin.svm.many import ManyRows, Mask, inverse, judge
 from lightning_maxmargin.svm.many_input import Many, blame, check_many
@@ -31,9 +33,8 @@ ACTIVE = 1 + 2
 # Numbers in the rows of a chunk: 800 kB stay in the second-level cache; a GPU wants many instances at once.
 CHUNK = 100_000
 TORCH_CHUNK = 8_000_000
-
-# Earlier directions and the rows active there, (B, d) or (B, d, dq) and (B, n, T).
-Guess = tuple[Array, Mask] | None
+# Earlier directions and multipliers, (B, d) or (B, d, dq) and (B, n, T).
+Guess = tuple[Array, Array] | None
 
 
 def solve_many(
@@ -85,24 +86,22 @@ def label_many(values: Tensor, labels: Tensor, num_classes: int | None, one: Cal
     rows = x * y[:, :, None]
     keys = np.stack([rows, np.zeros_like(rows)], axis=2)
     found = solve_rows(Many(keys, np.zeros((B, n), np.int64), None, None, None, binary=True), one, None, None)
-    if found is None:
-        return stack([one(b) for b in range(B)])
-    return found
+    return stack([one(b) for b in range(B)]) if found is None else found
 
 
 def _guess(warm: Solution | None, many: Many) -> Guess:
     """What an earlier stacked Solution says, where it has the shape of the problem."""
     if warm is None or isinstance(warm.status, str) or tuple(warm.dual.shape) != many.keys.shape[:3]:
         return None
-    d, dq = many.keys.shape[3], () if many.queries is None else (many.queries.shape[2],)
-    if tuple(warm.direction.shape) != (len(many.keys), d, *dq):
+    dq = () if many.queries is None else (many.queries.shape[2],)
+    if tuple(warm.direction.shape) != (len(many.keys), many.keys.shape[3], *dq):
         return None
-    return to_array(warm.direction, "direction"), np.asarray(to_array(warm.dual, "dual") > 0)
+    return to_array(warm.direction, "direction"), to_array(warm.dual, "dual")
 
 
-def _start(rows: ManyRows, direction: Array, active: Mask) -> Mask:
+def _start(rows: ManyRows, direction: Array, dual: Array) -> Mask:
     """Rows (B, M) to start DAQP with: those active earlier, of instances where no margin of theirs has halved."""
-    start = np.take_along_axis(active.reshape(len(active), -1), rows.ids, axis=1) & (rows.rhs > 0)
+    start = (np.take_along_axis(dual.reshape(len(dual), -1), rows.ids, axis=1) > 0) & (rows.rhs > 0)
     ratio = rows.margins(rows.projected(direction)) * inverse(rows.rhs)
     lowest = np.where(start, ratio, np.inf).min(axis=1, initial=np.inf)
     largest = np.where(start, ratio, -np.inf).max(axis=1, initial=-np.inf)
@@ -113,20 +112,33 @@ def solve_rows(
     many: Many, alone: Callable[[int], Solution], guess: Guess, device: torch.device | None
 ) -> Solution | None:
     """All instances in chunks, by DAQP or on ``device``; ``alone`` for those not certified; None on NaN or Inf."""
-    B, n, T, d = many.keys.shape
-    step = max(1, (CHUNK if device is None else TORCH_CHUNK) // (n * T * d))
-    parts: list[dict[str, Array]] = []
     with one_thread():
-        for at in range(0, B, step):
-            cut = slice(at, at + step)
-            rows = many.rows(cut)
-            if not np.isfinite(rows.row_norms.sum()):
-                return None
-            direction, lam = _solve(rows, None if guess is None else (guess[0][cut], guess[1][cut]), device)
-            parts.append(_judged(rows, direction, lam))
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    again = np.flatnonzero(~whole.pop("good"))
-    return replaced(_assembled(whole, many.binary), {int(b): alone(int(b)) for b in again})
+        whole = None
+        if guess is not None and applies(many):
+            whole = recheck(many, *guess, FINE, TIGHT)
+            bad = np.zeros(0, np.int64) if whole is None else np.flatnonzero(~whole["good"])
+            if whole is not None and len(bad):
+                rest = _in_chunks(many.some(bad), (guess[0][bad], guess[1][bad]), device)
+                whole = None if rest is None else joined(whole, bad, rest)
+            guess = None
+        whole = _in_chunks(many, guess, device) if whole is None else whole
+    if whole is None:
+        return None
+    again = np.flatnonzero(~whole.pop("good")).tolist()
+    return replaced(_assembled(whole, many.binary), {b: alone(b) for b in again})
+
+
+def _in_chunks(many: Many, guess: Guess, device: torch.device | None) -> dict[str, Any] | None:
+    step = max(1, (CHUNK if device is None else TORCH_CHUNK) // many.keys[0].size)
+    parts: list[dict[str, Any]] = []
+    for at in range(0, len(many.keys), step):
+        cut = slice(at, at + step)
+        rows = many.rows(cut)
+        if not np.isfinite(rows.row_norms.sum()):
+            return None
+        direction, lam = _solve(rows, None if guess is None else (guess[0][cut], guess[1][cut]), device)
+        parts.append(_judged(rows, direction, lam))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _solve(rows: ManyRows, guess: Guess, device: torch.device | None) -> tuple[Array, Array]:
@@ -178,7 +190,7 @@ def by_daqp(A: Array, b: Array, count: Index, start: Mask | None) -> tuple[Array
     return p, np.maximum(-lam, 0.0)
 
 
-def _judged(rows: ManyRows, direction: Array, lam: Array) -> dict[str, Array]:
+def _judged(rows: ManyRows, direction: Array, lam: Array) -> dict[str, Any]:
     found = judge(rows, direction, lam, TIGHT)
     return {
         "direction": found.direction,

@@ -70,7 +70,7 @@ class ManyJoint:
                 break
             t = tau[at]
             right[at] = np.where(spare[at] == 0, 1.0, np.maximum(0.0, 1 - spare[at] / t[:, None]))
-            found = self.solve(right[at], at, (solution.direction.numpy()[at], solution.dual.numpy()[at] > 0))
+            found = self.solve(right[at], at, (solution.direction.numpy()[at], solution.dual.numpy()[at]))
             solution = put(solution, at, found)
             length = t * found.direction.flatten(1).norm(dim=1).numpy()
             off[at] = np.abs(length - 1)

@@ -12,7 +12,9 @@ VIOLATION_TOL = 1e-7
 FARKAS_TOL = 1e-12
 
 
-def certify(problem: RowProblem, direction: Array, dual: Array, norm: Norm = "l2") -> tuple[float, float, str]:
+def certify(
+    problem: RowProblem, direction: Array, dual: Array, norm: Norm = "l2", margins: Array | None = None
+) -> tuple[float, float, str]:
     r"""Gap, violation and status of a direction and multipliers from any solver.
 
     With right-hand side 1: ``P = .5||p||^2 / min(D p)^2``, ``Q = .5 (sum lam)^2 / ||D'lam||^2``, ``gap = 1 - Q/P``.
@@ -22,7 +24,7 @@ def certify(problem: RowProblem, direction: Array, dual: Array, norm: Norm = "l2
     ``Q = b'lam / ||sum lam row||_dual``, without squares.
 
     Args: direction (d,) or (d, dq), dual (n, T) (zero off the live rows), both float64;
-        norm as in ``solve_att_svm``.
+        norm as in ``solve_att_svm``; margins, ``problem.margins`` of this very direction, where they are known.
     Returns: gap (1 when nothing is shown), violation (relative), "certified" | "unverified".
 
     Example:
@@ -40,7 +42,7 @@ def certify(problem: RowProblem, direction: Array, dual: Array, norm: Norm = "l2
         return (0.0, 0.0, "certified") if length == 0 else (1.0, 0.0, "unverified")
     if length == 0:
         return 1.0, 1.0, "unverified"
-    margins = problem.margins(direction)
+    margins = problem.margins(direction) if margins is None else margins
     lower = margins - rounding(problem, direction)
     smallest = float((lower[positive] / b[positive]).min())
     violation = _violation(problem, margins, zero, length)

