@@ -29,13 +29,13 @@ def draw_ensemble(run: RunFiles) -> Figure | None:
     """
     if not run.metrics.has("ensemble/settled"):
         return None
-    figure = style.new_figure(4.6)
+    figure = style.new_figure(4.2)
     left, right = figure.subplots(1, 2)
     _draw_shares(left, run)
     _draw_gaps(right, read_gaps(run.run_dir / "instances.csv"))
-    for ax in (left, right):
-        # Two legends: the same colours mean other things beside each other.
-        ax.legend(fontsize=style.SMALL, frameon=False, loc="lower left", bbox_to_anchor=(0, 1.08), ncols=2)
+    # Two legends: the same colours mean other things beside each other.
+    left.legend(fontsize=style.SMALL, framealpha=0.8, edgecolor="none", loc="center right")
+    right.legend(fontsize=style.SMALL, framealpha=0.8, edgecolor="none", loc="lower right")
     return figure
 
 
@@ -54,7 +54,7 @@ def _draw_shares(ax: Axes, run: RunFiles) -> None:
 
 
 def _draw_gaps(ax: Axes, gaps: dict[str, Array]) -> None:
-    style.dress(ax, "settled instances with a gap of at most x", "direction gap at the end", "share")
+    style.dress(ax, "settled: a gap of at most x", "direction gap at the end", "share")
     for name, x in gaps.items():
         if len(x):
             x = np.sort(np.maximum(x, style.FLOOR))

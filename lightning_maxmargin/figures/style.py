@@ -92,6 +92,8 @@ def footnote(figure: Figure, lines: list[str]) -> None:
 
 def step_axis(ax: Axes, steps: Array) -> None:
     """A logarithmic step axis that still shows step 0."""
+    from matplotlib.ticker import LogFormatter, LogLocator, NullFormatter
+
     positive = steps[steps > 0]
     if not len(positive):
         return
@@ -101,8 +103,13 @@ def step_axis(ax: Axes, steps: Array) -> None:
     if (steps <= 0).any():
         ax.set_xscale("symlog", linthresh=first, linscale=0.4)
         ax.set_xlim(left=0)
-    else:
-        ax.set_xscale("log")
+        return
+    ax.set_xscale("log")
+    if positive.max() < 100 * positive.min():
+        # Matplotlib would write 2 x 10^1, 3 x 10^1, ... over each other.
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.xaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(np.inf, np.inf)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def log_axis(ax: Axes, values: Array) -> None:
