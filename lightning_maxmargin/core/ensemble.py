@@ -69,8 +69,7 @@ class EnsembleState:
         self.attention_lr, self.head_lr = self._rate(attention_lr), self._rate(head_lr)
         self.momentum = [torch.zeros_like(self.attention), torch.zeros_like(self.head)]
         self.steps = 0
-        #: (B,), mean loss of every instance before its latest step.
-        self.loss_now = data.keys.new_zeros(B)
+        self._last: InstanceDirections | None = None
         self._token_values = contract(self.head, data.values)
 
     def _start(self, name: str, start: Tensor | None, shape: tuple[int, ...]) -> Tensor:
@@ -85,6 +84,11 @@ class EnsembleState:
         if rate.shape not in ((), (self.data.keys.shape[-1],)) or not bool((rate > 0).all() & rate.isfinite().all()):
             raise InputError("ensemble: a rate is a positive number, or one for each instance")
         return rate
+
+    @property
+    def loss_now(self) -> Tensor:
+        """(B,), mean loss of every instance before its latest step; zeros before the first."""
+        return self.data.keys.new_zeros(self.data.keys.shape[-1]) if self._last is None else self._last.loss
 
     def refresh(self) -> None:
         """To be called after the weights were set from outside: the token scores of a given head are kept."""
@@ -111,7 +115,7 @@ class EnsembleState:
         if g.head is not None:
             self._move(self.head, g.head, self.head_lr, 1)
         self.steps += 1
-        self.loss_now = g.loss
+        self._last = g
         return g
 
     def _move(self, w: Tensor, g: Tensor, lr: Tensor, which: int) -> None:
