@@ -1,6 +1,6 @@
 """Time of each norm's attention SVM beside cvxpy with Clarabel, in one run: medians after a warm-up, and our gap.
 
-    .venv/bin/python scripts/benchmarks/norms.py [--repeats 5] [--norms '[nuclear, 3]'] [--sizes '["20,10,16"]']
+    .venv/bin/python scripts/benchmarks/norms.py [--keep true] [--repeats 5] [--norms '[nuclear, 3]']
 
 Random keys, queries and selected tokens; W (d, d) throughout. Clarabel has its default tolerances, cvxpy's
 compilation counts as its own time, and the value column is how far apart the two optima are, relative.
@@ -13,22 +13,20 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import platform
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
-import cvxpy
+import common
 import torch
 from jsonargparse import auto_cli
-from rich.console import Console
-from rich.table import Table
+from rich.progress import track
 
 from lightning_maxmargin.svm import RowProblem, Solution, norm_of, solve_att_svm
 from lightning_maxmargin.svm.reference import reference_norm
 
+TARGETS = {("nuclear", "20,10,16"): ">= 15", ("nuclear", "40,10,32"): ">= 40"}
 #: Clarabel's own defaults; the tests' oracle asks for 1e-12 and is slower.
 DEFAULTS = {"tol_gap_abs": 1e-8, "tol_gap_rel": 1e-8, "tol_feas": 1e-8}
 
@@ -41,14 +39,12 @@ def instance(n: int, T: int, d: int, seed: int) -> tuple[torch.Tensor, torch.Ten
 
 
 def medians(calls: list[Callable[[], Any]], repeats: int) -> list[tuple[float, Any]]:
-    """Median seconds of each call and its answer, called in turn so that a busy neighbour meets all of them."""
+    """Median CPU seconds of each call and its answer, after a warm-up, called in turn."""
     answers = [call() for call in calls]
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
         for call, seconds in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(common.clock(call)[0])
     return [(statistics.median(seconds), answer) for seconds, answer in zip(times, answers, strict=True)]
 
 
@@ -80,6 +76,7 @@ def main(
     seed: int = 0,
     repeats: int = 5,
     peer: bool = True,
+    keep: bool = False,
 ) -> None:
     """Print the table.
 
@@ -89,16 +86,29 @@ def main(
         seed: of the data.
         repeats: calls that count, ours and cvxpy's in turn.
         peer: whether cvxpy is called at all.
+        keep: whether the table goes to docs/benchmarks.md.
     """
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="cvxpy")
-    columns = ("norm", "n x T x d", "rows", "status", "ours", "cvxpy+Clarabel", "ratio", "gap", "values apart")
-    table = Table(*columns, title=f"cvxpy {cvxpy.__version__}, {platform.machine()}, one thread, seed {seed}")
-    for norm in norms or ["nuclear", "spectral", "linf", 1.5, 3.0]:
+    columns = [
+        "norm",
+        "n x T x d",
+        "rows",
+        "status",
+        "ours",
+        "cvxpy+Clarabel",
+        "ratio",
+        "gap",
+        "values apart",
+        "target",
+    ]
+    rows = []
+    for norm in track(norms or ["nuclear", "spectral", "linf", 1.5, 3.0], "solving"):
         for size in sizes or ["20,10,16", "40,10,32"]:
             numbers = [int(x) for x in size.split(",")]
-            table.add_row(*compare(norm, numbers, seed, repeats, peer))
-    Console(width=120).print(table)
+            rows.append([*compare(norm, numbers, seed, repeats, peer), TARGETS.get((str(norm), size), "")])
+    notes = f"Seed {seed}, medians of {repeats} after a warm-up run, in turn. CPU seconds of one thread."
+    common.show("Norms", columns, rows, notes, keep)
 
 
 if __name__ == "__main__":
