@@ -227,7 +227,7 @@ def _check(path: Path, content: Any) -> None:
         if not isinstance(x, kind) and (kind is str or x is not None):
             words = {dict: "keys with values", list: "a list", str: "words"}[kind]
             raise InputError(f"reproduce: {path}: {key} is {x!r}; {words} asked")
-        if kind is dict and not {type(k) for k in x or {}} <= {str}:
+        if kind is dict and not set(map(type, x or ())) <= {str}:
             raise InputError(f"reproduce: {path}: {key}: names of settings are words")
 
 

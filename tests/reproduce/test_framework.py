@@ -15,6 +15,7 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.reproduce.command import FOLDER, _read
 from lightning_maxmargin.reproduce.draw import draw_panels
 from lightning_maxmargin.reproduce.experiment import Claim, read_experiment
+from lightning_maxmargin.reproduce.page import time_words
 from lightning_maxmargin.reproduce.panel import Line, Panel, ray
 from lightning_maxmargin.reproduce.run import Row
 
@@ -203,9 +204,23 @@ def test_from_the_command_to_the_page(tmp_path: Path, maxmargin: Any) -> None:
     page = (out / "reproduction.html").read_text()
     assert "data:image/png;base64," in page
     assert "http" not in page.replace("http-equiv", "")
+    assert "--quick" not in page
+    for text in (page, (out / "reproduction.md").read_text()):
+        assert "ours comes from exact gradients" in text
+        assert " seconds on " in text
     again = maxmargin("reproduce", "joint_relaxed", "--out", str(out))
     assert again.status == 2
     assert "never overwritten" in again.error
+
+
+def test_a_quick_page_says_so(tmp_path: Path, maxmargin: Any) -> None:
+    assert maxmargin("reproduce", "joint_tight", "--quick", "--out", str(tmp_path / "out")).status == 0
+    for name in ("reproduction.html", "reproduction.md"):
+        assert "maxmargin reproduce joint_tight --quick" in (tmp_path / "out" / name).read_text()
+
+
+def test_long_runs_are_told_in_minutes() -> None:
+    assert [time_words(x) for x in (3.2, 119.0, 150.0)] == ["3 seconds", "119 seconds", "2.5 minutes"]
 
 
 def test_a_failed_claim_is_exit_status_1(tmp_path: Path, maxmargin: Any) -> None:
