@@ -35,7 +35,8 @@ def random_optima(
     Returns:
         ``KIND/MODEL/NxT/D``, shares of all runs: global, local, neither, not settled. Of the first size ``gain/MODEL``,
         the share of global optima at the largest d less that at the smallest, and ``falls/MODEL``, its largest fall
-        from a d to the next, and both for ``settled/MODEL``, the share among settled runs; ``optimal/MODEL``, the share of its settled runs that are locally optimal.
+        from a d to the next, and both for ``settled/MODEL``, the share among settled runs;
+        ``optimal/MODEL``, the share of its settled runs that are locally optimal.
     """
     numbers: dict[str, float] = {}
     panels, settled, speed = [], [], Speed()

@@ -64,9 +64,9 @@ def sparsify(
     length = tokens.train.tensors[0].shape[1] + 1
     note = f"{samples} training sequences of up to {length} tokens; test accuracy {numbers['accuracy']:.3f}."
     finding = (
-        f"Smallest margin over the Att-SVM's at the end, mean over heads: {numbers['relative_margin/smallest']:.3g}. No "
-        "paper claims 1 here: the theorem holds for fixed tokens and one trained head; in a transformer the tokens move "
-        "with the layers below, and the sequence nearest to a tie decides the smallest margin."
+        f"Smallest margin over the Att-SVM's at the end, mean over heads: {numbers['relative_margin/smallest']:.3g}. "
+        "No paper claims 1 here: the theorem holds for fixed tokens and one trained head; in a transformer the tokens "
+        "move with the layers below, and the sequence nearest to a tie decides the smallest margin."
     )
     return Outcome(numbers, panels, [note, finding, *([monitor.message] if monitor.message else [])])
 
