@@ -70,17 +70,20 @@ def _shares(result: EnsembleResult) -> dict[str, float]:
 def _summary(model: str, size: list[int], dims: list[int], numbers: dict[str, float]) -> dict[str, float]:
     n, T = size
     share = {kind: np.array([numbers[f"{kind}/{model}/{n}x{T}/{d}"] for d in dims]) for kind in COLORS}
+    with np.errstate(invalid="ignore"):
+        of_settled = share["global"] / (1 - share["not settled"])
     good, bad = (share["global"] + share["local"]).sum(), share["neither"].sum()
     return {
         f"optimal/{model}": float(good / (good + bad)),
         **_trend(model, share["global"]),
-        **_trend(f"settled/{model}", share["global"] / (1 - share["not settled"])),
+        **_trend(f"settled/{model}", of_settled),
     }
 
 
 def _trend(key: str, share: Array) -> dict[str, float]:
-    """Last less first, and the largest fall from one to the next; NaN where a share is (none settled)."""
-    return {f"gain/{key}": float(share[-1] - share[0]), f"falls/{key}": float(-np.diff(share, prepend=share[0]).min())}
+    """Last less first, and the largest fall from one to the next; NaN where one is (none settled)."""
+    fall = np.maximum(0.0, -np.diff(share)).max(initial=0.0)  # not Python's max: it passes over NaN
+    return {f"gain/{key}": float(share[-1] - share[0]), f"falls/{key}": float(fall)}
 
 
 def _panel(model: str, n: int, T: int, dims: list[int], numbers: dict[str, float]) -> Panel:
