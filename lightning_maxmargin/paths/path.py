@@ -90,8 +90,8 @@ def regularization_path(
         RegularizationPath, in the order of ``radii``, float64.
 
     Raises:
-        InputError: data of several instances; data, radii or head that do not fit; a cone without its selection or whose
-            SVM has no solution.
+        InputError: data of several instances; data, radii or head that do not fit; a cone without its selection or
+            whose SVM has no solution.
 
     Source: MMTS (arXiv 2306.13596), regularisation paths: global, local, joint.
 
