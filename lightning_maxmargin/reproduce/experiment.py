@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,10 @@ class Experiment:
         """
         outcome = self.call()(tick, **self.chosen(quick))
         numbers = outcome.numbers if isinstance(outcome, Outcome) else None
-        if not isinstance(numbers, dict) or not all(isinstance(x, int | float) for x in numbers.values()):
+        if not isinstance(numbers, dict) or not all(isinstance(x, Real) for x in numbers.values()):
             raise InputError(f"{self.name}: {self.function} returns no Outcome with a dictionary of numbers")
+        if not all(isinstance(panel, Panel) for panel in outcome.panels):
+            raise InputError(f"{self.name}: {self.function} returns panels that are none")
         return outcome
 
     def chosen(self, quick: bool) -> dict[str, Any]:

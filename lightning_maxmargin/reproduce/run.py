@@ -115,7 +115,7 @@ def _write(done: Finished, quick: bool) -> None:
         draw_panels(outcome.panels, done.experiment.title, done.folder / "figure")
     content = {
         "settings": done.experiment.chosen(quick),
-        "numbers": {k: v if math.isfinite(v) else None for k, v in outcome.numbers.items()},
+        "numbers": {k: float(v) if math.isfinite(v) else None for k, v in outcome.numbers.items()},
         "notes": outcome.notes,
         "seconds": done.seconds,
         "loop_ratio": outcome.loop_ratio,
