@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.metrics import direction_gap
 
 MASKED, KEPT = 1e-6, 1e-3
 
@@ -169,8 +170,6 @@ def _gaps(model: _Model, s: Tensor, kept: Tensor, b: int) -> tuple[float, float,
         return None
     D, F = far.direction, near.direction
     R = ((W - F) * D).sum() / D.square().sum()
-    return _gap(W, F + R * D), _gap(W, D), _gap(W, one.direction)
-
-
-def _gap(a: Tensor, b: Tensor) -> float:
-    return 1 - float((a * b).sum() / (a.norm() * b.norm()))
+    gaps = [direction_gap(W, target) for target in (F + R * D, D, one.direction)]
+    combined, direction, single = (float("nan") if gap is None else gap for gap in gaps)
+    return combined, direction, single

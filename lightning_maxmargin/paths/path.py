@@ -18,6 +18,9 @@ from lightning_maxmargin.paths.objective import Head, attention_scores, log_mean
 
 #: A residual up to here counts as stationary: the angle between -grad and the solution, in radians.
 STATIONARY = 1e-6
+#: Radii outside are refused: at 1e100 the products of a Newton step overflow, at 1e-200 they underflow, and beyond 1e12
+#: rounding of the scores, R times 1e-16, moves softmax.
+SMALLEST, LARGEST = 1e-12, 1e12
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,15 @@ def regularization_path(
         loss: logistic, exponential or correlation.
         selected: (n,), the selected tokens of the local path.
         cone: its width, 1 - cosine, between 0 and 1.
-        starts: random directions tried at each radius.
+        starts: random directions tried at each radius, at least one.
         seed: of these.
 
     Returns:
         RegularizationPath, in the order of ``radii``, float64.
 
     Raises:
-        InputError: data, radii or head that do not fit, a cone without its selection or whose SVM has no solution.
+        InputError: data of several instances; data, radii or head that do not fit; a cone without its selection or
+            whose SVM has no solution.
 
     Source: MMTS (arXiv 2306.13596), regularisation paths: global, local, joint.
 
@@ -98,11 +102,16 @@ def regularization_path(
         [8.65, 2.76]
     """
     data = check_sequences(data, where="path").to("cpu").to(torch.float64)
+    if data.instance is not None:
+        raise InputError(
+            f"path: the data hold {len(data.instance.unique())} instances, which share no path; pass one problem"
+        )
     chosen = LOSSES.get(loss)
     if not isinstance(chosen, MarginLoss):
         raise InputError(f"path: loss {loss!r} is none of logistic, exponential, correlation")
-    if starts < 0:
-        raise InputError(f"path: starts is {starts}; pass 0 or more")
+    for name, number, least in (("starts", starts, 1), ("seed", seed, 0)):
+        if number < least:
+            raise InputError(f"path: {name} is {number}; pass {least} or more")
     R = _radii(radii, joint=head is None)
     generator = np.random.default_rng(seed)
     order = np.lexsort(np.atleast_2d(R.T))
@@ -159,6 +168,10 @@ def _radii(radii: ListOf[float] | ListOf[ListOf[float]], joint: bool) -> np.ndar
     if R.size == 0 or R.shape[1:] != ((2,) if joint else ()) or not (np.isfinite(R) & (R > 0)).all():
         hint = "; a joint path has no head given" if joint else "; give no head for a joint path"
         raise InputError(f"path: radii {radii!r} are no list of {asked}{hint}")
+    if R.min() < SMALLEST or R.max() > LARGEST:
+        raise InputError(
+            f"path: radii {radii!r} are not all from {SMALLEST:g} to {LARGEST:g}, where float64 can follow"
+        )
     return R
 
 

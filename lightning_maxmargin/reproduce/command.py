@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,16 +34,48 @@ def reproduce(args: Sequence[str], trusted: bool = False) -> int:
     if not options.names:
         _list(_known())
         return 0
-    chosen = [experiment for name in options.names for experiment in _find(name, trusted)]
-    from lightning_maxmargin.reproduce.page import write_page
-    from lightning_maxmargin.reproduce.run import print_claims, run_experiments
+    chosen = _read(options.names, trusted)
+    for experiment in chosen:
+        experiment.require(options.quick)
+    return _run(chosen, _new_directory(options.out), options.quick)
 
-    out = plan_run_dir(options.out, "reproduce")
-    make_run_dir(out)
-    finished = run_experiments(chosen, out, options.quick)
-    print_claims(finished)
-    print(f"report {write_page(finished, out, options.quick)}")
-    return 0 if all(row.holds for f in finished for row in f.rows) else 1
+
+def _run(chosen: list[Experiment], out: Path, quick: bool) -> int:
+    """Runs them; also where one fails, table and page of those before it are written."""
+    from lightning_maxmargin.reproduce.page import write_page
+    from lightning_maxmargin.reproduce.run import Finished, print_claims, run_experiments
+
+    finished: list[Finished] = []
+
+    def reached() -> str:
+        return f"; {len(finished)} of {len(chosen)} experiments finished" + (f", see {out}" if finished else "")
+
+    interrupted = False
+    try:
+        run_experiments(chosen, out, quick, finished)
+    except InputError as error:
+        raise InputError(f"{error}{reached()}") from error
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        if finished:
+            print_claims(finished)
+            print(f"report {write_page(finished, out, quick)}")
+        elif not any(out.iterdir()):
+            out.rmdir()
+    if interrupted:
+        print(f"maxmargin: error: interrupted{reached()}", file=sys.stderr)
+    return 1 if interrupted or not all(row.holds for f in finished for row in f.rows) else 0
+
+
+def _new_directory(wanted: str | None) -> Path:
+    try:
+        out = plan_run_dir(wanted, "reproduce")
+        make_run_dir(out)
+    except InputError as error:
+        # Other commands call it run_dir.
+        raise InputError(str(error).replace("run_dir: ", "--out: ").replace("--run_dir", "--out")) from error
+    return out
 
 
 def _parser() -> Any:
@@ -66,14 +99,28 @@ def _known() -> list[Path]:
     return sorted(FOLDER.glob("*.yaml"))
 
 
-def _find(name: str, trusted: bool) -> list[Experiment]:
-    if name == "all":
-        return [read_experiment(path, trusted) for path in _known()]
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
-    if not path.is_file():
+def _read(names: Sequence[str], trusted: bool) -> list[Experiment]:
+    """Each file once, in the order named."""
+    found: dict[str, Path] = {}
+    for path in (path for name in names for path in _find(name)):
+        # Each writes into a folder of its name.
+        if not path.samefile(found.setdefault(path.stem, path)):
+            raise InputError(f"reproduce: {found[path.stem]} and {path} have one name; run them one after the other")
+    return [read_experiment(path, trusted) for path in found.values()]
+
+
+def _find(name: str) -> list[Path]:
+    if name == "all" and (known := _known()):
+        return known
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise InputError(f"reproduce: no such file: {name}")
+        return [Path(name)]
+    path = FOLDER / f"{name}.yaml"
+    if path not in _known():
         words = ", ".join(p.stem for p in _known()) or "none here: run in a clone, or name a YAML file"
         raise InputError(f"reproduce: no experiment {name!r}; known: {words}")
-    return [read_experiment(path, trusted)]
+    return [path]
 
 
 def _list(paths: list[Path]) -> None:

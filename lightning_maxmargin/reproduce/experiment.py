@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +69,18 @@ class Claim:
     why: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("claim", "key"):
+            if not isinstance(getattr(self, name), str):
+                raise InputError(f"claims: {name} is {getattr(self, name)!r}; words are asked, in quotes")
+        if not isinstance(self.published, int | float | str | None) or not isinstance(self.why, str | None):
+            raise InputError(f"claims: {self.claim!r}: published and why are a number or words")
         for name in ("value", "within", "at_least", "at_most"):
-            # YAML reads -.8 as a word.
-            if not isinstance(getattr(self, name), int | float | None):
-                raise InputError(f"claims: {self.claim!r}: {name} is {getattr(self, name)!r}; write it as 0.8")
+            x = getattr(self, name)
+            # YAML reads -.8 as a word, and true as a number that Python takes for 1.
+            if x is not None and (isinstance(x, bool) or not isinstance(x, int | float) or not math.isfinite(x)):
+                raise InputError(f"claims: {self.claim!r}: {name} is {x!r}; a finite number is asked, written as 0.8")
+        if self.within is not None and self.within < 0:
+            raise InputError(f"claims: {self.claim!r}: within is {self.within!r}; 0 or more is asked")
         if (self.value is None) != (self.within is None):
             raise InputError(f"claims: {self.claim!r} has one of value and within; give both")
         if self.value is None and self.at_least is None and self.at_most is None:
@@ -119,12 +129,32 @@ class Experiment:
     claims: tuple[Claim, ...]
 
     def run(self, tick: Tick, quick: bool = False) -> Outcome:
-        """Calls the function."""
-        return self.call()(tick, **self.chosen(quick))
+        """Calls the function.
+
+        Raises:
+            InputError: it returns something else than an :class:`Outcome` with numbers.
+        """
+        outcome = self.call()(tick, **self.chosen(quick))
+        numbers = outcome.numbers if isinstance(outcome, Outcome) else None
+        if not isinstance(numbers, dict) or not all(isinstance(x, Real) for x in numbers.values()):
+            raise InputError(f"{self.name}: {self.function} returns no Outcome with a dictionary of numbers")
+        if not all(isinstance(panel, Panel) for panel in outcome.panels):
+            raise InputError(f"{self.name}: {self.function} returns panels that are none")
+        return outcome
 
     def chosen(self, quick: bool) -> dict[str, Any]:
         """The settings of a full or a quick run."""
         return {**self.settings, **(self.quick if quick else {})}
+
+    def require(self, quick: bool) -> None:
+        """Calls ``require(**settings)`` of the function's module, if it has one: it checks optional extras.
+
+        Raises:
+            InputError: an extra is missing.
+        """
+        need = getattr(_module(self.function), "require", None)
+        if callable(need):
+            need(**self.chosen(quick))
 
     def call(self) -> Callable[..., Outcome]:
         """The function itself.
@@ -132,14 +162,28 @@ class Experiment:
         Raises:
             InputError: there is none of this name, or it does not take these settings.
         """
-        module, _, name = self.function.rpartition(".")
-        found = getattr(importlib.import_module(module), name, None) if module else None
+        found = getattr(_module(self.function), self.function.rpartition(".")[2], None)
         if not callable(found):
             raise InputError(f"{self.name}: there is no function {self.function}")
-        for key in {**self.settings, **self.quick}:
-            if key not in inspect.signature(found).parameters:
-                raise InputError(f"{self.name}: settings.{key} is no argument of {self.function}")
+        for quick in (False, True):
+            try:
+                inspect.signature(found).bind(None, **self.chosen(quick))
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{self.name}: settings do not fit {self.function}: {error}") from error
         return found
+
+
+def _module(function: str) -> Any:
+    try:
+        return importlib.import_module(function.rpartition(".")[0])
+    # A module may raise anything while it is imported.
+    except Exception as error:
+        raise InputError(f"reproduce: function {function} cannot be imported ({one_line(error)})") from error
+
+
+def one_line(error: BaseException) -> str:
+    """Class and message without line breaks."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def read_experiment(path: Path, trusted: bool = False) -> Experiment:
@@ -154,19 +198,17 @@ def read_experiment(path: Path, trusted: bool = False) -> Experiment:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"reproduce: {path} cannot be read ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"reproduce: {path} is no experiment; see configs/reproduce")
-    wanted = {f.name for f in fields(Experiment)} - {"name"}
-    for key in sorted(content.keys() ^ wanted, key=str):
-        if key in content or key != "quick":
-            raise InputError(f"reproduce: {path}: key {key!r} is {'unknown' if key in content else 'missing'}")
-    if not trusted and not str(content["function"]).startswith(f"{HOME}."):
+    _check(path, content)
+    if not trusted and not content["function"].startswith(f"{HOME}."):
         raise InputError(
             f"reproduce: {path}: function {content['function']} is not of {HOME}; allow it: --trust-config"
         )
-    claims = tuple(_claim(path, entry) for entry in content["claims"] or ())
+    try:
+        claims = tuple(_claim(entry) for entry in content["claims"] or ())
+    except InputError as error:
+        raise InputError(f"reproduce: {path}: {error}") from error
     settings, quick = content["settings"] or {}, content.get("quick") or {}
     experiment = Experiment(
         path.stem, content["title"], content["source"], content["function"], settings, quick, claims
@@ -175,9 +217,27 @@ def read_experiment(path: Path, trusted: bool = False) -> Experiment:
     return experiment
 
 
-def _claim(path: Path, entry: Any) -> Claim:
-    known = {f.name for f in fields(Claim)}
-    unknown = sorted(map(str, set(entry) - known)) if isinstance(entry, dict) else [str(entry)]
+def _check(path: Path, content: Any) -> None:
+    """That every key is there and of its type; claims one by one are not looked at."""
+    if not isinstance(content, dict):
+        raise InputError(f"reproduce: {path} is no experiment; see configs/reproduce")
+    wanted = {f.name for f in fields(Experiment)} - {"name"}
+    for key in sorted(content.keys() ^ wanted, key=str):
+        if key in content or key != "quick":
+            raise InputError(f"reproduce: {path}: key {key!r} is {'unknown' if key in content else 'missing'}")
+    for key, x in content.items():
+        kind = {"settings": dict, "quick": dict, "claims": list}.get(key, str)
+        if not isinstance(x, kind) and (kind is str or x is not None):
+            words = {dict: "keys with values", list: "a list", str: "words"}[kind]
+            raise InputError(f"reproduce: {path}: {key} is {x!r}; {words} asked")
+        if kind is dict and not set(map(type, x or ())) <= {str}:
+            raise InputError(f"reproduce: {path}: {key}: names of settings are words")
+
+
+def _claim(entry: Any) -> Claim:
+    if not isinstance(entry, dict):
+        raise InputError(f"a claim is {entry!r}; it needs claim, key and a bound")
+    unknown = sorted(map(str, entry.keys() - {f.name for f in fields(Claim)}))
     if unknown or "claim" not in entry or "key" not in entry:
-        raise InputError(f"reproduce: {path}: a claim needs claim and key; unknown: {', '.join(unknown) or 'nothing'}")
+        raise InputError(f"a claim needs claim and key; unknown: {', '.join(unknown) or 'nothing'}")
     return Claim(**entry)

@@ -9,7 +9,7 @@ from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.ensemble import EnsembleResult, measure
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw, settled_words
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
-from lightning_maxmargin.reproduce.panel import Line, Panel
+from lightning_maxmargin.reproduce.panel import Array, Line, Panel
 
 COLORS = {"global": "#0072B2", "local": "#D55E00", "neither": "#222222", "not settled": "#999999"}
 
@@ -35,7 +35,8 @@ def random_optima(
     Returns:
         ``KIND/MODEL/NxT/D``, shares of all runs: global, local, neither, not settled. Of the first size ``gain/MODEL``,
         the share of global optima at the largest d less that at the smallest, and ``falls/MODEL``, its largest fall
-        from a d to the next; ``optimal/MODEL``, the share of its settled runs that are locally optimal.
+        from a d to the next, and both for ``settled/MODEL``, the share among settled runs;
+        ``optimal/MODEL``, the share of its settled runs that are locally optimal.
     """
     numbers: dict[str, float] = {}
     panels, settled, speed = [], [], Speed()
@@ -69,12 +70,20 @@ def _shares(result: EnsembleResult) -> dict[str, float]:
 def _summary(model: str, size: list[int], dims: list[int], numbers: dict[str, float]) -> dict[str, float]:
     n, T = size
     share = {kind: np.array([numbers[f"{kind}/{model}/{n}x{T}/{d}"] for d in dims]) for kind in COLORS}
+    with np.errstate(invalid="ignore"):
+        of_settled = share["global"] / (1 - share["not settled"])
     good, bad = (share["global"] + share["local"]).sum(), share["neither"].sum()
     return {
         f"optimal/{model}": float(good / (good + bad)),
-        f"gain/{model}": float(share["global"][-1] - share["global"][0]),
-        f"falls/{model}": float(max(0.0, -np.diff(share["global"]).min(initial=0.0))),
+        **_trend(model, share["global"]),
+        **_trend(f"settled/{model}", of_settled),
     }
+
+
+def _trend(key: str, share: Array) -> dict[str, float]:
+    """Last less first, and the largest fall from one to the next; NaN where one is (none settled)."""
+    fall = np.maximum(0.0, -np.diff(share)).max(initial=0.0)  # not Python's max: it passes over NaN
+    return {f"gain/{key}": float(share[-1] - share[0]), f"falls/{key}": float(fall)}
 
 
 def _panel(model: str, n: int, T: int, dims: list[int], numbers: dict[str, float]) -> Panel:

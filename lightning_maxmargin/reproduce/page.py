@@ -9,6 +9,13 @@ from pathlib import Path
 from lightning_maxmargin.reproduce.run import COLUMNS, Finished
 from lightning_maxmargin.runs import versions, write_text
 
+#: Above the tables.
+LEGEND = (
+    "Columns: published is what the paper or its public code prints; ours comes from exact gradients; naive from "
+    "textbook autograd in the precision of the publication, where it was run; asked is the bound that ours is held "
+    "against; holds says whether it is met."
+)
+
 
 def write_page(finished: list[Finished], out: Path, quick: bool) -> Path:
     """Writes ``reproduction.html`` and ``reproduction.md`` into the directory, and returns the first."""
@@ -19,6 +26,8 @@ def write_page(finished: list[Finished], out: Path, quick: bool) -> Path:
     environment.trim_blocks = environment.lstrip_blocks = True
     text = environment.get_template("page.html").render(
         summary=summary_words(finished, quick),
+        legend=LEGEND,
+        option=" --quick" if quick else "",
         columns=COLUMNS,
         finished=finished,
         picture=_picture,
@@ -37,13 +46,18 @@ def summary_words(finished: list[Finished], quick: bool) -> str:
     kind = "with the reduced settings of --quick" if quick else "with the full settings"
     return (
         f"{sum(r.holds for r in rows)} of {len(rows)} claims hold, {len(finished)} experiments {kind}, "
-        f"{seconds / 60:.1f} minutes on {platform.machine()}."
+        f"{time_words(seconds)} on {platform.machine()}."
     )
+
+
+def time_words(seconds: float) -> str:
+    """Seconds below two minutes, else minutes."""
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.1f} minutes"
 
 
 def as_markdown(finished: list[Finished], quick: bool) -> str:
     """One section per experiment: table of claims, figure, what was counted, time and ratio to the public loop."""
-    lines = [summary_words(finished, quick), "", *_costs(finished)]
+    lines = [summary_words(finished, quick), "", *_costs(finished), LEGEND, ""]
     for f in finished:
         e = f.experiment
         lines += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,21 +35,21 @@ def regularization_paths(
     """
     paths: dict[str, RegularizationPath] = {}
     ends: dict[str, Tensor] = {}
-    for at, (name, example, options) in enumerate(
-        [
-            ("p", "multi", {}),
-            ("local", "single_local", {"selected": torch.tensor([1]), "cone": cone}),
-            ("W", "visual1", {}),
-        ]
-    ):
-        source = PaperData(example)  # type: ignore[arg-type]
-        paths[name] = regularization_path(source.splits["train"], radii, head=source.head, starts=starts, **options)  # type: ignore[arg-type]
-        ends[name] = _svm(source, paths[name].selected[-1])
+    # With the tokens that each must select: not what a path found, which would agree with itself anywhere.
+    cases: list[tuple[str, Any, list[int], dict[str, Any]]] = [
+        ("p", "multi", [0, 0, 0], {}),
+        ("local", "single_local", [1], {"selected": torch.tensor([1]), "cone": cone}),
+        ("W", "visual1", [0, 2], {}),
+    ]
+    for at, (name, example, selected, options) in enumerate(cases):
+        source = PaperData(example)
+        paths[name] = regularization_path(source.splits["train"], radii, head=source.head, starts=starts, **options)
+        ends[name] = _svm(source, torch.tensor(selected))
         tick((at + 1) / 4)
     joint = regularization_path(PaperData("joint_relaxed").splits["train"], pairs, starts=starts)
     angles = [math.degrees(math.atan2(float(p[1]), float(p[0]))) for p in joint.attention]
     gaps = {name: [direction_gap(p, ends[name]) for p in path.attention] for name, path in paths.items()}
-    numbers = {f"gap/{name}": float(g[-1] or 0.0) for name, g in gaps.items()}
+    numbers = {f"gap/{name}": math.nan if g[-1] is None else g[-1] for name, g in gaps.items()}
     numbers |= {f"angle/{r:g},{R:g}": abs(a) for (r, R), a in zip(pairs, angles, strict=True)}
     numbers["residual"] = max(float(path.residual.max()) for path in (*paths.values(), joint))
     x = np.array(radii, float)

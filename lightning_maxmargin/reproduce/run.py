@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from lightning_maxmargin.errors import InputError, NonFiniteError
 from lightning_maxmargin.reproduce.draw import draw_panels
-from lightning_maxmargin.reproduce.experiment import Claim, Experiment, Outcome
+from lightning_maxmargin.reproduce.experiment import Claim, Experiment, Outcome, one_line
 from lightning_maxmargin.runs import versions, write_text
 
 COLUMNS = ("experiment", "claim", "published", "ours", "naive", "asked", "holds", "why")
@@ -27,7 +29,7 @@ class Row:
 
     experiment: str
     claim: Claim
-    ours: float
+    ours: float | None
     naive: float | None
     holds: bool
 
@@ -36,9 +38,10 @@ class Row:
         """The row as words, in the order of :data:`COLUMNS`."""
         c = self.claim
         published = "-" if c.published is None else str(c.published)
-        naive = "-" if self.naive is None else _number(self.naive)
-        holds = "yes" if self.holds else "NO"
-        return [self.experiment, c.claim, published, _number(self.ours), naive, c.bound, holds, c.why or ""]
+        holds = "yes" if self.holds else "NO" if self.ours is not None else "no such number"
+        return [
+            self.experiment, c.claim, published, _number(self.ours), _number(self.naive), c.bound, holds, c.why or ""
+        ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,15 @@ class Finished:
     seconds: float
 
 
-def run_experiments(experiments: list[Experiment], out: Path, quick: bool) -> list[Finished]:
+def run_experiments(experiments: list[Experiment], out: Path, quick: bool, finished: list[Finished]) -> None:
     """Runs all of them with a progress bar; each writes ``out/NAME`` as soon as it is done.
 
     Args:
         experiments: in this order.
         out: an existing, empty directory.
         quick: whether with the settings of ``--quick``.
+        finished: where each goes at once, so that it is there if a later one fails or is interrupted.
     """
-    finished = []
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -75,30 +78,51 @@ def run_experiments(experiments: list[Experiment], out: Path, quick: bool) -> li
                 run_one(experiment, out, quick, lambda x, done=done: progress.update(bar, completed=done + min(x, 1.0)))
             )
         progress.update(bar, description="reproduce", completed=len(experiments))
-    return finished
+
+
+#: What a function raises for settings of a wrong type or size, its own or torch's.
+WRONG_SETTINGS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, AssertionError, RuntimeError)
 
 
 def run_one(experiment: Experiment, out: Path, quick: bool, tick: object = lambda _: None) -> Finished:
-    """Runs one experiment and writes its folder: figure.png, figure.pdf, claims.csv, numbers.json."""
+    """Runs one experiment and writes its folder, all of it or none: figure.png, figure.pdf, claims.csv, numbers.json.
+
+    Raises:
+        InputError: the function fails with these settings.
+    """
     start = time.perf_counter()
-    outcome = experiment.run(tick, quick)  # type: ignore[arg-type]
+    try:
+        outcome = experiment.run(tick, quick)  # type: ignore[arg-type]
+    except (InputError, NonFiniteError):
+        raise
+    except WRONG_SETTINGS as error:
+        raise InputError(f"reproduce: {experiment.name} fails with these settings ({one_line(error)})") from error
     seconds = time.perf_counter() - start
     rows = [_row(experiment, claim, outcome.numbers) for claim in experiment.claims]
-    folder = out / experiment.name
-    folder.mkdir()
+    done = Finished(experiment, outcome, rows, out / experiment.name, seconds)
+    done.folder.mkdir()
+    try:
+        _write(done, quick)
+    except BaseException:
+        shutil.rmtree(done.folder, ignore_errors=True)
+        raise
+    return done
+
+
+def _write(done: Finished, quick: bool) -> None:
+    outcome = done.outcome
     if outcome.panels:
-        draw_panels(outcome.panels, experiment.title, folder / "figure")
+        draw_panels(outcome.panels, done.experiment.title, done.folder / "figure")
     content = {
-        "settings": experiment.chosen(quick),
-        "numbers": {k: v if math.isfinite(v) else None for k, v in outcome.numbers.items()},
+        "settings": done.experiment.chosen(quick),
+        "numbers": {k: float(v) if math.isfinite(v) else None for k, v in outcome.numbers.items()},
         "notes": outcome.notes,
-        "seconds": seconds,
+        "seconds": done.seconds,
         "loop_ratio": outcome.loop_ratio,
         "versions": versions(),
     }
-    write_text(folder / "numbers.json", json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
-    write_text(folder / "claims.csv", as_csv(rows))
-    return Finished(experiment, outcome, rows, folder, seconds)
+    write_text(done.folder / "numbers.json", json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+    write_text(done.folder / "claims.csv", as_csv(done.rows))
 
 
 def as_csv(rows: list[Row]) -> str:
@@ -124,9 +148,10 @@ def print_claims(finished: list[Finished]) -> None:
 
 
 def _row(experiment: Experiment, claim: Claim, numbers: dict[str, float]) -> Row:
-    ours = numbers.get(claim.key, float("nan"))
-    return Row(experiment.name, claim, ours, numbers.get(f"naive/{claim.key}"), claim.holds(numbers))
+    ours, naive = numbers.get(claim.key), numbers.get(f"naive/{claim.key}")
+    return Row(experiment.name, claim, ours, naive, claim.holds(numbers))
 
 
-def _number(x: float) -> str:
-    return f"{x:.6g}"
+def _number(x: float | None) -> str:
+    # Below 1e-15 it is the rounding of numbers near 1.
+    return "-" if x is None else "0" if abs(x) < 1e-15 else f"{x:.6g}"

