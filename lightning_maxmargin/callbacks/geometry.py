@@ -20,10 +20,11 @@ class Geometry:
     Args:
         data: all sequences, in float64 on the CPU.
         norm: of the optimizer's ``margin_norm``: ``linf``, ``spectral``, ``nuclear`` or a number.
+        warm: whether to start at the last answer.
     """
 
-    def __init__(self, data: Sequences, norm: str | float) -> None:
-        self.data, self.norm = data, norm
+    def __init__(self, data: Sequences, norm: str | float, warm: bool = True) -> None:
+        self.data, self.norm, self.warm = data, norm, warm
         self._selected: Tensor | None = None
         self._solution: Solution | None = None
 

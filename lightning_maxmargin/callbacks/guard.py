@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class FiniteGuard(Callback):
         def check(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             for p in (p for group in optimizer.param_groups for p in group["params"]):
                 # A sum is finite only if every entry is, but for overflow; one number to look at instead of a tensor.
-                if p.grad is not None and not p.grad.sum().isfinite() and not p.grad.isfinite().all():
+                if p.grad is not None and not math.isfinite(p.grad.sum()) and not p.grad.isfinite().all():
                     raise NonFiniteError(self._message(pl_module, names.get(p, "a parameter")))
 
         self._handles = [o.register_step_pre_hook(check) for o in trainer.optimizers]

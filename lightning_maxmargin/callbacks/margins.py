@@ -67,7 +67,7 @@ class MarginMonitor(Callback):
 
     def __init__(
         self,
-        per_decade: int = 16,
+        per_decade: int = 10,
         split: str = "train",
         data: Any = None,
         sources: AttentionSource | Mapping[str, AttentionSource] | None = None,

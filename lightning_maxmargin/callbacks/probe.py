@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 Value = float | str | None
 
 
+#: Up to so many numbers in the keys every look solves afresh, in a few milliseconds: an answer that began at the last
+#: one differs in its last digit, and a resumed run, which has looked at other steps, would not be the whole run's equal.
+SMALL = 100_000
+
+
 @dataclass
 class Snapshot:
     """What was seen at one step.
@@ -68,11 +73,16 @@ class Probe:
     def __init__(self, data: Sequences, train: str = "both", norm: str | float = "l2") -> None:
         self.data = data.to("cpu").to(torch.float64)
         self.train = train
-        self._geometry = Geometry(self.data, norm)
+        self._small = self.data.keys.numel() <= SMALL
+        self._geometry = Geometry(self.data, norm, warm=not self._small)
         self._selected: Tensor | None = None
         self._others: Tensor | None = None  # the mask less copies of the selected tokens, which the SVM merges as well
         self._solutions: dict[str, JointSolution] = {}
         self._head: Solution | None = None
+
+    @property
+    def _warm_head(self) -> Solution | None:
+        return None if self._small else self._head
 
     @torch.no_grad()
     def measure(self, model: TokenSelector) -> Snapshot:
@@ -109,10 +119,12 @@ class Probe:
             return
         if self.train == "head":
             pooled = torch.einsum("nt,ntd->nd", output.attention, self.data.values)
-            self._head = solve_label_svm(pooled, self.data.labels, warm_start=self._head)
+            self._head = solve_label_svm(pooled, self.data.labels, warm_start=self._warm_head)
             return
         if self.train == "both" and moved:
-            self._head = solve_label_svm(take_token(self.data.values, alpha), self.data.labels, warm_start=self._head)
+            self._head = solve_label_svm(
+                take_token(self.data.values, alpha), self.data.labels, warm_start=self._warm_head
+            )
         if moved:
             self._solutions.pop("rate_coupled", None)
         for limit in LIMITS if self.train == "both" else LIMITS[:1]:
@@ -123,7 +135,7 @@ class Probe:
         from lightning_maxmargin.svm import JointSolution, solve_att_svm, solve_joint_svm
 
         before = self._solutions.pop(limit, None)
-        warm = None if before is None else before.attention
+        warm = None if before is None or self._small else before.attention
         data, queries = self.data, model.queries(self.data)
         if limit == "strict":
             solution = solve_att_svm(data.keys, alpha, queries=queries, mask=data.mask, warm_start=warm)

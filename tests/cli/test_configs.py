@@ -81,7 +81,7 @@ def test_p_and_W_walk_the_same_path(prompt: str, maxmargin: Any) -> None:
     by_W = maxmargin(*words, "--model.prompt", prompt).run_dir
     by_p = maxmargin(*words, "--model.parametrization", "p").run_dir
     W, p = np.load(by_W / "paths.npz"), np.load(by_p / "paths.npz")
-    assert len(W["step"]) > 40
+    assert len(W["step"]) > 30
     np.testing.assert_array_equal(W["step"], p["step"])
     # W(0) = p(0) z' and a unit prompt: p = W z at every logged step.
     np.testing.assert_allclose(W["attention"], p["attention"], rtol=1e-10, atol=1e-10)
