@@ -32,7 +32,7 @@ Value = float | str | None
 
 
 #: Up to so many numbers in the keys every look solves afresh, in a few milliseconds: an answer that began at the last
-#: one differs in its last digit, and a resumed run, which has looked at other steps, would not be the whole run's equal.
+#: one differs in its last digit, and a resumed run has looked at other steps.
 SMALL = 100_000
 
 
