@@ -42,7 +42,7 @@ class MarginMonitor(Callback):
         sources: the attention layer of a foreign module, or several by name.
         forward: with ``sources``, ``forward(module, batch)``; else ``module(batch)``, or ``module(batch[0])`` for a
             tuple or list.
-        samples: with ``sources``, how many to look at; .3 s a head for 64, 1 s for 128 (T = 17, d = 32, one core).
+        samples: with ``sources``, how many to look at.
         maps: with ``sources``, of how many samples to keep the attention rows of every look.
         every_n_epochs: look after so many epochs instead of the geometric steps.
 

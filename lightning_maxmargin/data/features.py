@@ -140,7 +140,7 @@ def cache_folder(cache_dir: str | Path | None = None) -> Path:
     """Where vectors are kept: ``cache_dir``, else ``MAXMARGIN_CACHE``, else the user's cache folder.
 
     Example:
-        >>> cache_folder("/tmp/vectors").name
+        >>> cache_folder("vectors").name
         'vectors'
     """
     return Path(cache_dir or os.environ.get("MAXMARGIN_CACHE") or user_cache_dir("lightning_maxmargin"))

@@ -70,7 +70,7 @@ def rate_coupled(
         f"Of the textbook float32 runs at rho = 1, {late} settled.",
     ]
     shares = settled, counted / np.array(seeds)
-    return Outcome(numbers | naive, _panels(np.array(rhos), gaps, *shares), notes, speed.steps, speed.ratio)
+    return Outcome(numbers | naive, _panels(np.array(rhos), gaps, *shares), notes, speed.ratio)
 
 
 def _told_apart(drawn: Drawn, result: EnsembleResult) -> Tensor:

@@ -29,14 +29,12 @@ class Outcome:
         numbers: by key; a claim about KEY shows ``naive/KEY``, where there is one, as what textbook gradients give.
         panels: of the figure.
         notes: sentences that belong under the figure: what was counted, what did not settle.
-        steps: instance-steps trained, where training is what takes the time.
         loop_ratio: speed of training over that of the public loop, one instance at a time; None where not asked.
     """
 
     numbers: dict[str, float]
     panels: list[Panel]
     notes: list[str] = field(default_factory=list)
-    steps: int = 0
     loop_ratio: float | None = None
 
 

@@ -114,7 +114,7 @@ def local_convergence(
         Panel("cosine with the other's", "step", "mean", other, "x", ylim=(0.4, 1.02)),
         Panel("largest attention of a sequence", "step", "mean ± deviation", lines["mass"], "x"),
     ]
-    return Outcome(numbers, panels, notes, speed.steps, speed.ratio)
+    return Outcome(numbers, panels, notes, speed.ratio)
 
 
 def _path(drawn: Drawn, model: str, at: np.ndarray, lr: float) -> list[Tensor]:

@@ -140,7 +140,7 @@ def optimizer_geometry(
         f"Settled (half of the own SVM's margin, .99 of the attention), of {seeds}: {counts}; medians are over these.",
         f"Largest margins by this package's solvers; not certified, and left out: {best.missing} of {best.solved}.",
     ]
-    return Outcome(numbers, _panels(field, margins, lines), notes, speed.steps, speed.ratio)
+    return Outcome(numbers, _panels(field, margins, lines), notes, speed.ratio)
 
 
 def _path(drawn: Drawn, key: str, lr: float, decay: float, at: np.ndarray, speed: Speed) -> list[Tensor]:

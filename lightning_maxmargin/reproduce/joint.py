@@ -52,7 +52,7 @@ def joint(
         for path, words in ((p[:, 0], "exact"), (naive_p[:, 0], "textbook float64"))
     ]
     panels = [_plane(p[:, 0], v[:, 0], rays, shown), _outputs(data, p[:, 0], v[:, 0]), gap_panel("gap of p", lines)]
-    return Outcome(numbers, panels, steps=2 * steps)
+    return Outcome(numbers, panels)
 
 
 def _limits(data: Setting) -> tuple[dict[str, Tensor], dict[str, float]]:

@@ -54,7 +54,7 @@ def several_tokens(tick: Tick, dims: Sequence[int] = (4, 6, 8, 10), seeds: int =
             # Not min: it passes over NaN.
             numbers[f"{prefix}order/{key}"] = float(np.min(ratios))
     panels = [_panel(numbers, dims, "", "all accepted seeds"), _panel(numbers, dims, "multi/", "several tokens kept")]
-    return Outcome(numbers, panels, notes, steps=steps * seeds * len(dims))
+    return Outcome(numbers, panels, notes)
 
 
 def _panel(numbers: dict[str, float], dims: Sequence[int], prefix: str, title: str) -> Panel:

@@ -57,7 +57,7 @@ def losses(
         limit = ray(np.array([1.0, 0.0]), "direction (1, 0)", "reference")
         panels.append(Panel(f"loss {name}", "p₁", "p₂", lines=[*tracks, limit], xlim=(-2, 12), ylim=(-6, 6)))
         tick(len(panels) / 3)
-    return Outcome(numbers, [*panels, *_offsets(numbers, scores)], steps=3 * len(scores) * (steps + naive_steps))
+    return Outcome(numbers, [*panels, *_offsets(numbers, scores)])
 
 
 def _offset(loss: str, c: float) -> float:

@@ -51,7 +51,7 @@ def multi(
         for x in watched:
             numbers |= _followed(data, path[:, starts.index(x)], target, f"{kind}/{x:g}")
     b = starts.index(watched[-1])
-    return Outcome(numbers, _panels(data, paths, target, b, shown), steps=(steps + 3 * some) * len(starts))
+    return Outcome(numbers, _panels(data, paths, target, b, shown))
 
 
 def _followed(data: Setting, path: Tensor, target: Tensor, key: str) -> dict[str, float]:

@@ -49,7 +49,7 @@ def random_optima(
     for model in ("p", "W"):
         numbers |= _summary(model, sizes[0], dims, numbers)
         panels += [_panel(model, n, T, dims, numbers) for n, T in sizes]
-    return Outcome(numbers, panels, [settled_words(torch.cat(settled))], speed.steps, speed.ratio)
+    return Outcome(numbers, panels, [settled_words(torch.cat(settled))], speed.ratio)
 
 
 def _train(drawn: Drawn, steps: int, lr: float, speed: Speed) -> EnsembleResult:

@@ -129,7 +129,7 @@ def rates(
         f"{int(both.sum())} instances settle under NGD at both rates and under dual acceleration.",
         "The margin is the strict problem's; the limit at equal rates is the rate-coupled one, whose is less.",
     ]
-    return Outcome(numbers, _panels(lines), notes, speed.steps, speed.ratio)
+    return Outcome(numbers, _panels(lines), notes, speed.ratio)
 
 
 def _path(state: EnsembleState, at: np.ndarray) -> list[Tensor]:

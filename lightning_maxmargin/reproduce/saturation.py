@@ -71,7 +71,7 @@ def saturation(
     note = f"{int((~settled).sum())} of {seeds} seeds left out: token, SVM or softmax not settled at step {steps}."
     tight = "The tight example hides it: there rounded runs happen to stop within 2e-6 of the SVM."
     words = "Bands: quartiles over the seeds; a gradient of exactly 0 counts as cosine 0."
-    return Outcome(numbers, panels, [note, tight, words], steps=5 * steps * (seeds + 3))
+    return Outcome(numbers, panels, [note, tight, words])
 
 
 def _runs(batch: Batch, at: np.ndarray, lr: float) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ def single(
         Panel("paths, exact gradients", "p₁", "p₂", lines=[*tracks, *rays], xlim=xlim, ylim=(-2, 10)),
         gap_panel("gap to the limit of the selected token", lines),
     ]
-    return Outcome(numbers, panels, steps=2 * steps * len(starts))
+    return Outcome(numbers, panels)
 
 
 def _cosines(
