@@ -17,7 +17,7 @@ from lightning_maxmargin.core.instances import Instances
 from lightning_maxmargin.core.packing import Packed, pack
 from lightning_maxmargin.ensemble import EnsembleResult, measure
 from lightning_maxmargin.errors import InputError, NonFiniteError
-from lightning_maxmargin.reduce import AllReduce
+from lightning_maxmargin.reduce import AllReduce, leave_group_at_exit
 from lightning_maxmargin.steps import steps_now
 
 Loss = Literal["logistic", "exponential", "correlation"]
@@ -126,6 +126,7 @@ class Ensemble(pl.LightningModule):
     # --- start ------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
+        leave_group_at_exit()
         if stage != "fit":
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ from lightning_maxmargin.core.model import Init, Output
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import SelectionAccuracy, label_rows
 from lightning_maxmargin.optim import NormalizedGD
-from lightning_maxmargin.reduce import AllReduce
+from lightning_maxmargin.reduce import AllReduce, leave_group_at_exit
 from lightning_maxmargin.steps import steps_now
 
 Gradient = Literal["exact", "centred", "naive"]
@@ -136,6 +136,7 @@ class JointSelection(pl.LightningModule):
             raise InputError("model.head_init: 'data' asks for data that come with a head; give numbers or zeros")
 
     def setup(self, stage: str) -> None:
+        leave_group_at_exit()
         # Start and prompt are made in float64 so that 64-true begins at the literal numbers.
         self.selector.to(torch.float64 if self.trainer.precision == "64-true" else torch.float32)
         if self.head_from_data and stage == "fit":

@@ -19,6 +19,7 @@ from lightning_maxmargin.callbacks.watch import Failure, Forward, Gathered, Head
 from lightning_maxmargin.core import Sequences, TokenSelector
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.names import logged
+from lightning_maxmargin.reduce import leave_group_at_exit
 
 
 class MarginMonitor(Callback):
@@ -96,6 +97,9 @@ class MarginMonitor(Callback):
         self._probe: Probe | None = None
         self._watch: HeadWatch | None = None
         self._next: int | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        leave_group_at_exit()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.sources:
