@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_maxmargin.core import LOSSES, MarginLoss, Sequences, exact_directions
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import Instances, contract, instance_directions, scores
+from lightning_maxmargin.core.instances import Instances, instance_directions, scores, token_scores
 from lightning_maxmargin.ensemble import train_ensemble
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.optim import AcceleratedMargin, NormalizedGD
@@ -49,7 +49,7 @@ def test_every_instance_gets_its_own_exact_direction(
     weight = norm * torch.randn(*((B, d, d) if queries else (B, d)), generator=g, dtype=torch.float64)
     data = Instances.stack(keys, labels, queries=z if queries else None, mask=mask if masked else None)
     w = weight.movedim(0, -1)
-    got = instance_directions(data, scores(data, w), contract(v.T, data.values), margin_loss(loss))
+    got = instance_directions(data, scores(data, w), token_scores(data, v.T), margin_loss(loss))
     for b in range(B):
         one = Sequences(keys[b], labels[b], queries=z[b] if queries else None, mask=mask[b] if masked else None)
         a = torch.einsum("ntd,de,ne->nt", keys[b], weight[b], z[b]) if queries else keys[b] @ weight[b]
@@ -157,7 +157,7 @@ def test_ties_with_the_selected_token_are_exact(dtype: torch.dtype, norm: float,
     data = Instances.stack(keys, labels)
     w, head = p.T.to(dtype), v.T.to(dtype)
     a = scores(data, w)
-    got = instance_directions(data, a, contract(head, data.values), margin_loss("logistic"))
+    got = instance_directions(data, a, token_scores(data, head), margin_loss("logistic"))
     want = exact_directions(Sequences(keys[0], labels[0]), a[..., 0].T, v[0].to(dtype), margin_loss("logistic"))
     unit_got, unit_want = (x / x.norm() for x in (got.attention[:, 0], want.attention))
     # In float32 equal scores are equal to 1e-8 only, and that is what leads at norm 30: a copy stays bitwise equal.

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.core.instances import InstanceDirections, Instances, contract, instance_directions, scores
+from lightning_maxmargin.core.instances import InstanceDirections, Instances, instance_directions, scores, token_scores
 from lightning_maxmargin.core.losses import loss_by_instance
 from lightning_maxmargin.errors import InputError
 
@@ -70,7 +70,7 @@ class EnsembleState:
         self.momentum = [torch.zeros_like(self.attention), torch.zeros_like(self.head)]
         self.steps = 0
         self._last: InstanceDirections | None = None
-        self._token_values = contract(self.head, data.values)
+        self._gamma = token_scores(data, self.head)
 
     def _start(self, name: str, start: Tensor | None, shape: tuple[int, ...]) -> Tensor:
         if start is None:
@@ -92,7 +92,7 @@ class EnsembleState:
 
     def refresh(self) -> None:
         """To be called after the weights were set from outside: the token scores of a given head are kept."""
-        self._token_values = contract(self.head, self.data.values)
+        self._gamma = token_scores(self.data, self.head)
 
     @torch.no_grad()
     def run(self, steps: int, each: Callable[[int], None] | None = None) -> None:
@@ -107,9 +107,9 @@ class EnsembleState:
         """One step of every instance."""
         if self.train != "attention":
             # With a given head the token scores stay what they are: one pass over the tokens less.
-            self._token_values = contract(self.head, self.data.values)
+            self._gamma = token_scores(self.data, self.head)
         a = scores(self.data, self.attention)
-        g = instance_directions(self.data, a, self._token_values, self.loss, head=self.train != "attention")
+        g = instance_directions(self.data, a, self._gamma, self.loss, head=self.train != "attention")
         if self.train != "head":
             self._move(self.attention, g.attention, self.attention_lr, 0)
         if g.head is not None:

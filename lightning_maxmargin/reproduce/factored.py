@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import Instances, contract, instance_directions, scores
+from lightning_maxmargin.core.instances import Instances, instance_directions, scores, token_scores
 from lightning_maxmargin.core.losses import LOSSES, MarginLoss
 from lightning_maxmargin.ensemble import HARD
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw
@@ -42,7 +42,7 @@ class FactoredEnsemble:
         self.data, self.loss, self.lr, self.ridge = data, loss, lr, ridge
         self.K = K.to(data.keys).clone()
         self.Q = K.new_zeros(len(K), len(data.queries), K.shape[2]).to(data.keys)
-        self._token_values = contract(head.to(data.keys), data.values)
+        self._gamma = token_scores(data, head.to(data.keys))
 
     @property
     def attention(self) -> Tensor:
@@ -52,7 +52,7 @@ class FactoredEnsemble:
     def step(self) -> None:
         """The exact direction of W, by the chain rule that of K and Q, one step of each."""
         a = scores(self.data, self.attention.contiguous())
-        found = instance_directions(self.data, a, self._token_values, self.loss, head=False)
+        found = instance_directions(self.data, a, self._gamma, self.loss, head=False)
         G = found.attention.movedim(-1, 0)
         # -grad L = exp(log_scale) G. Beside a ridge of 2e-16 what underflows here is nothing.
         scale = (found.log_attention.exp() / len(self.data.labels))[:, None, None]

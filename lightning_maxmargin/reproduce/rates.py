@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import contract, instance_directions, scores
+from lightning_maxmargin.core.instances import instance_directions, scores, token_scores
 from lightning_maxmargin.ensemble import EnsembleResult, measure
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw, percentiles
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
@@ -32,10 +32,9 @@ class LossState(EnsembleState):
 
     def gradients(self) -> tuple[list[Tensor], Tensor]:
         """Minus the gradients of log L, of p and v, and log L (B,): nothing of it underflows."""
-        values = contract(self.head, self.data.values)
-        a = scores(self.data, self.attention)
-        g = instance_directions(self.data, a, values, self.loss)
-        m = self.data.labels * (a.softmax(0) * values).sum(0)
+        a, gamma = scores(self.data, self.attention), token_scores(self.data, self.head)
+        g = instance_directions(self.data, a, gamma, self.loss)
+        m = (a.softmax(0) * gamma).sum(0)
         assert g.head is not None
         assert self.loss.log_value is not None
         log_loss = self.loss.log_value(m).logsumexp(0)

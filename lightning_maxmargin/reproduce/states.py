@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import InstanceDirections, Instances, contract, instance_directions, scores
+from lightning_maxmargin.core.instances import InstanceDirections, Instances, instance_directions, scores
 
 
 class PlainState(EnsembleState):
@@ -15,8 +15,7 @@ class PlainState(EnsembleState):
     @torch.no_grad()
     def step(self) -> InstanceDirections:
         """One step of every instance."""
-        token_values = contract(self.head, self.data.values)
-        g = instance_directions(self.data, scores(self.data, self.attention), token_values, self.loss, head=False)
+        g = instance_directions(self.data, scores(self.data, self.attention), self._gamma, self.loss, head=False)
         self.attention.add_(g.attention * (self.attention_lr * g.log_attention.exp() / len(self.data.labels)))
         self.steps += 1
         return g
@@ -44,8 +43,7 @@ class FactoredState(EnsembleState):
     @torch.no_grad()
     def step(self) -> InstanceDirections:
         """One step of every instance."""
-        token_values = contract(self.head, self.data.values)
-        g = instance_directions(self.data, scores(self.data, self.attention), token_values, self.loss, head=False)
+        g = instance_directions(self.data, scores(self.data, self.attention), self._gamma, self.loss, head=False)
         G = g.attention.movedim(-1, 0)
         for factor, slope in ((self.K, G @ self.Q), (self.Q, G.mT @ self.K)):
             along = _unit(slope)
