@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.core.drift import log_drift
 from lightning_maxmargin.core.losses import MarginLoss
 from lightning_maxmargin.core.selection import hide, select, take_token
 from lightning_maxmargin.core.sequences import Sequences
@@ -65,6 +66,7 @@ def exact_directions(
         -grad_v  ~  sum_i exp(log|l'_i| - M') Y_i sum_t s_it x_it
 
     where M and M' are the largest exponents (over all processes). With queries, each term is multiplied by z_i'.
+    A token of the selected one's value has c_it = Y_i (v'x_{i,alpha_i} - f_i), summed in the log domain too.
     The exponents carry an absolute error of about eps ||k|| ||p||, which p itself already has from its own rounding.
 
     Args:
@@ -98,15 +100,21 @@ def exact_directions(
 
     token_values = data.values @ v
     anchor = take_token(token_values, alpha)
-    lead = (token_values - anchor[:, None]).masked_fill(~_live(alpha, data), 0.0)
+    live = _live(alpha, data)
+    lead = (token_values - anchor[:, None]).masked_fill(~live, 0.0)
     drift = (s * lead).sum(1)
     m = data.labels * (anchor + drift)
     log_slope = loss.log_slope(m)
-    c = data.labels[:, None] * (lead - drift[:, None])
+    c = lead - drift[:, None]
+    c_sign, c_log = c.sign(), c.abs().log()
+    equal = live & (lead == 0)
+    if bool(equal.any()):
+        sign, log_size = log_drift(log_s, lead, 1)
+        c_sign, c_log = torch.where(equal, -sign, c_sign), torch.where(equal, log_size, c_log)
 
-    exponent = (log_slope[:, None] + log_s + c.abs().log()).scatter(1, alpha[:, None], -torch.inf)
+    exponent = (log_slope[:, None] + log_s + c_log).scatter(1, alpha[:, None], -torch.inf)
     tops = reduce.max(torch.stack([_largest(exponent), _largest(log_slope)]))
-    weights = c.sign() * (exponent - _finite(tops[0])).exp()
+    weights = data.labels[:, None] * c_sign * (exponent - _finite(tops[0])).exp()
     head_weights = (log_slope - tops[1]).exp()
 
     attention = _pull(data, weights, alpha)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.core.drift import log_drift
 from lightning_maxmargin.core.losses import MarginLoss
 
 LOG2_E = math.log2(math.e)
@@ -183,12 +184,14 @@ def instance_directions(
     if data.mask is not None:
         log_slope = log_slope.masked_fill(data.labels == 0, -torch.inf)
     # The selected token's own weight is left out here: it takes minus the sum of the others below.
-    exponent = shifted.sub_(chosen, alpha=FAR).add_(log_slope - total.log2())
-    c = lead.sub_(drift)
+    exponent = shifted.sub(chosen, alpha=FAR).add_(log_slope - total.log2())
+    c = lead - drift
     w, size, largest = _weights(exponent, c, data.mask is not None)
     if not bool((size > THIN).all()):
-        # Tokens as good as the selected one, whose weights vanish, hide the others: their logarithms do not.
-        w, size, largest = _weights(exponent.add_(c.abs().log2_()), c.sign(), data.mask is not None)
+        # Tokens as good as the selected one have weights that vanish and hide the others': logarithms do not.
+        equal, (sign, log_size) = lead == 0, log_drift((shifted - total.log2()) / LOG2_E, lead, 0)
+        c_log = torch.where(equal, log_size * LOG2_E, c.abs().log2())
+        w, size, largest = _weights(exponent + c_log, torch.where(equal, -sign, c.sign()), data.mask is not None)
     w.addcmul_(chosen, w.sum(0), value=-1)
     return InstanceDirections(
         attention=_pull(data, w).div_(size.clamp_min(torch.finfo(w.dtype).tiny)),

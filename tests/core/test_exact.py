@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_maxmargin.core import LOSSES, Directions, Sequences, exact_directions
+from lightning_maxmargin.core.instances import Instances, instance_directions, token_scores
 from lightning_maxmargin.metrics import direction_gap
 from tests.core.exact_reference import (
     BINARY,
@@ -250,3 +251,24 @@ def test_a_sequence_without_a_token_leaves_the_loss() -> None:
     want = exact_directions(sound, sound.keys @ v, v, LOSSES["logistic"])  # type: ignore[arg-type]
     torch.testing.assert_close(got.attention, want.attention, rtol=1e-14, atol=0)
     torch.testing.assert_close(got.loss, want.loss, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("gap", [50.0, 800.0, 2e4])
+def test_equal_values_move_although_the_drift_underflows(gap: float) -> None:
+    """Several kept tokens: the second is as good as the selected one, the third far below both."""
+    keys = f64(
+        [[[1.0, 0.0, 1.0], [0.5, 1.0, 1.0], [0.0, 0.0, -1.0]], [[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]]
+    )
+    data, v = Sequences(keys, f64([1.0, 1.0])), f64([0.0, 0.0, 1.0])
+    scores = f64([[0.0, -1.5, -gap], [0.0, -0.5, -gap]])
+    true = with_mpmath(data, scores, v, "logistic")
+    got = exact_directions(data, scores, v, margin_loss("logistic"))
+    assert_matches(got, true, 2**-52, 2 * gap)
+    # The direction is not that of the third tokens alone.
+    assert float(got.attention[:2].norm()) > 0.1
+    for dtype in (torch.float64, torch.float32):
+        one = Instances.stack(keys[None].to(dtype), data.labels[None].to(dtype))
+        a = scores.T[..., None].to(dtype)
+        many = instance_directions(one, a, token_scores(one, v[:, None].to(dtype)), margin_loss("logistic"))
+        tolerance = 4 * torch.finfo(dtype).eps * gap
+        torch.testing.assert_close(many.attention[:, 0].double(), true["attention"], rtol=0, atol=tolerance)
