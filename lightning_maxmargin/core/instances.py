@@ -238,7 +238,10 @@ def _pull(data: Instances, w: Tensor) -> Tensor:
         per_sequence.addcmul_(data.keys[:, t], w[t])
     if data.queries is None:
         return per_sequence.sum(1)
-    return (per_sequence[:, None] * data.queries[None]).sum(2)
+    total = per_sequence[:, None, 0] * data.queries[None, :, 0]  # (d, dq, B), one sequence at a time
+    for i in range(1, len(data.labels)):
+        total.addcmul_(per_sequence[:, None, i], data.queries[None, :, i])
+    return total
 
 
 def _head(data: Instances, s: Tensor, log_slope: Tensor) -> Tensor:
