@@ -23,15 +23,17 @@ from lightning_maxmargin.module import JointSelection
 from lightning_maxmargin.runs import RUN_DIR_VARIABLE
 
 TRUST = "--trust-config"
-ABOUT = (
-    "Max-margin token selection in attention. Besides these, maxmargin reproduce runs the papers' experiments, "
-    "maxmargin path solves a regularisation path, and maxmargin report RUN_DIR draws a report again."
-)
+ABOUT = "Max-margin token selection in attention."
 COMMANDS = {
     "fit": "Trains, watches both margins against their SVMs, and ends with a table and a report.",
     "validate": "Measures a checkpoint on the validation split.",
     "test": "Measures a checkpoint on the test split.",
     "predict": "Writes prediction, attention and selected token of every sequence as JSON lines.",
+}
+MORE = {
+    "path": "Solves a regularisation path: --config configs/paths/....yaml.",
+    "reproduce": "Lists the papers' experiments, or runs one of them or all.",
+    "report": "Draws the figures and the report of a finished run again: report RUN_DIR.",
 }
 DEFAULTS = {
     "max_steps": 10_000, "max_epochs": -1, "enable_model_summary": False, "devices": 1, "log_every_n_steps": 10,
@@ -49,6 +51,15 @@ def report(args: Sequence[str]) -> None:
     print(write_report(Path(parser.parse_args(list(args)).run_dir)))
 
 
+def overview() -> str:
+    """What ``maxmargin --help`` prints: LightningCLI's own help knows only the commands of a Trainer."""
+    lines = [f"  {name:<11}{words}" for name, words in {**COMMANDS, **MORE}.items()]
+    start = "Start with: maxmargin fit --config configs/joint/relaxed.yaml"
+    return "\n".join(
+        ["usage: maxmargin COMMAND ...", "", ABOUT, "", *lines, "", start, "More of each: maxmargin COMMAND --help"]
+    )
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """The command ``maxmargin``. Exit status 0, 1 (training failed or was interrupted) or 2 (bad input)."""
     words = list(sys.argv[1:] if args is None else args)
@@ -61,7 +72,12 @@ def main(args: Sequence[str] | None = None) -> int:
     sys.argv[1:] = words = [w for w in words if w != TRUST]
     _quiet()
     try:
-        if words[:1] == ["report"]:
+        if words in (["--help"], ["-h"]):
+            print(overview())
+        elif not words or not (words[0].startswith("-") or words[0] in {**COMMANDS, **MORE}):
+            said = f"{words[0]} is no command" if words else "a command is missing"
+            raise InputError(f"{said}; one of {', '.join({**COMMANDS, **MORE})} (maxmargin --help)")
+        elif words[:1] == ["report"]:
             report(words[1:])
         elif words[:1] == ["path"]:
             from lightning_maxmargin.paths.command import path

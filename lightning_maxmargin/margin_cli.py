@@ -30,6 +30,7 @@ from lightning_maxmargin.loggers import MarginWandbLogger, run_loggers
 from lightning_maxmargin.runs import make_run_dir, plan_run_dir, write_text
 
 SAVE_EVERY = timedelta(seconds=30)
+LINKED = ("dim", "value_dim", "query_dim", "num_classes")  # of the model, told by the data
 FIT_CALLBACKS = {"monitor": MarginMonitor, "tokens": TokenMonitor, "guard": FiniteGuard}
 
 
@@ -68,7 +69,7 @@ class MarginCLI(LightningCLI):
         parser.add_argument("--output", type=str, default="predictions.jsonl", help="The file that predict writes.")
         for key, callback in FIT_CALLBACKS.items():
             parser.add_lightning_class_args(callback, key)
-        for key in ("dim", "value_dim", "query_dim", "num_classes"):
+        for key in LINKED:
             parser.link_arguments(f"data.{key}", f"model.init_args.{key}", apply_on="instantiate")
         # A config that names no class is one of JointSelection, key by key.
         parser.set_defaults({"model": {"class_path": "lightning_maxmargin.JointSelection"}})
@@ -100,6 +101,7 @@ class MarginCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         if self.subcommand == "fit":
             config = self.config.fit
+            _refuse_linked(config.model, self.datamodule)
             if hasattr(self.model, "check_data"):
                 self.model.check_data(self.datamodule)
             kwargs["default_root_dir"] = str(self.run_dir)
@@ -198,6 +200,15 @@ def _need_steps(path: str, step: int, max_steps: int) -> None:
     """Refuses a checkpoint that is already where the run would end: Lightning would train nothing without a word."""
     if 0 <= max_steps <= step:
         raise InputError(f"ckpt_path: {path} is at step {step} of {max_steps}; raise --trainer.max_steps to go on")
+
+
+def _refuse_linked(model: Any, data: Any) -> None:
+    """What the data tell cannot be set otherwise: it would be overridden without a word."""
+    given = model.get("init_args") or {}
+    for key in LINKED:
+        told = getattr(data, key)
+        if given.get(key) not in (None, told, 2 if key == "num_classes" else None):
+            raise InputError(f"model.{key}: {given.get(key)}, but the data's is {told}; leave it out")
 
 
 def _listed(plugins: Any) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lightning_maxmargin.cli import main
 from tests.conftest import config
 
 RELAXED = ("fit", "--config", config("joint/relaxed"))
@@ -29,6 +30,7 @@ def refused(outcome: Any, *said: str) -> None:
     [
         (["--model.parametrisation", "p"], ["model.parametrisation", "did you mean model.parametrization"]),
         (["--model.parametrization", "q"], ["model.parametrization", "'p', 'W', 'KQ'", "got 'q'"]),
+        (["--model.dim", "7"], ["model.dim: 7", "the data's is 2"]),
         (["--model.rank", "1.5"], ["model.rank", "int", "1.5"]),
         (["--trainer.max_steps", "many"], ["trainer.max_steps", "int", "many"]),
         (["--data.example", "nope"], ["data.example", "joint_relaxed", "nope"]),
@@ -48,6 +50,12 @@ def refused(outcome: Any, *said: str) -> None:
 )
 def test_wrong_word(words: list[str], said: list[str], maxmargin: Any) -> None:
     refused(maxmargin(*RELAXED, *words), *said)
+
+
+@pytest.mark.parametrize("words", [[], ["fir"]])
+def test_no_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert "one of fit, validate, test, predict, path, reproduce, report" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
