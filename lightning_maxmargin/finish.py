@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -95,15 +94,6 @@ def _number(x: float | None) -> str:
 
 def _share(x: float | None) -> str:
     return "-" if x is None else f"{x:.4f}"
-
-
-def print_metrics(trainer: pl.Trainer) -> None:
-    """The metrics of validate and test as a table."""
-    if trainer.is_global_zero:
-        table = Table(show_header=False)
-        for key, value in trainer.callback_metrics.items():
-            table.add_row(key, f"{float(value):.4f}")
-        Console().print(table)
 
 
 def refuse_existing(path: Path) -> None:

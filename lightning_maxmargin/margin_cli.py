@@ -25,7 +25,7 @@ from lightning_maxmargin.callbacks import (
 from lightning_maxmargin.checkpoints import CheckedCheckpointIO, verify_checkpoint
 from lightning_maxmargin.ensemble_module import Ensemble
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.finish import finish_fit, print_metrics, refuse_existing, write_predictions
+from lightning_maxmargin.finish import finish_fit, refuse_existing, write_predictions
 from lightning_maxmargin.loggers import MarginWandbLogger, run_loggers
 from lightning_maxmargin.runs import make_run_dir, plan_run_dir, write_text
 
@@ -175,14 +175,8 @@ class MarginCLI(LightningCLI):
     def before_validate(self) -> None:
         self._need("val", "validate")
 
-    def after_validate(self) -> None:
-        print_metrics(self.trainer)
-
     def before_test(self) -> None:
         self._need("test", "test")
-
-    def after_test(self) -> None:
-        print_metrics(self.trainer)
 
     def _need(self, split: str, command: str) -> None:
         if self.datamodule.sequences(split) is None:

@@ -7,64 +7,16 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import Instances, instance_directions, scores, token_scores
-from lightning_maxmargin.core.losses import LOSSES, MarginLoss
 from lightning_maxmargin.ensemble import HARD
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
 from lightning_maxmargin.reproduce.panel import Line, Panel
+from lightning_maxmargin.reproduce.states import EPS, FactoredState
 from lightning_maxmargin.reproduce.textbook import TextbookEnsemble
 
 NORMS = {"l2": "Frobenius", "nuclear": "nuclear"}
 MODELS = {"W": "W", "KQ": "K Q'", "KQ0": "K Q' without ridge"}
 COLORS = {"W": "#D55E00", "KQ": "#0072B2", "KQ0": "#009E73"}
-EPS = torch.finfo(torch.float64).eps
-
-
-class FactoredEnsemble:
-    """B instances of W = K Q' that minimise L + ridge (||K||^2 + ||Q||^2) / 2, each factor by its own unit steps.
-
-    This is the public experiment's ridge: a part of the loss, so that W stops growing where the loss is as small.
-    Without one it is :class:`~lightning_maxmargin.optim.FactoredGD` without one.
-
-    Args:
-        data: instances with queries.
-        head: (d, B), given.
-        K: (B, d, m) start; Q starts at zero.
-        lr: the Frobenius length of each step of each factor.
-        ridge: its weight.
-    """
-
-    def __init__(self, data: Instances, head: Tensor, K: Tensor, lr: float = 0.1, ridge: float = EPS) -> None:
-        assert data.queries is not None
-        loss = LOSSES["logistic"]
-        assert isinstance(loss, MarginLoss)
-        self.data, self.loss, self.lr, self.ridge = data, loss, lr, ridge
-        self.K = K.to(data.keys).clone()
-        self.Q = K.new_zeros(len(K), len(data.queries), K.shape[2]).to(data.keys)
-        self._gamma = token_scores(data, head.to(data.keys))
-
-    @property
-    def attention(self) -> Tensor:
-        """W, (d, dq, B)."""
-        return (self.K @ self.Q.mT).movedim(0, -1)
-
-    def step(self) -> None:
-        """The exact direction of W, by the chain rule that of K and Q, one step of each."""
-        a = scores(self.data, self.attention.contiguous())
-        found = instance_directions(self.data, a, self._gamma, self.loss, head=False)
-        G = found.attention.movedim(-1, 0)
-        # -grad L = exp(log_scale) G. Beside a ridge of 2e-16 what underflows here is nothing.
-        scale = (found.log_attention.exp() / len(self.data.labels))[:, None, None]
-        for factor, g in ((self.K, G @ self.Q), (self.Q, G.mT @ self.K)):
-            pull = scale * g - self.ridge * factor if self.ridge else g
-            factor.add_(_unit(pull), alpha=self.lr)
-
-
-def _unit(g: Tensor) -> Tensor:
-    tiny = torch.finfo(g.dtype).tiny
-    g = g / g.abs().amax((1, 2), keepdim=True).clamp_min(tiny)
-    return g / g.norm(dim=(1, 2), keepdim=True).clamp_min(tiny)
 
 
 def local_convergence(
@@ -120,7 +72,7 @@ def local_convergence(
 def _path(drawn: Drawn, model: str, at: np.ndarray, lr: float) -> list[Tensor]:
     """W (B, d, d) at the steps ``at``: of W or KQ with exact directions, or of W with textbook float32 gradients."""
     B, d = len(drawn), drawn.keys.shape[3]
-    runner: EnsembleState | FactoredEnsemble | TextbookEnsemble
+    runner: EnsembleState | TextbookEnsemble
     if model == "naive":
         keys, z, head = (x.float() for x in (drawn.keys, drawn.queries, drawn.head) if x is not None)
         runner = TextbookEnsemble(keys, drawn.labels.float(), queries=z, head=head, train="attention", attention_lr=lr)
@@ -128,9 +80,8 @@ def _path(drawn: Drawn, model: str, at: np.ndarray, lr: float) -> list[Tensor]:
         runner = EnsembleState(drawn.stacked(), head=drawn.head.T, train="attention", attention_lr=lr)
     else:
         K = [torch.randn(d, d, generator=torch.Generator().manual_seed(b), dtype=torch.float64) for b in range(B)]
-        runner = FactoredEnsemble(
-            drawn.stacked(), drawn.head.T, 0.1 * torch.stack(K), lr, EPS if model == "KQ" else 0.0
-        )
+        start, ridge = 0.1 * torch.stack(K), EPS if model == "KQ" else 0.0
+        runner = FactoredState(drawn.stacked(), start, drawn.head.T, lr, ridge, in_loss=model == "KQ")
     seen, wanted = [], set(at.tolist())
     for step in range(1, int(at[-1]) + 1):
         runner.step()

@@ -17,6 +17,7 @@ from lightning_maxmargin.optim.steepest import polar_factor
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
 from lightning_maxmargin.reproduce.panel import Line, Panel
+from lightning_maxmargin.reproduce.states import Adam
 
 Norm = str | float
 WORDS: dict[Norm, str] = {"l2": "Frobenius", "linf": "l∞"}
@@ -57,7 +58,7 @@ class GeometryState(EnsembleState):
     def __init__(self, drawn: Drawn, rule: str, lr: float, decay: float = 0.0, p: float = 2.0) -> None:
         super().__init__(drawn.stacked(), head=drawn.head.T, train="attention", attention_lr=lr)
         self.rule, self.decay, self.p = rule, decay, p
-        self._squares = torch.zeros_like(self.attention)
+        self._adam = Adam(self.attention)
 
     def _move(self, w: Tensor, g: Tensor, lr: Tensor, which: int) -> None:
         lr = lr / (1 + self.steps / 10) ** self.decay
@@ -77,12 +78,6 @@ class GeometryState(EnsembleState):
         if self.rule == "muon":
             g = self.momentum[0].mul_(0.9).add_(_each(scaled, g), alpha=0.1)
         return _each(polar_factor, g)
-
-    def _adam(self, g: Tensor, b1: float = 0.9, b2: float = 0.999) -> Tensor:
-        # Directions have weights that sum to 1, so that no square underflows.
-        m = self.momentum[0].mul_(b1).add_(g, alpha=1 - b1) / (1 - b1 ** (self.steps + 1))
-        s = self._squares.mul_(b2).addcmul_(g, g, value=1 - b2) / (1 - b2 ** (self.steps + 1))
-        return m / s.sqrt().clamp_min(torch.finfo(g.dtype).tiny)
 
 
 def _each(f: Callable[[Tensor], Tensor], g: Tensor) -> Tensor:

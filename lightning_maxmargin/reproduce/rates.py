@@ -14,6 +14,7 @@ from lightning_maxmargin.ensemble import EnsembleResult, measure
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw, percentiles
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
 from lightning_maxmargin.reproduce.panel import Line, Panel
+from lightning_maxmargin.reproduce.states import Adam
 
 
 class LossState(EnsembleState):
@@ -28,7 +29,7 @@ class LossState(EnsembleState):
     def __init__(self, drawn: Drawn, rule: str, lr: float) -> None:
         super().__init__(drawn.stacked(), attention_lr=lr, head_lr=lr)
         self.rule, self.lr = rule, lr
-        self._squares = [torch.zeros_like(self.attention), torch.zeros_like(self.head)]
+        self._adam = Adam(self.attention), Adam(self.head)
 
     def gradients(self) -> tuple[list[Tensor], Tensor]:
         """Minus the gradients of log L, of p and v, and log L (B,): nothing of it underflows."""
@@ -52,13 +53,8 @@ class LossState(EnsembleState):
         elif self.rule == "gd":
             found = [g * log_loss.exp() for g in found]
         self.steps += 1
-        for i, (w, g) in enumerate(zip((self.attention, self.head), found, strict=True)):
-            w.add_(self._adam(i, g) if self.rule == "adam" else g, alpha=self.lr)
-
-    def _adam(self, i: int, g: Tensor, b1: float = 0.9, b2: float = 0.999) -> Tensor:
-        m = self.momentum[i].mul_(b1).add_(g, alpha=1 - b1) / (1 - b1**self.steps)
-        s = self._squares[i].mul_(b2).addcmul_(g, g, value=1 - b2) / (1 - b2**self.steps)
-        return m / s.sqrt().clamp_min(torch.finfo(g.dtype).tiny)
+        for w, g, adam in zip((self.attention, self.head), found, self._adam, strict=True):
+            w.add_(adam(g) if self.rule == "adam" else g, alpha=self.lr)
 
 
 def contenders(drawn: Drawn) -> dict[str, tuple[str, Callable[[], EnsembleState]]]:

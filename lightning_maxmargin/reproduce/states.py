@@ -8,6 +8,8 @@ from torch import Tensor
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.core.instances import InstanceDirections, Instances, instance_directions, scores
 
+EPS = torch.finfo(torch.float64).eps
+
 
 class PlainState(EnsembleState):
     """Attention moved by its gradient itself, w <- w - lr grad L: exact where autograd's has long rounded to 0."""
@@ -22,40 +24,64 @@ class PlainState(EnsembleState):
 
 
 class FactoredState(EnsembleState):
-    """W = K Q' through its factors, each by a step of length lr along unit(gradient) + ridge, from Q = 0.
+    """W = K Q' through its factors from Q = 0, each by a step of length lr of its own.
 
-    What :class:`~lightning_maxmargin.optim.FactoredGD` does, for B starts at once.
+    By default along unit(gradient) + ridge, as :class:`~lightning_maxmargin.optim.FactoredGD` does. With ``in_loss``
+    the ridge is a part of the loss, as in the public experiment: L + ridge (||K||^2 + ||Q||^2) / 2, so that W stops
+    growing where the loss is as small.
 
     Args:
         data: the instances, with queries.
         K: (B, d, m) start.
         head: (dv, B), kept.
         lr: length of every step of each factor.
-        ridge: of each factor, beside a gradient of length 1.
+        ridge: of each factor; beside a gradient of length 1, or with ``in_loss`` beside the gradient as it is.
+        in_loss: as above.
     """
 
-    def __init__(self, data: Instances, K: Tensor, head: Tensor, lr: float, ridge: float = 2.22e-16) -> None:
+    def __init__(
+        self, data: Instances, K: Tensor, head: Tensor, lr: float, ridge: float = EPS, in_loss: bool = False
+    ) -> None:
         super().__init__(data, head=head, train="attention", attention_lr=lr)
         assert data.queries is not None
         self.K, self.Q = K.clone(), K.new_zeros(len(K), len(data.queries), K.shape[2])
-        self.lr, self.ridge = lr, ridge
+        self.lr, self.ridge, self.in_loss = lr, ridge, in_loss
 
     @torch.no_grad()
     def step(self) -> InstanceDirections:
-        """One step of every instance."""
+        """The exact direction of W, by the chain rule that of K and Q, one step of each."""
         g = instance_directions(self.data, scores(self.data, self.attention), self._gamma, self.loss, head=False)
         G = g.attention.movedim(-1, 0)
+        # -grad L = exp(log_attention) / n G. Beside a ridge of 2e-16 what underflows here is nothing.
+        scale = (g.log_attention.exp() / len(self.data.labels))[:, None, None]
         for factor, slope in ((self.K, G @ self.Q), (self.Q, G.mT @ self.K)):
-            along = _unit(slope)
-            factor.add_(self.lr * torch.where(_length(slope) > 0, _unit(along - self.ridge * factor), along))
-        self.attention = (self.K @ self.Q.mT).movedim(0, -1)
+            if self.in_loss:
+                along = unit_matrix(scale * slope - self.ridge * factor)
+            else:
+                pull = unit_matrix(slope)
+                along = torch.where(pull.any((1, 2), True), unit_matrix(pull - self.ridge * factor), pull)
+            factor.add_(along, alpha=self.lr)
+        self.attention = (self.K @ self.Q.mT).movedim(0, -1).contiguous()
         self.steps += 1
         return g
 
 
-def _length(x: Tensor) -> Tensor:
-    return torch.linalg.matrix_norm(x, keepdim=True)
+class Adam:
+    """Adam's direction with eps 0 of one tensor's gradients, which keep their scale by themselves."""
+
+    def __init__(self, like: Tensor, b1: float = 0.9, b2: float = 0.999) -> None:
+        self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
+        self.b1, self.b2, self.steps = b1, b2, 0
+
+    def __call__(self, g: Tensor) -> Tensor:
+        self.steps += 1
+        m = self.mean.mul_(self.b1).add_(g, alpha=1 - self.b1) / (1 - self.b1**self.steps)
+        s = self.square.mul_(self.b2).addcmul_(g, g, value=1 - self.b2) / (1 - self.b2**self.steps)
+        return m / s.sqrt().clamp_min(torch.finfo(g.dtype).tiny)
 
 
-def _unit(x: Tensor) -> Tensor:
-    return x / _length(x).clamp_min(torch.finfo(x.dtype).tiny)
+def unit_matrix(x: Tensor) -> Tensor:
+    """Every matrix of (B, d, m) over its Frobenius norm, whose square may underflow; 0 stays 0."""
+    tiny = torch.finfo(x.dtype).tiny
+    x = x / x.abs().amax((1, 2), keepdim=True).clamp_min(tiny)
+    return x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(tiny)

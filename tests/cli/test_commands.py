@@ -38,7 +38,8 @@ def again(trained: Any) -> tuple[str, ...]:
 def test_test_repeats_the_accuracy_of_the_run(trained: Any, maxmargin: Any) -> None:
     outcome = maxmargin("test", *again(trained))
     assert outcome.status == 0, outcome.err
-    assert f"{trained.summary['test/accuracy']:.4f}" in outcome.out
+    printed = next(line for line in outcome.out.splitlines() if "test/accuracy" in line)
+    assert float(printed.split("│")[2]) == pytest.approx(trained.summary["test/accuracy"], abs=1e-7)
 
 
 def test_validate_prints_a_table(trained: Any, maxmargin: Any) -> None:

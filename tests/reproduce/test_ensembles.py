@@ -14,11 +14,12 @@ from lightning_maxmargin.optim import FactoredGD, MirrorDescent, NormalizedGD, S
 from lightning_maxmargin.optim.base import MarginOptimizer
 from lightning_maxmargin.reproduce.coupled import rate_coupled
 from lightning_maxmargin.reproduce.ensembles import Drawn, draw, percentiles
-from lightning_maxmargin.reproduce.factored import FactoredEnsemble, local_convergence
+from lightning_maxmargin.reproduce.factored import local_convergence
 from lightning_maxmargin.reproduce.geometry import Best, GeometryState, optimizer_geometry
 from lightning_maxmargin.reproduce.optima import random_optima
 from lightning_maxmargin.reproduce.rank import rank
 from lightning_maxmargin.reproduce.rates import LossState, rates
+from lightning_maxmargin.reproduce.states import FactoredState
 
 N, T, D = 4, 3, 5
 
@@ -68,7 +69,7 @@ def test_batched_factors_move_as_one_pair_does_under_factored_gd() -> None:
     drawn = draw(3, N, T, D, queries=True)
     K = 0.1 * torch.randn(3, D, D, generator=torch.Generator().manual_seed(0))
     K = K.double()  # TokenSelector starts in float32
-    state = FactoredEnsemble(drawn.stacked(), drawn.head.T, K, lr=0.1, ridge=0.0)
+    state = FactoredState(drawn.stacked(), K, drawn.head.T, lr=0.1, ridge=0.0)
     for _ in range(60):
         state.step()
     for b in range(3):
@@ -80,8 +81,9 @@ def test_the_ridge_is_the_one_of_the_loss() -> None:
     drawn, ridge = draw(2, N, T, D, queries=True), 0.05
     generator = torch.Generator().manual_seed(1)
     K = torch.randn(2, D, D, dtype=torch.float64, generator=generator)
-    state = FactoredEnsemble(drawn.stacked(), drawn.head.T, K, lr=0.1, ridge=ridge)
+    state = FactoredState(drawn.stacked(), K, drawn.head.T, lr=0.1, ridge=ridge, in_loss=True)
     state.Q = torch.randn(2, D, D, dtype=torch.float64, generator=generator)
+    state.attention = (state.K @ state.Q.mT).movedim(0, -1)
     k, q = K.clone().requires_grad_(), state.Q.clone().requires_grad_()
     s = torch.einsum("bntd,bde,bfe,bnf->bnt", drawn.keys, k, q, drawn.queries).softmax(-1)
     f = torch.einsum("bnt,bntd,bd->bn", s, drawn.keys, drawn.head)
