@@ -78,7 +78,8 @@ def _arguments(model: type) -> ArgumentParser:
 def _unknown(name: str, parsers: Sequence[ArgumentParser | None]) -> str:
     known = [o for p in parsers if p is not None for action in p._actions for o in action.option_strings]
     near = difflib.get_close_matches(f"--{name}", known, 1, cutoff=0.8)
-    hint = f"did you mean {near[0].removeprefix('--')}?" if near else "--print_config lists every key"
+    every = "--print_config" if "--print_config" in known else "--help"
+    hint = f"did you mean {near[0].removeprefix('--')}?" if near else f"{every} lists every key"
     return f"unknown key {name}; {hint}"
 
 
