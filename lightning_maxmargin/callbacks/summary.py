@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from lightning_maxmargin.callbacks.ensemble import EnsembleMonitor, write_instances
+from lightning_maxmargin.callbacks.interrupt import Interrupt
 from lightning_maxmargin.callbacks.margins import MarginMonitor
 from lightning_maxmargin.callbacks.probe import Snapshot
 from lightning_maxmargin.core import Sequences
@@ -70,6 +71,10 @@ class RunSummary(Callback):
             np.savez(self.run_dir / "paths.npz", **arrays)  # type: ignore[arg-type]
 
     def _write(self, trainer: pl.Trainer, values: dict[str, Any]) -> None:
+        if any(isinstance(c, Interrupt) and c.stopped for c in trainer.callbacks):  # type: ignore[attr-defined]
+            of = f" of {trainer.max_steps:,}" if trainer.max_steps >= 0 else ""
+            words = f"Interrupted at step {trainer.global_step:,}{of}. {values['message']}"
+            values = {**values, "message": words.rstrip()}
         write_summary(self.run_dir, {**values, "name": self.name, "steps": trainer.global_step, "versions": versions()})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -148,3 +149,6 @@ def test_interrupted_run_says_how_to_go_on(number: signal.Signals, extra: tuple[
     assert "--ckpt_path" in err
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
     assert len((tmp_path / "run" / "metrics.csv").read_text().splitlines()) > 2
+    message = json.loads((tmp_path / "run" / "summary.json").read_text())["message"]
+    assert message.startswith("Interrupted at step ")
+    assert "of 10,000,000." in message
