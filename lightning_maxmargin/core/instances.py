@@ -7,6 +7,7 @@ Softmax over a last axis of 8 costs 17 times one over the first axis, so tensors
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -88,10 +89,7 @@ def contract(weights: Tensor, tokens: Tensor) -> Tensor:
         >>> contract(torch.ones(2, 1), torch.ones(2, 3, 1, 1)).flatten().tolist()
         [2.0, 2.0, 2.0]
     """
-    total = tokens[0] * weights[0]
-    for j in range(1, len(tokens)):
-        total.addcmul_(tokens[j], weights[j])
-    return total
+    return _sum_of_products(tokens.unbind(), weights.unbind())
 
 
 def scores(data: Instances, weight: Tensor) -> Tensor:
@@ -103,9 +101,14 @@ def scores(data: Instances, weight: Tensor) -> Tensor:
 
 def targets(queries: Tensor, weight: Tensor) -> Tensor:
     """W z_i, (d, n, B), from W (d, dq, B) and z (dq, n, B)."""
-    total = weight[:, 0, None] * queries[0]
-    for j in range(1, len(queries)):
-        total.addcmul_(weight[:, j, None], queries[j])
+    return _sum_of_products(weight[:, :, None].unbind(1), queries.unbind())
+
+
+def _sum_of_products(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
+    (first, *rest) = zip(a, b, strict=True)
+    total = first[0] * first[1]
+    for x, y in rest:
+        total.addcmul_(x, y)
     return total
 
 
@@ -187,7 +190,7 @@ def instance_directions(
     exponent = shifted.sub(chosen, alpha=FAR).add_(log_slope - total.log2())
     c = lead - drift
     w, size, largest = _weights(exponent, c, data.mask is not None)
-    if not bool((size > THIN).all()):
+    if not float(size.amin()) > THIN:
         # Tokens as good as the selected one have weights that vanish and hide the others': logarithms do not.
         equal, (sign, log_size) = lead == 0, log_drift((shifted - total.log2()) / LOG2_E, lead, 0)
         c_log = torch.where(equal, log_size * LOG2_E, c.abs().log2())
@@ -226,22 +229,18 @@ def _chosen(shifted: Tensor) -> Tensor:
     """1 at the first largest token of each sequence, 0 elsewhere: a product with booleans takes 6 times as long."""
     chosen = shifted.sign().add_(1)
     # A tie is rare but for a zero start.
-    if bool((chosen.sum(0) > 1).any()):
+    if float(chosen.sum(0).amax()) > 1:
         chosen = torch.zeros_like(chosen).scatter_(0, shifted.argmax(0, keepdim=True), 1.0)
     return chosen
 
 
 def _pull(data: Instances, w: Tensor) -> Tensor:
     """sum_it w_it k_it [z_i'] of every instance."""
-    per_sequence = data.keys[:, 0] * w[0]  # (d, n, B), one token at a time: no product of the size of the keys
-    for t in range(1, len(w)):
-        per_sequence.addcmul_(data.keys[:, t], w[t])
+    # One token, then one sequence at a time: no product of the size of the keys.
+    per_sequence = _sum_of_products(data.keys.unbind(1), w.unbind())  # (d, n, B)
     if data.queries is None:
         return per_sequence.sum(1)
-    total = per_sequence[:, None, 0] * data.queries[None, :, 0]  # (d, dq, B), one sequence at a time
-    for i in range(1, len(data.labels)):
-        total.addcmul_(per_sequence[:, None, i], data.queries[None, :, i])
-    return total
+    return _sum_of_products(per_sequence[:, None].unbind(2), data.queries[None].unbind(2))
 
 
 def _head(data: Instances, s: Tensor, log_slope: Tensor) -> Tensor:
