@@ -76,6 +76,8 @@ class MarginCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         path = self.config[self.config.subcommand].ckpt_path
+        # Lightning is about to write the checkpoint's over them.
+        self.given = self._linked()
         if not path and self.config.subcommand != "fit":
             raise InputError(
                 f"ckpt_path: {self.config.subcommand} needs the checkpoint of a run; give it with --ckpt_path"
@@ -88,6 +90,21 @@ class MarginCLI(LightningCLI):
                 _need_steps(path, step, self.config.fit.trainer.max_steps)
         super()._parse_ckpt_path()
 
+    def _linked(self) -> dict[str, Any]:
+        model = self.config[self.config.subcommand].get("model") or {}
+        given = model.get("init_args") or {}
+        return {key: given.get(key) for key in LINKED}
+
+    def _refuse_linked(self) -> None:
+        """What the data tell cannot be set otherwise: it would be overridden without a word."""
+        path = self.config[self.subcommand].ckpt_path
+        for key, now in self._linked().items():
+            told, given = getattr(self.datamodule, key), self.given[key]
+            if given not in (None, told) and given != _default(type(self.model), key):
+                raise InputError(f"model.{key}: {given}, but the data's is {told}; leave it out")
+            if path and now not in (None, told, given):
+                raise InputError(f"ckpt_path: {path} is of data with {key} {now}, these have {told}")
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         if self.subcommand != "fit":
@@ -99,9 +116,9 @@ class MarginCLI(LightningCLI):
         self.run_dir = plan_run_dir(config.run_dir, config.name)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        self._refuse_linked()
         if self.subcommand == "fit":
             config = self.config.fit
-            _refuse_linked(config.model, self.datamodule)
             if hasattr(self.model, "check_data"):
                 self.model.check_data(self.datamodule)
             kwargs["default_root_dir"] = str(self.run_dir)
@@ -196,13 +213,10 @@ def _need_steps(path: str, step: int, max_steps: int) -> None:
         raise InputError(f"ckpt_path: {path} is at step {step} of {max_steps}; raise --trainer.max_steps to go on")
 
 
-def _refuse_linked(model: Any, data: Any) -> None:
-    """What the data tell cannot be set otherwise: it would be overridden without a word."""
-    given = model.get("init_args") or {}
-    for key in LINKED:
-        told = getattr(data, key)
-        if given.get(key) not in (None, told, 2 if key == "num_classes" else None):
-            raise InputError(f"model.{key}: {given.get(key)}, but the data's is {told}; leave it out")
+def _default(model: type, key: str) -> Any:
+    parser = LightningArgumentParser()
+    parser.add_class_arguments(model, "model")
+    return parser.get_defaults().get(f"model.{key}")
 
 
 def _listed(plugins: Any) -> list[Any]:

@@ -41,11 +41,13 @@ class Interrupt(Callback):
             self._before = {}
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == trainer.max_steps:
+            # Done: there is nothing left to go on with.
+            return
         if not trainer.strategy.reduce_boolean_decision(self._asked, all=False):
             return
         self.stopped = True
-        if trainer.global_step != trainer.max_steps:
-            trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
         trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -102,6 +102,7 @@ def exact_directions(
     anchor = take_token(token_values, alpha)
     live = _live(alpha, data)
     lead = (token_values - anchor[:, None]).masked_fill(~live, 0.0)
+    _settle_zeros(lead, anchor, data.values, v, alpha)
     drift = (s * lead).sum(1)
     m = data.labels * (anchor + drift)
     log_slope = loss.log_slope(m)
@@ -143,6 +144,21 @@ def exact_directions(
         loss=numbers[2] / size,
         log_loss=top_loss + numbers[3].log() - size.log(),
     )
+
+
+def _settle_zeros(lead: Tensor, anchor: Tensor, values: Tensor, v: Tensor, alpha: Tensor) -> None:
+    """Works out again, from differences of tokens, what may be rounding: 0 for tokens of equal value within it.
+
+    BLAS rounds the products of the last rows otherwise than the rest. That left 4e-16 for the copy of a token in 137 of
+    300 problems, which at gaps past 37 is more than every other token's weight.
+    """
+    size, rounding = lead.abs(), 8 * values.shape[2] * torch.finfo(lead.dtype).eps
+    doubtful = (size > 0) & (size <= rounding * (_largest(anchor.abs()) + _largest(size)))
+    i, t = doubtful.nonzero(as_tuple=True)
+    if len(i):
+        terms = (values[i, t] - values[i, alpha[i]]) * v
+        again = terms.sum(1)
+        lead[i, t] = again.where(again.abs() > 4 * torch.finfo(lead.dtype).eps * terms.abs().sum(1), 0.0)
 
 
 def _live(alpha: Tensor, data: Sequences) -> Tensor:

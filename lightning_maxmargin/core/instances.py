@@ -17,10 +17,8 @@ from lightning_maxmargin.core.drift import log_drift
 from lightning_maxmargin.core.losses import MarginLoss
 
 LOG2_E = math.log2(math.e)
-# Further down than any exponent that counts, and finite: infinity times 0 is no number.
-FAR = 1e30
-# Sums of weights below it are worked out again: what underflow drops is 2^-115 of the largest possible weight.
-THIN = 2.0**-60
+# Instances whose weights sum to less are worked out again: underflow drops 2^-115 of the largest possible weight.
+THIN = 2.0**-40
 
 
 @dataclass(frozen=True)
@@ -186,15 +184,15 @@ def instance_directions(
     log_slope = loss.log_slope(m) * LOG2_E
     if data.mask is not None:
         log_slope = log_slope.masked_fill(data.labels == 0, -torch.inf)
-    # The selected token's own weight is left out here: it takes minus the sum of the others below.
-    exponent = shifted.sub(chosen, alpha=FAR).add_(log_slope - total.log2())
-    c = lead - drift
+    # The selected token's own weight is left out here: it takes minus the sum of the others below. Finite, because
+    # infinity times 0 is no number.
+    far = torch.finfo(a.dtype).max / 8
+    exponent, c = shifted.sub(chosen, alpha=far).add_(log_slope - total.log2()), lead - drift
     w, size, largest = _weights(exponent, c, data.mask is not None)
     if not float(size.amin()) > THIN:
-        # Tokens as good as the selected one have weights that vanish and hide the others': logarithms do not.
-        equal, (sign, log_size) = lead == 0, log_drift((shifted - total.log2()) / LOG2_E, lead, 0)
-        c_log = torch.where(equal, log_size * LOG2_E, c.abs().log2())
-        w, size, largest = _weights(exponent + c_log, torch.where(equal, -sign, c.sign()), data.mask is not None)
+        at = (~(size > THIN)).nonzero()[:, 0]
+        exponent, c = _logarithms(*(x.index_select(-1, at) for x in (exponent, c, shifted, total, lead, anchor)))
+        w[..., at], size[at], largest[at] = _weights(exponent, c, data.mask is not None)
     w.addcmul_(chosen, w.sum(0), value=-1)
     return InstanceDirections(
         attention=_pull(data, w).div_(size.clamp_min(torch.finfo(w.dtype).tiny)),
@@ -204,6 +202,17 @@ def instance_directions(
         labels=data.labels,
         loss_function=loss,
     )
+
+
+def _logarithms(
+    exponent: Tensor, c: Tensor, shifted: Tensor, total: Tensor, lead: Tensor, anchor: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Exponents with log|c|, and the signs: what tokens as good as the selected one cannot hide by weights of 0."""
+    # As good within the rounding of two scores.
+    equal = lead.abs() <= 8 * torch.finfo(lead.dtype).eps * anchor.abs()
+    lead = lead.masked_fill(equal, 0.0)
+    sign, log_size = log_drift((shifted - total.log2()) / LOG2_E, lead, 0)
+    return exponent + torch.where(equal, log_size * LOG2_E, c.abs().log2()), torch.where(equal, -sign, c.sign())
 
 
 def _weights(exponent: Tensor, c: Tensor, zero: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -147,6 +147,10 @@ def test_a_split_that_is_not_there(maxmargin: Any) -> None:
         outcome = maxmargin(command, "--config", config("joint/tight"), "--ckpt_path", ckpt)
         assert outcome.status == 2
         assert f"no {split} split" in outcome.error
+        refused(
+            maxmargin(command, "--config", config("joint/tight"), "--ckpt_path", ckpt, "--model.dim", "7"),
+            "model.dim: 7",
+        )
 
 
 @pytest.mark.parametrize("words", [[], ["foo"], ["report"], ["report", "nothere"], ["fit"]])

@@ -109,7 +109,15 @@ def test_trusted_classes_of_the_user(tmp_path: Path) -> None:
         "        ragged = [torch.randn(t, 16, generator=g) for t in (3, 5, 4, 6)]\n"
         "        return {'train': Sequences.pad(ragged, labels=torch.tensor([1.0, -1.0, 1.0, -1.0]))}\n"
     )
-    words = ["fit", "--data", "mine.Mine", "--model.optimizer", "NormalizedGD", "--trainer.max_steps", "50"]
+    with (tmp_path / "mine.py").open("a") as file:
+        file.write(
+            "from lightning_maxmargin import JointSelection\n"
+            "class Sub(JointSelection):\n"
+            "    def __init__(self, dim: int = 3, num_classes: int = 7, lr: float = 0.1):\n"
+            "        super().__init__(dim, num_classes=num_classes, gradient='exact', attention_lr=lr)\n"
+        )
+    # The data's dimension takes the place of the class's own default; nobody gave that.
+    words = ["fit", "--data", "mine.Mine", "--model", "mine.Sub", "--trainer.max_steps", "50"]
     call = [sys.executable, "-m", "lightning_maxmargin", *words, "--wandb", "disabled", "--run_dir", "r"]
     trusted = subprocess.run([*call, "--trust-config"], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert trusted.returncode == 0, trusted.stderr

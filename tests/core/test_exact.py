@@ -272,3 +272,39 @@ def test_equal_values_move_although_the_drift_underflows(gap: float) -> None:
         many = instance_directions(one, a, token_scores(one, v[:, None].to(dtype)), margin_loss("logistic"))
         tolerance = 4 * torch.finfo(dtype).eps * gap
         torch.testing.assert_close(many.attention[:, 0].double(), true["attention"], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_copies_are_of_equal_value_whatever_blas_rounds(dtype: torch.dtype) -> None:
+    """Token 4 is token 0 again; every other token is 60 below, where 4e-16 too much of a lead is all there is."""
+    for seed in range(30):
+        g = torch.Generator().manual_seed(seed)
+        keys = torch.randn(3, 5, 8, generator=g, dtype=dtype)
+        keys[:, 4] = keys[:, 0]
+        data = Sequences(keys, torch.tensor([1.0, -1.0, 1.0], dtype=dtype))
+        scores = torch.tensor([0.0, -60.0, -61.0, -60.5, -0.7], dtype=dtype).repeat(3, 1)
+        v = torch.randn(8, generator=g, dtype=dtype)
+        got = exact_directions(data, scores, v, margin_loss("logistic"))
+        true = with_mpmath(data, scores, v, "logistic")
+        assert float(direction_gap(got.attention.double(), true["attention"])) < 100 * torch.finfo(dtype).eps
+
+
+def test_thin_instances_are_worked_out_beside_others() -> None:
+    """Of three instances the second has a copy that hides its other tokens: each gets what it gets alone."""
+    g = torch.Generator().manual_seed(0)
+    keys = torch.randn(3, 2, 4, 5, generator=g, dtype=torch.float64)
+    keys[1, :, 3] = keys[1, :, 0]
+    a = torch.tensor([0.0, -200.0, -201.0, -0.5], dtype=torch.float64).repeat(3, 2, 1)
+    a[[0, 2], :, 3] = -202.0
+    labels, v = torch.ones(3, 2, dtype=torch.float64), torch.randn(3, 5, generator=g, dtype=torch.float64)
+
+    def directions_of(at: slice) -> Tensor:
+        data = Instances.stack(keys[at], labels[at])
+        found = instance_directions(data, a[at].permute(2, 1, 0), token_scores(data, v[at].T), margin_loss("logistic"))
+        return found.attention.T
+
+    together = directions_of(slice(None))
+    for b in range(3):
+        torch.testing.assert_close(together[b], directions_of(slice(b, b + 1))[0], rtol=1e-12, atol=0)
+        true = with_mpmath(Sequences(keys[b], labels[b]), a[b], v[b], "logistic")["attention"]
+        torch.testing.assert_close(together[b], true, rtol=0, atol=1e-12)

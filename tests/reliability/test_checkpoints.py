@@ -76,6 +76,12 @@ def test_a_checkpoint_without_its_sum_still_loads(saved: Path, maxmargin: Any) -
 
 
 def test_another_model_is_refused(saved: Path, maxmargin: Any) -> None:
-    outcome = maxmargin("fit", "--config", config("joint/random"), "--ckpt_path", str(saved))
-    assert outcome.status == 2
-    assert "Traceback" not in outcome.err
+    refused(maxmargin("fit", "--config", config("joint/random"), "--ckpt_path", str(saved)), "model.attention_init")
+
+
+def test_a_checkpoint_of_other_data_is_refused(maxmargin: Any) -> None:
+    run = maxmargin("fit", "--config", config("joint/random"), "--trainer.max_steps", "5")
+    path = str(run.run_dir / "checkpoints" / "last.ckpt")
+    for command in ("fit", "predict"):
+        outcome = maxmargin(command, "--config", config("joint/relaxed"), "--ckpt_path", path)
+        refused(outcome, f"ckpt_path: {path} is of data with dim 32, these have 2")

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_maxmargin.callbacks import Interrupt
 from tests.conftest import config
 
 MINIBATCH = (
@@ -125,6 +126,19 @@ def test_nothing_left_to_train_is_said(maxmargin: Any) -> None:
     assert "at step 20" in again.err
     assert "--trainer.max_steps" in again.err
     assert not again.run_dir.exists()
+
+
+@pytest.mark.parametrize(("steps", "status"), [(1, 0), (50, 1)], ids=["at its last step", "before"])
+def test_a_signal_at_the_last_step_comes_too_late(
+    steps: int, status: int, maxmargin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(self: Interrupt, *_: Any) -> None:
+        self._asked = True
+
+    monkeypatch.setattr(Interrupt, "on_train_start", asked)
+    run = maxmargin(*FULL, "--trainer.max_steps", str(steps))
+    assert run.status == status, run.err
+    assert str(run.summary["message"]).startswith("Interrupted at step 1 of 50.") == (status == 1)
 
 
 TWO = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp")
