@@ -28,7 +28,7 @@ COMMANDS = {
     "fit": "Trains, watches both margins against their SVMs, and ends with a table and a report.",
     "validate": "Measures a checkpoint on the validation split.",
     "test": "Measures a checkpoint on the test split.",
-    "predict": "Writes prediction, attention and selected token of every sequence as JSON lines.",
+    "predict": "Writes logits, attention and selected token of every sequence as JSON lines.",
 }
 MORE = {
     "path": "Solves a regularisation path: --config configs/paths/....yaml.",
@@ -54,10 +54,12 @@ def report(args: Sequence[str]) -> None:
 def overview() -> str:
     """What ``maxmargin --help`` prints: LightningCLI's own help knows only the commands of a Trainer."""
     lines = [f"  {name:<11}{words}" for name, words in {**COMMANDS, **MORE}.items()]
-    start = "Start with: maxmargin fit --config configs/joint/relaxed.yaml"
-    return "\n".join(
-        ["usage: maxmargin COMMAND ...", "", ABOUT, "", *lines, "", start, "More of each: maxmargin COMMAND --help"]
-    )
+    end = [
+        "Start with: maxmargin fit --config configs/joint/relaxed.yaml",
+        f"Classes of your own in a config or --data need {TRUST}: naming one runs its module.",
+        "More of each: maxmargin COMMAND --help",
+    ]
+    return "\n".join(["usage: maxmargin COMMAND ...", "", ABOUT, "", *lines, "", *end])
 
 
 def main(args: Sequence[str] | None = None) -> int:

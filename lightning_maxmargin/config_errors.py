@@ -53,6 +53,10 @@ def one_line(error: BaseException, parser: ArgumentParser | None = None, models:
     unknown = next((m for pattern in UNKNOWN if (m := re.search(pattern, text))), None)
     if unknown:
         return _unknown(".".join([*keys, unknown.group(1).removeprefix("--")]), [parser, *map(_arguments, models)])
+    missing = re.search(r"following arguments are required: ([\w., ]+)", text)
+    if missing:
+        name = missing.group(1).split(",")[0].split(".", 1)[-1]
+        return f"{name} is missing; give --config configs/....yaml, or --{name}"
     denied = re.search(r"Importing '([\w.]+)' is not allowed", text)
     reason = _denied(denied.group(1)) if denied else _reason(text)
     return ": ".join([".".join(keys), reason] if keys else [reason])

@@ -48,7 +48,7 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         return f"{_share(summary[first])}, {_share(summary[second])}"
 
     lines = [
-        ("nearest limit", str(summary["svm/limit"] or "-").replace("_", "-")),
+        ("nearest limit", _nearest(summary)),
         ("status (attention, head)", f"{summary['status/attention'] or '-'}, {summary['status/head'] or '-'}"),
         *((f"direction gap to {k.replace('_', '-')}", _number(summary[f"direction_gap/{k}"])) for k in LIMITS),
         ("direction gap of the head", _number(summary["direction_gap/head"])),
@@ -65,6 +65,17 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if summary["test/accuracy"] is not None:
         lines.insert(0, ("test accuracy", _share(summary["test/accuracy"])))
     return [*lines, _time(summary)]
+
+
+def _nearest(summary: dict[str, Any]) -> str:
+    """The nearest limit, and those that are as near: where rho decides nothing, two or all three are one."""
+    gaps = {k: summary[f"direction_gap/{k}"] for k in LIMITS}
+    if summary["svm/limit"] is None:
+        return "-"
+    # As in the report: within a factor of 2, or both below rounding.
+    near = 2 * max(gaps[summary["svm/limit"]], 1e-17)
+    same = [k for k, gap in gaps.items() if k != summary["svm/limit"] and gap is not None and gap <= near]
+    return " = ".join([summary["svm/limit"], *same]).replace("_", "-")
 
 
 def _ensemble_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:

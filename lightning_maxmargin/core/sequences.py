@@ -170,4 +170,7 @@ def _check_labels(labels: Tensor, num_classes: int, where: str) -> None:
     if bad.any():
         row = int(bad.nonzero()[0])
         text = "{-1, 1}" if num_classes == 2 else f"the classes 0..{num_classes - 1}"
-        raise InputError(f"{where}: label {labels[row].item():g} of sequence {row} is outside {text}")
+        hint = (
+            "; write 0 as -1" if num_classes == 2 and torch.isin(labels, torch.tensor([0, 1]).to(labels)).all() else ""
+        )
+        raise InputError(f"{where}: label {labels[row].item():g} of sequence {row} is outside {text}{hint}")

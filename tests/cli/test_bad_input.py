@@ -92,6 +92,7 @@ def arrays(**changed: Any) -> dict[str, np.ndarray]:
     ("changed", "said"),
     [
         ({"labels": np.array([1, 0, 1, -1])}, ["label 0", "sequence 1", "{-1, 1}"]),
+        ({"labels": np.array([1, 0, 1, 0])}, ["label 0", "write 0 as -1"]),
         ({"labels": np.ones(3)}, ["labels", "(3,)"]),
         ({"keys": np.full((4, 3, 2), np.nan)}, ["keys", "sequence 0", "NaN or Inf"]),
         ({"keys": np.full((4, 3, 2), np.inf)}, ["keys", "NaN or Inf"]),
@@ -151,6 +152,10 @@ def test_a_split_that_is_not_there(maxmargin: Any) -> None:
             maxmargin(command, "--config", config("joint/tight"), "--ckpt_path", ckpt, "--model.dim", "7"),
             "model.dim: 7",
         )
+
+
+def test_fit_without_data_says_what_to_give(maxmargin: Any) -> None:
+    refused(maxmargin("fit"), "data is missing; give --config configs/....yaml, or --data")
 
 
 @pytest.mark.parametrize("words", [[], ["foo"], ["report"], ["report", "nothere"], ["fit"]])

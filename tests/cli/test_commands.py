@@ -126,6 +126,12 @@ def test_trusted_classes_of_the_user(tmp_path: Path) -> None:
     assert "--trust-config" in plain.stderr
 
 
+def test_limits_as_near_are_named_together(maxmargin: Any) -> None:
+    outcome = maxmargin("fit", "--config", config("joint/relaxed"), "--trainer.max_steps", "3000", plain=False)
+    assert outcome.status == 0, outcome.err
+    assert "relaxed = rate-coupled" in outcome.out
+
+
 def test_fast_dev_run_leaves_no_report(maxmargin: Any) -> None:
     outcome = maxmargin("fit", "--config", config("joint/tight"), "--trainer.fast_dev_run", "true")
     assert outcome.status == 0, outcome.err
