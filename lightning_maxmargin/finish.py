@@ -69,13 +69,11 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _nearest(summary: dict[str, Any]) -> str:
     """The nearest limit, and those that are as near: where rho decides nothing, two or all three are one."""
-    gaps = {k: summary[f"direction_gap/{k}"] for k in LIMITS}
-    if summary["svm/limit"] is None:
-        return "-"
+    limit, nearest = summary["svm/limit"] or "-", summary["direction_gap/attention"]
+    gaps = {k: summary[f"direction_gap/{k}"] for k in LIMITS if k != limit}
     # As in the report: within a factor of 2, or both below rounding.
-    near = 2 * max(gaps[summary["svm/limit"]], 1e-17)
-    same = [k for k, gap in gaps.items() if k != summary["svm/limit"] and gap is not None and gap <= near]
-    return " = ".join([summary["svm/limit"], *same]).replace("_", "-")
+    same = [k for k, gap in gaps.items() if None not in (gap, nearest) and gap <= 2 * max(nearest, 1e-17)]
+    return " = ".join([limit, *same]).replace("_", "-")
 
 
 def _ensemble_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
