@@ -51,7 +51,7 @@ class Geometry:
                 queries=queries,
                 mask=self.data.mask,
                 norm=self.norm,
-                warm_start=self._solution,
+                warm_start=self._solution if self.warm else None,
             )
             self._selected = selected
         solution, size = self._solution, norm_of(model.direction, self.norm)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
+from lightning_maxmargin.callbacks.geometry import Geometry
+from lightning_maxmargin.core import Sequences, TokenSelector
 from tests.conftest import config
 
 # W of one random problem with a given head, as in the papers' comparison of optimizers.
@@ -44,3 +47,23 @@ def test_a_vector_has_no_singular_values(maxmargin: Any) -> None:
     words = ("fit", "--config", config("joint/relaxed"), "--model.parametrization", "p", "--trainer.max_steps", "20")
     s = maxmargin(*words, "--model.optimizer", "lightning_maxmargin.optim.SpectralDescent").summary
     assert s["svm/norm"] is None
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_small_problems_do_not_remember_earlier_answers(warm: bool) -> None:
+    """A resumed run has looked at other steps: from a cold start its numbers are the same to the last digit."""
+    g = torch.Generator().manual_seed(0)
+    keys = torch.randn(20, 4, 100, generator=g, dtype=torch.float64)
+    data = Sequences(keys, torch.ones(20, dtype=torch.float64))
+    then = torch.randint(4, (20,), generator=g)
+    first = then.clone()
+    first[0] = (then[0] + 1) % 4
+    model = TokenSelector(100, parametrization="p", attention_init="normal").double()
+    found = []
+    for looks in ((then,), (first, then)):
+        geometry = Geometry(data, 1.5, warm=warm)
+        for selected in looks:
+            geometry.values(model, model.scores(data).detach(), selected)
+        assert geometry._solution is not None
+        found.append(geometry._solution.direction)
+    assert torch.equal(*found) == (not warm)
