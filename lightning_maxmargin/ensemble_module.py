@@ -23,7 +23,6 @@ from lightning_maxmargin.steps import steps_now
 Loss = Literal["logistic", "exponential", "correlation"]
 T = TypeVar("T")
 #: What a checkpoint holds of the state.
-NOT_FINITE = "the weights of an ensemble are not finite"
 SAVED = ("attention", "head", "momentum_attention", "momentum_head")
 
 
@@ -155,7 +154,7 @@ class Ensemble(pl.LightningModule):
         self.state = EnsembleState(
             stacked.to(dtype, self.trainer.strategy.root_device),
             attention=start.movedim(0, -1), head=head.movedim(0, -1), train=h["train"],
-            attention_lr=torch.tensor(self._dealt("attention_lr")), head_lr=torch.tensor(self._dealt("head_lr")),
+            attention_lr=self._rates("attention_lr"), head_lr=self._rates("head_lr"),
             loss=self._dealt("loss"), update=h["update"],
         )  # fmt: skip
 
@@ -166,6 +165,9 @@ class Ensemble(pl.LightningModule):
         g = torch.Generator().manual_seed(2 * int(self.hparams["seed"]) + which)
         drawn = torch.randn(self.count, *shape, generator=g, dtype=torch.float64)
         return float(self.hparams["init_std"]) * drawn[self.at]
+
+    def _rates(self, name: str) -> Tensor:
+        return torch.tensor(self._dealt(name), dtype=torch.float64)
 
     def _dealt(self, name: str) -> list[Any]:
         values = _listed(self.hparams[name])
@@ -205,26 +207,25 @@ class Ensemble(pl.LightningModule):
         """Every instance against its own SVMs, of all processes; all of them must call it.
 
         Raises:
-            RuntimeError: measuring failed on one of them.
+            NonFiniteError: the weights of an instance are not finite.
+            RuntimeError: measuring failed on one of the processes.
         """
         p = self.packed
-        outcome: tuple[str | None, EnsembleResult | None] = (None, None)
+        outcome: tuple[Exception | None, EnsembleResult | None] = (None, None)
         try:
             self._stay_finite()
             found = measure(self.state, p.keys, p.labels, _apart(p), p.queries, p.mask)
             found.state = None
             outcome = (None, found)
+        # Not raised here: the other processes wait for this one's part.
         except NonFiniteError as error:
-            outcome = (str(error), None)
+            outcome = (NonFiniteError(str(error)), None)
         except Exception as error:
-            # Not raised here: the other processes wait for this one's part.
-            outcome = (f"{type(error).__name__}: {error}", None)
+            outcome = (RuntimeError(f"Ensemble.measure: {type(error).__name__}: {error}"), None)
         parts = gather(outcome)
         failed = next((error for error, _ in parts if error is not None), None)
-        if failed is not None and failed.startswith(NOT_FINITE):
-            raise NonFiniteError(failed)
         if failed is not None:
-            raise RuntimeError(f"Ensemble.measure: {failed}")
+            raise failed
         return EnsembleResult.cat([part for _, part in parts if part is not None])
 
     def _stay_finite(self) -> None:
@@ -232,7 +233,9 @@ class Ensemble(pl.LightningModule):
         if bad.any():
             names = ", ".join(map(str, self.at[bad.cpu()].tolist()[:10]))
             where = f"at step {self.state.steps} (instances {names})"
-            raise NonFiniteError(f"{NOT_FINITE} {where}: look at these, or lower the learning rate")
+            raise NonFiniteError(
+                f"the weights of an ensemble are not finite {where}: look at these, or lower the learning rate"
+            )
 
     # --- checkpoints ------------------------------------------------------------------------------------------
 

@@ -271,3 +271,17 @@ def test_a_checkpoint_can_be_loaded_without_a_fit(maxmargin: Any) -> None:
     part = maxmargin(*RANDOM, "--trainer.max_steps", "5")
     loaded = Ensemble.load_from_checkpoint(part.run_dir / "checkpoints" / "last.ckpt", weights_only=True)
     assert loaded.hparams["dim"] == 10
+
+
+def test_weights_that_are_not_finite_stop_the_run(maxmargin: Any) -> None:
+    run = maxmargin(*RANDOM, "--trainer.max_steps", "50", "--model.attention_lr", "1e308")
+    assert run.status == 1
+    assert "the weights of an ensemble are not finite at step" in run.error
+
+
+def test_rates_keep_their_digits() -> None:
+    """.1 is not float32's .1000000015: the head's first step from zero is one rate long."""
+    module = fit(RandomInstances(B=3, seed=0), 1, attention_lr=0.1, head_lr=0.1, update="normalized", train="both")
+    torch.testing.assert_close(
+        module.state.head.norm(dim=0), torch.full((3,), 0.1, dtype=torch.float64), rtol=1e-12, atol=0
+    )
