@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.names import LIMITS
+from lightning_maxmargin.names import LIMITS, as_near
 from lightning_maxmargin.runs import write_summary, write_text
 
 
@@ -70,10 +70,8 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
 def _nearest(summary: dict[str, Any]) -> str:
     """The nearest limit, and those that are as near: where rho decides nothing, two or all three are one."""
     limit, nearest = summary["svm/limit"] or "-", summary["direction_gap/attention"]
-    gaps = {k: summary[f"direction_gap/{k}"] for k in LIMITS if k != limit}
-    # As in the report: within a factor of 2, or both below rounding.
-    same = [k for k, gap in gaps.items() if None not in (gap, nearest) and gap <= 2 * max(nearest, 1e-17)]
-    return " = ".join([limit, *same]).replace("_", "-")
+    others = [] if nearest is None else [k for k in LIMITS if as_near(summary[f"direction_gap/{k}"], nearest)]
+    return " = ".join(dict.fromkeys([limit, *others])).replace("_", "-")
 
 
 def _ensemble_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:

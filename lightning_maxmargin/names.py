@@ -68,6 +68,20 @@ ENSEMBLE = (
     "monitor/seconds",
 )
 
+#: Gaps up to here are rounding of the solver's direction.
+ROUNDING = 1e-17
+
+
+def as_near(gap: float | None, nearest: float) -> bool:
+    """Whether the data do not tell a limit from the nearest one: within a factor of 2, or both below rounding.
+
+    Example:
+        >>> as_near(4e-8, 3e-8), as_near(1e-2, 3e-8), as_near(None, 3e-8)
+        (True, False, False)
+    """
+    return gap is not None and gap <= 2 * max(nearest, ROUNDING)
+
+
 #: What summary.json says besides.
 SUMMARY = (
     "name",

@@ -158,17 +158,7 @@ def _read_multihead(root: nn.Module, source: AttentionSource, calls: Calls, mask
     if layer.bias_k is not None or layer.add_zero_attn:
         raise InputError(f"MarginMonitor.sources: {name!r} adds keys of its own (add_bias_kv, add_zero_attn)")
     args, kwargs, _ = _once(name, calls)
-    names = (
-        "query",
-        "key",
-        "value",
-        "key_padding_mask",
-        "need_weights",
-        "attn_mask",
-        "average_attn_weights",
-        "is_causal",
-    )
-    given = dict(zip(names, args, strict=False)) | kwargs
+    given = dict(zip(MULTIHEAD, args, strict=False)) | kwargs
     if given.get("attn_mask") is not None or given.get("is_causal"):
         raise InputError(
             f"MarginMonitor.sources: {name!r} is given an attn_mask; masks other than padding are not read"

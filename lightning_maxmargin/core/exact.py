@@ -157,9 +157,9 @@ def _as_good(
     """
     rounding = 8 * values.shape[2] * torch.finfo(lead.dtype).eps
     doubtful = live & (lead.abs() <= rounding * token_values.abs().max()) if lead.numel() else live
-    if not bool(doubtful.any()):
-        return None
     i, t = doubtful.nonzero(as_tuple=True)
+    if not len(i):
+        return None
     terms = (values[i, t] - values[i, alpha[i]]) * v
     again = terms.sum(1)
     lead[i, t] = again.where(again.abs() > 4 * torch.finfo(lead.dtype).eps * terms.abs().sum(1), 0.0)

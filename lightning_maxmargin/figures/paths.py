@@ -8,7 +8,8 @@ import numpy as np
 
 from lightning_maxmargin.figures import style
 from lightning_maxmargin.figures.read import Array, RunFiles
-from lightning_maxmargin.figures.style import COLORS, DASHES, LIMITS, NAMES
+from lightning_maxmargin.figures.style import COLORS, DASHES, NAMES
+from lightning_maxmargin.names import LIMITS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

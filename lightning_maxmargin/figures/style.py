@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_maxmargin.figures.read import Array
+from lightning_maxmargin.names import ROUNDING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,8 +32,7 @@ DASHES: dict[str, Any] = {
     "head": (0, (5, 2)),
 }
 NAMES = {k: k for k in ("strict", "relaxed", "head", "attention")} | {"rate_coupled": "rate-coupled"}
-LIMITS = ("strict", "relaxed", "rate_coupled")
-FLOOR = 1e-17
+FLOOR = ROUNDING
 # 8 inches at 160 dots: at 800 px on the screen a 10 point letter is 14 px high.
 WIDTH, DPI = 8.0, 160
 SMALL, TEXT, TITLE = 9.0, 10.0, 11.0

@@ -6,7 +6,8 @@ import math
 from typing import NamedTuple
 
 from lightning_maxmargin.figures.read import RunFiles
-from lightning_maxmargin.figures.style import LIMITS, NAMES, floored, near_one, short
+from lightning_maxmargin.figures.style import NAMES, floored, near_one, short
+from lightning_maxmargin.names import LIMITS, ROUNDING, as_near
 
 STATUS = {
     "attention": {
@@ -79,8 +80,7 @@ def degrees(gap: float) -> str:
 
 
 def _gap_words(gap: float) -> str:
-    # 1e-17 is where a gap stops being more than rounding of the solver's direction.
-    return floored(gap) + (f", an angle of {degrees(gap)}" if gap >= 1e-17 else "")
+    return floored(gap) + (f", an angle of {degrees(gap)}" if gap >= ROUNDING else "")
 
 
 def _attention(run: RunFiles) -> str:
@@ -107,8 +107,7 @@ def _others(run: RunFiles) -> str:
     nearest = run.number("direction_gap/attention")
     if not known or nearest is None:
         return ""
-    # Within a factor of 2 (or both below rounding) the data do not tell the limits apart.
-    same = [k for k, g in known.items() if g <= 2 * max(nearest, 1e-17)]
+    same = [k for k, g in known.items() if as_near(g, nearest)]
     away = [f"{k} SVM {floored(g)} ({degrees(g)})" for k, g in known.items() if k not in same]
     words = f"The {' and the '.join(same)} SVM cannot be told apart from it here. " if same else ""
     return (words + (f"Gap to the others: {', '.join(away)}." if away else "")).strip()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from lightning_maxmargin.errors import InputError
@@ -172,6 +173,24 @@ def test_what_finished_is_kept_when_a_later_one_stops(
     assert ("multi fails with these settings (ValueError: odd size)" in found.error) is isinstance(stop, ValueError)
     assert ("interrupted" in found.error) is isinstance(stop, KeyboardInterrupt)
     assert f"1 of 2 experiments finished, see {out}" in found.error
+
+
+def test_experiments_compute_on_one_thread(tmp_path: Path, maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def multi(tick: Any, **_: Any) -> None:
+        seen.append(torch.get_num_threads())
+        raise ValueError
+
+    monkeypatch.setattr("lightning_maxmargin.reproduce.multi.multi", multi)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        maxmargin("reproduce", "multi", "--out", str(tmp_path / "out"))
+        seen.append(torch.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 2]
 
 
 def test_a_missing_extra_is_named_before_any_work(
