@@ -91,7 +91,8 @@ def _rounds(look: Look, grid: tuple[int, int], goal: str, working: Report, most:
         p = outcome.direction
         found = merge((shard.worst_rows(p, most) for shard in look()), most)
         smallest = found.smallest
-        gap = _gap(problem, working.rhs, lam, smallest, float(np.linalg.norm(p)))
+        length = float(np.linalg.norm(p))
+        gap = _gap(problem, working.rhs, lam, smallest, length) + _missed(found, length)
         if best is None or gap <= best[0]:
             best = (gap, working, lam, p, smallest)
         fresh = found.without(working.ids)
@@ -121,6 +122,12 @@ def _gap(problem: RowProblem, rhs: Array, lam: Array, smallest: float, length: f
     combined = float(np.linalg.norm(problem.combine(ids * 2 + 1, part)))
     value = float(part @ rhs[ids])
     return 1.0 - (value / combined * (smallest / length)) ** 2 if combined > 0 and value > 0 else 1.0
+
+
+def _missed(found: Report, length: float) -> float:
+    """As ``generate.missed_of``, among the worst rows of all shards."""
+    zero = found.rhs == 0
+    return max(0.0, -float(found.depth[zero].min(initial=0.0))) / length if length > 0 else 0.0
 
 
 def _kept(problem: RowProblem, working: Report, lam: Array, p: Array, fresh: int, most: int) -> Index:
