@@ -134,7 +134,7 @@ def _in_chunks(many: Many, guess: Guess, device: torch.device | None) -> dict[st
     for at in range(0, len(many.keys), step):
         cut = slice(at, at + step)
         rows = many.rows(cut)
-        if not np.isfinite(rows.row_norms.sum()):
+        if not np.isfinite(rows.delta.sum()):
             return None
         direction, lam = _solve(rows, None if guess is None else (guess[0][cut], guess[1][cut]), device)
         parts.append(_judged(rows, direction, lam))

@@ -31,15 +31,6 @@ def check_finite(x: Array, name: str) -> None:
     raise InputError(f"{name} hold {x[where]} at {list(where)}: remove or replace NaN and Inf")
 
 
-def check_norms(norms: Array, keys: Array) -> None:
-    """Refuses NaN, Inf and sizes whose square overflows, seen in the norms so that good keys are read once."""
-    if np.isfinite(norms).all():
-        return
-    check_finite(keys, "keys")
-    where = tuple(int(at) for at in np.argwhere(~np.isfinite(norms))[0])
-    raise InputError(f"keys at {list(where)} are too large to square: rescale them")
-
-
 def check_keys(keys: Tensor | Array) -> Array:
     """keys (n, T, d) as float64."""
     k = to_array(keys, "keys")

@@ -12,9 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lightning_maxmargin.svm.certify import FARKAS_TOL, GAP_TOL, VIOLATION_TOL
+from lightning_maxmargin.svm.certify import TOLERANCES, is_certified, proves_contradiction, relative_gap
 from lightning_maxmargin.svm.generate import generate
 from lightning_maxmargin.svm.problem import Array, RowProblem
+from lightning_maxmargin.svm.rational import (
+    RATIONAL_NUMBERS,
+    RATIONAL_RANK,
+    floats,
+    reduced,
+    solve_rational,
+    whole_numbers,
+)
 
 Mask = npt.NDArray[np.bool_]
 # Singular values of the unit equality rows below this share of the largest, and what is left of an inequality's unit
@@ -44,13 +52,14 @@ class EqualityAnswer:
 
 
 class _Span:
-    """The span of the unit equality rows: rank decided, bases U of their combinations and V of the span."""
+    """The span of the unit equality rows: rank decided, bases U of their combinations, V of the span, N of the rest."""
 
     def __init__(self, E: Array, e: Array) -> None:
         self.E, self.e = E, e
         U, size, V = np.linalg.svd(E, full_matrices=False)
         rank = int((size > RANK * size[0]).sum()) if len(size) else 0
         self.U, self.size, self.V = U[:, :rank], size[:rank], V[:rank]
+        self.N = np.linalg.qr(self.V.T, mode="complete")[0][:, rank:].T
 
     def shortest(self) -> Array:
         """The shortest w with E w = e, as near as that goes."""
@@ -74,7 +83,23 @@ class _Span:
 
 
 def solve_equalities(problem: EqualityRows) -> EqualityAnswer:
-    """The shortest w that meets the rows; certify it with ``certify_equalities``."""
+    """The shortest w that meets the rows; where its certificate fails and the rows are few, in rational arithmetic."""
+    m, d = problem.rows.shape
+    answer = _in_floats(problem)
+    if certify_equalities(problem, answer)[2] != "unverified" or m * d > RATIONAL_NUMBERS or min(m, d) > RATIONAL_RANK:
+        return answer
+    numbers, exponents = whole_numbers(problem.rows)
+    rows = reduced(numbers, exponents, problem.rhs, problem.equal)
+    exact = solve_rational(rows)
+    dual, power = floats(rows.multipliers(exact.lam))
+    if exact.w is None:
+        value = float(dual @ problem.rhs)
+        return EqualityAnswer(np.zeros(d), dual / value if value > 0 else dual, True, exact.steps)
+    w, shift = floats(exact.w)
+    return EqualityAnswer(np.ldexp(w, shift), np.ldexp(dual, power), False, exact.steps)
+
+
+def _in_floats(problem: EqualityRows) -> EqualityAnswer:
     norms = np.linalg.norm(problem.rows, axis=1)
     scale = np.where(norms > 0, norms, 1.0)
     rows, rhs, equal = problem.rows / scale[:, None], problem.rhs / scale, problem.equal
@@ -91,9 +116,10 @@ def solve_equalities(problem: EqualityRows) -> EqualityAnswer:
     outside[np.linalg.norm(outside, axis=1) <= RANK] = 0.0
     need = b - A @ w
     need[np.abs(need) <= 1e-15 * np.abs(b)] = 0.0
-    x, lam, infeasible, rounds = _shortest_above(outside, need)
+    # In coordinates of what the equalities leave free: rows that lie in a subspace prove nothing there.
+    x, lam, infeasible, rounds = _shortest_above(outside @ span.N.T, need)
     dual[~equal] = lam
-    x = span.outside(x)
+    x = x @ span.N
     goal = -(lam @ A) if infeasible else w + x - lam @ A
     dual[equal] = span.weights(goal)
     if infeasible:
@@ -127,7 +153,7 @@ def certify_equalities(problem: EqualityRows, answer: EqualityAnswer) -> tuple[f
 
     ``gap = 1 - (rhs'dual)^2 / (||sum dual row||^2 ||w||^2)`` (the best scaling of the dual, which any right-hand side
     allows), violation = the most that a row misses its right-hand side by, relative to ``||row|| ||w|| + |rhs|``.
-    Infeasible: ``||sum dual row||`` relative to ``sum |dual| ||row||``, with rhs'dual > 0; gap is then inf.
+    Infeasible: ``||sum dual row||`` relative to ``sum |dual| ||row||``, with rhs'dual > 0 proved; gap is then inf.
     """
     dual, w, rhs = answer.dual, answer.w, problem.rhs
     combined, value = float(np.linalg.norm(dual @ problem.rows)), float(dual @ rhs)
@@ -136,15 +162,14 @@ def certify_equalities(problem: EqualityRows, answer: EqualityAnswer) -> tuple[f
     if answer.infeasible:
         weight = float(np.abs(dual) @ norms)
         violation = combined / weight if weight > 0 else float(combined > 0)
-        good = signs and value > 0 and violation <= FARKAS_TOL
+        good = signs and violation <= TOLERANCES.farkas
+        good = good and proves_contradiction(problem.rows, rhs, problem.equal, dual)
         return np.inf, violation, "infeasible" if good else "unverified"
     length = float(np.linalg.norm(w))
     missed = rhs - problem.rows @ w
     missed = np.where(problem.equal, np.abs(missed), np.maximum(missed, 0.0))
     size = norms * length + np.abs(rhs)
     violation = float(np.divide(missed, size, out=np.zeros_like(size), where=size > 0).max(initial=0.0))
-    gap = 0.0 if length == 0 else 1.0
-    if length > 0 and combined > 0 and value > 0:
-        gap = 1 - (value / combined / length) ** 2
-    good = signs and abs(gap) <= GAP_TOL and violation <= VIOLATION_TOL
-    return gap, violation, "certified" if good else "unverified"
+    # Rows within the violation that is allowed count as met.
+    gap = 0.0 if length == 0 else min(float(relative_gap(value, combined, 1.0, length)), 1.0)
+    return gap, violation, "certified" if is_certified(gap, violation, signs) else "unverified"

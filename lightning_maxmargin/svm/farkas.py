@@ -5,31 +5,20 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import eigh, qr, solve_triangular
 
+from lightning_maxmargin.svm.certify import proves_infeasible
 from lightning_maxmargin.svm.problem import Array, Index, RowProblem
 
-# Accepted when ||D'u|| is below this share of sum(u ||row||), on rows subtracted afresh. A certificate allows 1e-12;
-# a projection leaves 1e-16, and what is left above this may be a margin of that size.
-FARKAS_TOL = 2e-14
 # Entries below this share of the largest are zero at the exact vector, tried in turn.
 CUTS = (0.0, 1e-9, 1e-6, 1e-4, 1e-2)
 
 
-def residual(problem: RowProblem, ids: Index, u: Array) -> float:
-    """||D'u|| relative to sum(u ||row||), 0 where all those rows vanish."""
-    weight = float(u @ problem.row_norms.ravel()[ids])
-    length = float(np.linalg.norm(problem.combine(ids, u)))
-    if weight > 0:
-        return length / weight
-    return 0.0 if length == 0 else np.inf
-
-
 def accept(problem: RowProblem, ids: Index, u: Array) -> Array | None:
-    """u scaled to b'u = 1 if it is a Farkas vector of the rows, else None."""
+    """u scaled to b'u = 1 if it proves that no direction meets the rows, else None."""
     value = float(u @ problem.rhs.ravel()[ids])
     if not np.isfinite(u).all() or (u < 0).any() or value <= 0:
         return None
     u = u / value
-    return u if residual(problem, ids, u) <= FARKAS_TOL else None
+    return u if proves_infeasible(problem, ids, u) else None
 
 
 def farkas_from(problem: RowProblem, ids: Index, scale: Array, A: Array | None, lam: Array) -> Array | None:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lightning_maxmargin.svm.certify import rounding
-from lightning_maxmargin.svm.farkas import residual
+from lightning_maxmargin.svm.certify import residual, rounding
 from lightning_maxmargin.svm.problem import Array, Index, RowProblem
 from lightning_maxmargin.svm.small import solve_small
 
@@ -25,7 +24,7 @@ ALL = 20_000
 class Outcome:
     """Multipliers ``lam`` of the rows ``ids`` and their p = D'lam, or a Farkas vector where ``infeasible``.
 
-    margins: (n, T) of the direction, where they are known already.
+    margins: (n, T) of the direction, where they are known already. note: what is known where it cannot be certified.
     """
 
     ids: Index
@@ -35,6 +34,7 @@ class Outcome:
     violation: float
     rounds: int
     margins: Array | None = None
+    note: str = ""
 
 
 def _first_rows(problem: RowProblem, warm: Index | None) -> Index:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lightning_maxmargin.svm.certify import GAP_TOL, VIOLATION_TOL
-from lightning_maxmargin.svm.problem import EPS, MERGE, Array, Index
+from lightning_maxmargin.svm.certify import is_certified, relative_gap
+from lightning_maxmargin.svm.problem import EPS, LARGEST, MERGE, SMALLEST, Array, Index
 
 Mask = npt.NDArray[np.bool_]
 
@@ -23,7 +23,8 @@ class ManyRows:
 
     delta (B, M, d), rhs (B, M), ids (B, M) numbers i * T + t, count (B,), delta_norms and row_norms (B, M),
     queries (B, n, dq) or None, grid (n, T), merged (B,). All float64. live (B, M) says which rows count, None where
-    all do; uniform: whether all their right-hand sides are 1.
+    all do; uniform: whether all their right-hand sides are 1; extreme (B,): whose sizes float64 cannot square, so that
+    nothing here says anything of them.
     """
 
     delta: Array
@@ -37,6 +38,12 @@ class ManyRows:
     merged: Index
     live: Mask | None
     uniform: bool
+    extreme: Mask
+
+    def unit_rounding(self) -> float:
+        """As of one problem: what a margin may have lost, as a share of ||row|| ||W||."""
+        terms = self.delta.shape[2] + (0 if self.queries is None else self.queries.shape[2])
+        return 0.5 * EPS * (terms + 6)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -118,11 +125,27 @@ def gather(
     on = None if (count == M).all() else np.arange(M) < count[:, None]
     b: Array = np.ones((B, M)) if rhs is None else np.take_along_axis(rhs.reshape(B, -1), ids, axis=1)
     b = b if on is None else np.where(on, b, 0.0)
-    row_norms = norms
+    row_norms, extreme = norms, _extreme(keys, live)
     if queries is not None:
-        row_norms = norms * np.take_along_axis(np.linalg.norm(queries, axis=2), ids // T, axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            row_norms = norms * np.take_along_axis(np.linalg.norm(queries, axis=2), ids // T, axis=1)
+        extreme |= _extreme(queries[:, :, None], None)
+    if rhs is not None:
+        extreme |= ((b > 0) & ((b < SMALLEST) | (b > LARGEST))).any(axis=1)
     uniform = rhs is None or bool((b == (1.0 if on is None else on)).all())
-    return ManyRows(delta, b, ids, count, norms, row_norms, queries, (n, T), merged, on, uniform)
+    return ManyRows(delta, b, ids, count, norms, row_norms, queries, (n, T), merged, on, uniform, extreme)
+
+
+def _extreme(keys: Array, live: Mask | None) -> Mask:
+    """Instances (B,) with a token, not padding, whose square float64 cannot tell."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("bntd,bntd->bnt", keys, keys)
+        odd = ~((squares >= SMALLEST**2) & (squares <= LARGEST**2))
+    if odd.any():
+        odd &= keys.any(axis=3)
+    if live is not None:
+        odd &= live
+    return np.asarray(odd.any(axis=(1, 2)))
 
 
 def _without(live: Mask, selected: Index) -> Mask:
@@ -207,35 +230,31 @@ def judge(rows: ManyRows, direction: Array, lam: Array, tight: float) -> ManyJud
 def _judge(rows: ManyRows, direction: Array, lam: Array, tight: float) -> ManyJudged:
     axes, uniform, b = tuple(range(1, direction.ndim)), rows.uniform, rows.rhs
     off = None if uniform and rows.live is None else b <= 0
-    p = rows.projected(direction)
-    margins = rows.margins(p)
+    margins = rows.margins(rows.projected(direction))
     smallest = _smallest(margins if uniform else margins / b, off)
     scale = np.where((smallest > 0) & np.isfinite(smallest), 1 / smallest, 1.0)
     direction = direction * scale.reshape((-1,) + (1,) * len(axes))
     margins *= scale[:, None]
     lam = lam * scale[:, None]
     length = np.sqrt((direction**2).sum(axis=axes))
-    reach = length[:, None] if p.ndim == 2 else np.sqrt(np.einsum("bmd,bmd->bm", p, p)) * scale[:, None]
-    lower = margins - (4 * EPS * reach) * rows.delta_norms
+    lower = margins - (rows.unit_rounding() * length)[:, None] * rows.row_norms
     smallest = _smallest(lower if uniform else lower / b, off)
     part = lam * inverse(lam.max(axis=1, initial=0.0))[:, None]
-    combined = np.sqrt((rows.combine(part) ** 2).sum(axis=axes))
-    gap = 1 - ((part if uniform else part * b).sum(1) / combined * (smallest / length)) ** 2
+    lost = (0.5 * EPS * part.shape[1] + rows.unit_rounding()) * np.einsum("bm,bm->b", part, rows.row_norms)
+    combined = np.sqrt((rows.combine(part) ** 2).sum(axis=axes)) + lost
+    gap = np.minimum(relative_gap((part if uniform else part * b).sum(1), combined, smallest, length), 1.0)
     violation = np.zeros(len(b))
     if off is not None and not uniform:
         missed = np.where(off, -margins * inverse(rows.row_norms) * inverse(length)[:, None], 0.0)
         violation = np.maximum(missed.max(axis=1, initial=0.0), 0.0)
-    shown = (smallest > 0) & np.isfinite(smallest) & np.isfinite(gap) & (length > 0) & np.isfinite(length)
-    gap = np.where(shown, gap, 1.0)
-    good = shown & (gap <= GAP_TOL) & (violation <= VIOLATION_TOL) & (part.min(axis=1, initial=0.0) >= 0)
+    clean = (part.min(axis=1, initial=0.0) >= 0) & np.isfinite(scale * part.sum(1)) & np.isfinite(length)
+    good = is_certified(gap, violation, clean & ~rows.extreme)
     if off is None:
         touching = margins <= 1 + tight
     else:
         touching = margins - b <= tight * np.where(off, rows.row_norms * length[:, None], b)
         touching &= True if rows.live is None else rows.live
-    return ManyJudged(
-        direction, lam, margins, length, gap, violation, touching, good & np.isfinite(scale * part.sum(1))
-    )
+    return ManyJudged(direction, lam, margins, length, gap, violation, touching, good)
 
 
 def _smallest(x: Array, off: Mask | None) -> Array:

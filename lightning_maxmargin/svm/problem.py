@@ -13,23 +13,27 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.checks import (
+    check_finite,
     check_keys,
     check_labels,
     check_mask,
-    check_norms,
     check_queries,
     check_rhs,
     check_selected,
     check_values,
 )
-from lightning_maxmargin.svm.sizes import difference_norms, norms_and_products
+from lightning_maxmargin.svm.rational import RationalRows, reduced, whole_numbers
+from lightning_maxmargin.svm.sizes import difference_norms, norms_and_products, safe_norms
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 EPS = float(np.finfo(np.float64).eps)
 # A difference of two keys below this many roundings of their norm is no direction at all.
 MERGE = 8 * EPS
+# Numbers outside of these are not squared as they are: products of two squares keep all their digits inside.
+SMALLEST, LARGEST = 2.0**-400, 2.0**400
 # Explicit rows are built in blocks of about 32 MB.
 BLOCK = 4_000_000
 
@@ -58,6 +62,8 @@ class RowProblem:
     merged: int = 0
     key_norms: Array = field(default_factory=lambda: np.zeros((0, 0)), repr=False)
     row_norms: Array = field(default_factory=lambda: np.zeros((0, 0)), repr=False)
+    merges: bool = False
+    extreme: bool = False
 
     @classmethod
     def attention(
@@ -120,15 +126,67 @@ class RowProblem:
         live[np.arange(n), selected] = False
         with np.errstate(over="ignore", invalid="ignore"):
             key_norms, cross = norms_and_products(keys, selected, not merge and queries is None)
-        check_norms(key_norms, keys)
-        norms = difference_norms(keys, selected, key_norms, cross)
+        extreme = _is_extreme(key_norms, keys)
+        if extreme:
+            check_finite(keys, "keys")
+            key_norms, norms = safe_norms(keys), safe_norms(_differences(keys, selected))
+        else:
+            norms = difference_norms(keys, selected, key_norms, cross)
         largest = np.maximum(key_norms, key_norms[np.arange(n), selected][:, None])
         equal = live & (norms <= MERGE * largest) if merge else np.zeros_like(live)
         live &= ~equal
         if queries is not None:
-            norms = norms * np.linalg.norm(queries, axis=1)[:, None]
-        b = np.ones((n, T)) if rhs is None else rhs
-        return cls(keys, selected, queries, np.where(live, b, 0.0), live, int(equal.sum()), key_norms, norms)
+            with np.errstate(over="ignore"):
+                lengths = np.linalg.norm(queries, axis=1)
+            if _is_extreme(lengths, queries):
+                lengths, extreme = safe_norms(queries), True
+            with np.errstate(over="ignore"):
+                norms = norms * lengths[:, None]
+        b = np.where(live, 1.0 if rhs is None else rhs, 0.0)
+        if rhs is not None:
+            asked = b[b > 0]
+            extreme = extreme or bool(((asked < SMALLEST) | (asked > LARGEST)).any())
+        return cls(keys, selected, queries, b, live, int(equal.sum()), key_norms, norms, merge, extreme)
+
+    def normalised(self) -> tuple[RowProblem, int, int] | None:
+        """The problem with keys, queries and right-hand sides of size 1, by powers of two, and two exponents.
+
+        Of rows ``2^row`` and of right-hand sides ``2^rhs`` times the new ones. None where sizes differ by so much that
+        small numbers would be lost.
+        """
+        keys, first = _scaled(self.keys)
+        queries, second = (None, 0) if self.queries is None else _scaled(self.queries)
+        b, third = _scaled(self.rhs)
+        if keys is None or b is None or (self.queries is not None and queries is None):
+            return None
+        live = self.live.copy()
+        live[np.arange(len(live)), self.selected] = True
+        if not self.merges:
+            live[:] = True
+        problem = RowProblem._build(keys, self.selected, queries, b, live, self.merges)
+        problem = replace(problem, live=self.live, rhs=np.where(self.live, b, 0.0), merged=self.merged)
+        return None if problem.extreme else (problem, first + second, third)
+
+    def rational(self, ids: Index) -> RationalRows:
+        """The given rows and right-hand sides without rounding."""
+        i, t = np.divmod(ids, self.keys.shape[1])
+        pair, exponents = whole_numbers(np.concatenate([self.keys[i, self.selected[i]], self.keys[i, t]], axis=1))
+        d = self.keys.shape[2]
+        rows = pair[:, :d] - pair[:, d:]
+        if self.queries is not None:
+            z, more = whole_numbers(self.queries[i])
+            rows = (rows[:, :, None] * z[:, None, :]).reshape(len(ids), -1)
+            exponents = [a + b for a, b in zip(exponents, more, strict=True)]
+        return reduced(rows, exponents, self.rhs.ravel()[ids])
+
+    def unit_rounding(self) -> float:
+        """What a margin may have lost, as a share of ||row|| ||W||: a sum of d (and dq) products, each rounded."""
+        terms = self.keys.shape[2] + (0 if self.queries is None else self.queries.shape[1])
+        return 0.5 * EPS * (terms + 6)
+
+    def is_small(self, numbers: int) -> bool:
+        """Whether the rows hold at most so many numbers."""
+        return int(self.live.sum()) * self.dim <= numbers
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -233,10 +291,36 @@ class RowProblem:
         scores = scores.reshape(n, T)
         chosen = (np.arange(n), self.selected)
         margins = np.where(self.live, scores[chosen][:, None] - scores, np.inf)
-        length = np.linalg.norm(p) if p.ndim == 1 else np.linalg.norm(p, axis=1)[:, None]
-        error = 4 * EPS * (self.key_norms + self.key_norms[chosen][:, None]) * length
+        length = float(np.linalg.norm(W))
+        if self.queries is not None:
+            length = length * np.linalg.norm(self.queries, axis=1)[:, None]
+        error = self.unit_rounding() * (self.key_norms + self.key_norms[chosen][:, None]) * length
         return margins, error
 
     def _scale(self, margins: Array) -> float:
         ratio = margins[self.rhs > 0] / self.rhs[self.rhs > 0]
         return max(0.0, float(ratio.min())) if len(ratio) else 0.0
+
+
+def _is_extreme(norms: Array, vectors: Array) -> bool:
+    """Whether vectors (..., d) hold sizes whose squares float64 cannot tell; Inf and NaN count as well."""
+    with np.errstate(invalid="ignore"):
+        tiny = norms < SMALLEST
+        return not (norms <= LARGEST).all() or (bool(tiny.any()) and bool(vectors[tiny].any()))
+
+
+def _differences(keys: Array, selected: Index) -> Array:
+    """k_alpha - k_t of all tokens: (n, T, d)."""
+    with np.errstate(over="ignore"):
+        delta = keys[np.arange(len(keys)), selected][:, None] - keys
+    if not np.isfinite(delta).all():
+        where = [int(at) for at in np.argwhere(~np.isfinite(delta))[0]]
+        raise InputError(f"keys at {where} are too large to subtract: rescale them")
+    return delta
+
+
+def _scaled(x: Array) -> tuple[Array | None, int]:
+    """x over the power of two next to its largest entry, None where that loses small ones; and the exponent."""
+    top = int(np.frexp(np.abs(x).max(initial=0.0))[1])
+    small = np.ldexp(x, -top)
+    return (small if np.array_equal(np.ldexp(small, top), x) else None), top

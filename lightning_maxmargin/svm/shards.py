@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.certify import GAP_TOL, VIOLATION_TOL
+from lightning_maxmargin.svm.certify import combination_rounding, is_certified, relative_gap
 from lightning_maxmargin.svm.generate import MAX_ROUNDS, NEAR, Outcome, generate
 from lightning_maxmargin.svm.problem import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution
@@ -116,12 +116,10 @@ def working_problem(rows: Report) -> RowProblem:
 
 def _gap(problem: RowProblem, rhs: Array, lam: Array, smallest: float, length: float) -> float:
     ids = np.flatnonzero(lam)
-    if smallest <= 0 or length == 0 or len(ids) == 0:
-        return 1.0
-    part = lam[ids] / lam.max()
-    combined = float(np.linalg.norm(problem.combine(ids * 2 + 1, part)))
-    value = float(part @ rhs[ids])
-    return 1.0 - (value / combined * (smallest / length)) ** 2 if combined > 0 and value > 0 else 1.0
+    part = lam[ids] / lam.max(initial=1e-300)
+    at = ids * 2 + 1
+    combined = float(np.linalg.norm(problem.combine(at, part))) + combination_rounding(problem, at, part)
+    return min(float(relative_gap(float(part @ rhs[ids]), combined, smallest, length)), 1.0)
 
 
 def _missed(found: Report, length: float) -> float:
@@ -156,7 +154,7 @@ def _solved(
     length, lower = float(np.linalg.norm(p)), min(x.smallest for x in finals)
     gap = _gap(working_problem(working), working.rhs, lam, lower, length)
     violation = max(x.violation for x in finals)
-    good = gap <= GAP_TOL and violation <= VIOLATION_TOL and bool((lam >= 0).all())
+    good = is_certified(gap, violation, bool((lam >= 0).all()))
     message = f"certified: relative gap {gap:.1e}"
     if not good:
         message = f"unverified: no direction was shown to be the one that {goal}, nor that none does"

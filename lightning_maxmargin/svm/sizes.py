@@ -49,3 +49,10 @@ def difference_norms(keys: Array, selected: Index, key_norms: Array, cross: Arra
     norms = np.sqrt(squares)
     norms[i, t] = np.linalg.norm(delta, axis=1)
     return norms
+
+
+def safe_norms(x: Array) -> Array:
+    """||x|| over the last axis at any scale: extreme numbers would under- or overflow in the squares."""
+    size = np.abs(x).max(axis=-1, initial=0.0)
+    scale = np.where((size > 0) & np.isfinite(size), size, 1.0)
+    return size * np.linalg.norm(x / scale[..., None], axis=-1) if x.size else size

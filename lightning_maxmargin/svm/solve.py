@@ -11,22 +11,25 @@ from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.batched import label_many, solve_many
-from lightning_maxmargin.svm.certify import certify
+from lightning_maxmargin.svm.certify import certify, meets_rows, what_is_known
 from lightning_maxmargin.svm.checks import check_labels, check_values
 from lightning_maxmargin.svm.generate import Outcome, generate, smallest_of
 from lightning_maxmargin.svm.normed import generate_norm
 from lightning_maxmargin.svm.norms import NOT_UNIQUE, Norm, check_norm, is_unique, norm_of
 from lightning_maxmargin.svm.problem import RowProblem
+from lightning_maxmargin.svm.rational import RATIONAL_NUMBERS, RATIONAL_RANK, floats, solve_rational
 from lightning_maxmargin.svm.shards import solve_source
 from lightning_maxmargin.svm.solution import Solution, unstack
 from lightning_maxmargin.svm.sources import Blocks, as_source
 from lightning_maxmargin.svm.threads import one_thread
-from lightning_maxmargin.svm.warm import SAME, begin
+from lightning_maxmargin.svm.warm import begin
 
 __all__ = ["Solution", "solve_att_svm", "solve_label_svm", "solve_problem"]
 
 # A row counts as support when its margin is within this of the right-hand side, relative.
 TIGHT = 1e-7
+# Largest power of two of a direction or a multiplier.
+FARTHEST = 1000
 # A smallest row this near to 1 is 1 up to the rounding of margins; scaling would cost one more product with all keys.
 SCALED = 1e-13
 
@@ -124,26 +127,101 @@ def solve_label_svm(
 def solve_problem(
     problem: RowProblem, warm: Solution | None = None, goal: str = "meets the rows", norm: Norm = "l2"
 ) -> Solution:
-    """Solve rows and right-hand sides in a checked norm; ``goal`` completes "no direction ..." in messages."""
-    solution = _solve(problem, warm, goal, norm)
+    """Solve rows and right-hand sides in a checked norm; ``goal`` completes "no direction ..." in messages.
+
+    Raises: InputError where sizes differ by so much that neither floating point nor, for many rows, rational arithmetic
+        can tell.
+    """
+    if not (problem.rhs > 0).any():
+        solution = _nothing_to_do(problem)
+    elif problem.extreme:
+        solution = _at_extremes(problem, warm, goal, norm)
+    else:
+        with one_thread():
+            solution = _solve(problem, warm, goal, norm)
     return solution if norm == "l2" else replace(solution, norm=norm, unique=is_unique(norm))
 
 
 def _solve(problem: RowProblem, warm: Solution | None, goal: str, norm: Norm) -> Solution:
-    if not (problem.rhs > 0).any():
-        return _nothing_to_do(problem)
-    with one_thread():
-        start = None if warm is None else begin(problem, warm)
-        if start is not None and start.answer is not None and norm == "l2":
-            found = _solved(problem, start.answer, goal, norm)
-            if found.status == "certified" and max(found.gap, found.violation) <= SAME:
-                return found
-        outcome = generate(problem) if start is None else generate(problem, start.rows, start.active)
-        if outcome.infeasible:
-            return _infeasible(problem, outcome, goal)
-        if norm != "l2":
-            outcome = generate_norm(problem, norm, outcome)
-        return _solved(problem, outcome, goal, norm)
+    start = None if warm is None else begin(problem, warm)
+    if start is not None and start.answer is not None and norm == "l2":
+        found = _solved(problem, start.answer, goal, norm)
+        if found.status == "certified":
+            return found
+    outcome = generate(problem) if start is None else generate(problem, start.rows, start.active)
+    if outcome.infeasible:
+        return _infeasible(problem, outcome, goal)
+    solution = _solved(problem, outcome, goal, "l2") if norm == "l2" else None
+    if (solution is None and not meets_rows(problem, outcome.direction)) or (
+        solution and solution.status != "certified"
+    ):
+        second = second_opinion(problem, outcome)
+        if second is not None and second.infeasible:
+            return _infeasible(problem, second, goal)
+        if second is not None:
+            outcome = second
+            if solution is not None:
+                better = _solved(problem, outcome, goal, "l2")
+                solution = better if better.gap <= solution.gap else replace(solution, message=better.message)
+    if solution is not None:
+        return solution
+    return _solved(problem, generate_norm(problem, norm, outcome), goal, norm)
+
+
+def _at_extremes(problem: RowProblem, warm: Solution | None, goal: str, norm: Norm) -> Solution:
+    """Sizes that float64 cannot square: over a power of two, or where they differ by too much in rational arithmetic."""
+    found = problem.normalised()
+    if found is not None:
+        scaled, rows, rhs = found
+        return rescaled(solve_problem(scaled, None, goal, norm), rows, rhs)
+    answer = second_opinion(problem, None) if norm == "l2" else None
+    if answer is None:
+        raise InputError(
+            "keys, queries or right-hand sides differ in size by more than float64 can square: rescale features or rows"
+        )
+    return _infeasible(problem, answer, goal) if answer.infeasible else _solved(problem, answer, goal, norm)
+
+
+def rescaled(solution: Solution, rows: int, rhs: int) -> Solution:
+    """The Solution for rows ``2^rows`` and right-hand sides ``2^rhs`` times as large."""
+    if solution.status == "infeasible":
+        return replace(solution, dual=_shifted(solution.dual, -rhs)[0])
+    direction, clipped = _shifted(solution.direction, rhs - rows)
+    dual, _ = _shifted(solution.dual, rhs - 2 * rows if solution.norm == "l2" else -rows)
+    with np.errstate(over="ignore"):
+        margin = float(np.ldexp(solution.margin, rows - rhs))
+    words = f"; the direction is 2^{-clipped} times as long, past the end of float64" if clipped else ""
+    return replace(solution, direction=direction, dual=dual, margin=margin, message=solution.message + words)
+
+
+def _shifted(x: Tensor, exponent: int) -> tuple[Tensor, int]:
+    """x 2^exponent, and by which power of two less or more where float64 would not hold it."""
+    top = int(np.frexp(float(x.abs().max()) if x.numel() else 0.0)[1])
+    allowed = min(max(exponent, -FARTHEST - top), FARTHEST - top)
+    return torch.from_numpy(np.ldexp(x.numpy(), allowed)), exponent - allowed
+
+
+def second_opinion(problem: RowProblem, outcome: Outcome | None) -> Outcome | None:
+    """The answer in rational arithmetic, rounded at the end; None where the rows are too many for it."""
+    if not problem.is_small(RATIONAL_NUMBERS) or min(problem.dim, int(problem.live.sum())) > RATIONAL_RANK:
+        return None
+    ids = problem.ids
+    rows = problem.rational(ids)
+    start: list[int] = []
+    if outcome is not None and 0 < np.count_nonzero(outcome.lam > 0) <= problem.dim:
+        start = np.flatnonzero(np.isin(ids, outcome.ids[outcome.lam > 0])).tolist()
+    answer = solve_rational(rows, start)
+    lam, exponent = floats(rows.multipliers(answer.lam))
+    if answer.w is None:
+        value = float(lam @ problem.rhs.ravel()[ids])
+        return Outcome(ids, lam / value if value > 0 else lam, np.zeros(problem.shape), True, 0.0, answer.steps)
+    w, shift = floats(answer.w)
+    within = min(max(shift, -FARTHEST), FARTHEST)
+    margin = 1 / float(np.ldexp(np.linalg.norm(w), within))
+    note = f"separable with margin {margin:.3g} in rational arithmetic, which no direction in float64 reaches"
+    # One power of two off direction and multipliers, which no certificate minds, keeps both in float64.
+    lam = np.ldexp(lam, min(max(exponent + within - shift, -FARTHEST), FARTHEST))
+    return Outcome(ids, lam, np.ldexp(w, within).reshape(problem.shape), False, 0.0, answer.steps, note=note)
 
 
 def _nothing_to_do(problem: RowProblem) -> Solution:
@@ -197,7 +275,8 @@ def _solved(problem: RowProblem, outcome: Outcome, goal: str, norm: Norm) -> Sol
     tight = problem.live & (margins - problem.rhs <= TIGHT * np.where(on, problem.rhs, problem.row_norms * length))
     message = f"certified: relative gap {gap:.1e}" + ("" if is_unique(norm) else f"; {NOT_UNIQUE}")
     if status != "certified":
-        message = f"unverified: no direction was shown to be the one that {goal}, nor that none does"
+        known = outcome.note or what_is_known(problem, p, dual, goal, norm)
+        message = f"unverified: {known}"
         if smallest <= 0:
             gap, violation = 1.0, 1.0
     return Solution(

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lightning_maxmargin.svm.certify import relative_gap
 from lightning_maxmargin.svm.checks import to_array
-from lightning_maxmargin.svm.generate import Outcome, smallest_of
+from lightning_maxmargin.svm.generate import Outcome, missed_of, smallest_of
 from lightning_maxmargin.svm.problem import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution
 
@@ -75,11 +76,13 @@ def _again(problem: RowProblem, warm: Solution, p: Array, margins: Array) -> Out
     lam = dual[ids]
     if not np.isfinite(lam).all() or (lam < 0).any() or not problem.live.ravel()[ids].all():
         return None
-    # The gap if lam combined the rows to p still, which the certificate then does not take for granted.
-    smallest, square = smallest_of(problem, margins), float(np.vdot(p, p))
-    with np.errstate(over="ignore", invalid="ignore"):
-        value = float(lam @ problem.rhs.ravel()[ids] * smallest)
-    if not (0 < square < np.inf and 0 < value < np.inf and 1 - (value / square) ** 2 <= SAME):
+    smallest, length = smallest_of(problem, margins), float(np.linalg.norm(p))
+    value = float(lam @ problem.rhs.ravel()[ids])
+    # Were lam to combine the rows to p still, which costs no pass over the rows to ask; only then it is looked at.
+    if not relative_gap(value, length * smallest, smallest, length) <= SAME:
+        return None
+    combined = float(np.linalg.norm(problem.combine(ids, lam)))
+    if not relative_gap(value, combined, smallest, length) + missed_of(problem, margins, length) <= SAME:
         return None
     return Outcome(ids, lam, p, False, 0.0, 0, margins)
 

@@ -87,7 +87,8 @@ def test_infeasible_with_queries() -> None:
 
 def test_infeasible_with_more_dimensions_than_rows() -> None:
     g = torch.Generator().manual_seed(0)
-    keys = torch.randn(4, 3, 30, generator=g, dtype=torch.float64)
+    # Multiples of 2^-20, so that the combination is one in exact arithmetic too.
+    keys = (torch.randn(4, 3, 30, generator=g, dtype=torch.float64) * 2**20).round() / 2**20
     keys[0, 2] = 2 * keys[0, 0] - keys[0, 1]
     z = torch.randn(4, 25, generator=g, dtype=torch.float64)
     proven(solve_att_svm(keys, torch.zeros(4), queries=z), RowProblem.attention(keys, torch.zeros(4), z))

@@ -19,13 +19,20 @@ HIDDEN = torch.ones(3, 4, dtype=torch.bool)
 HIDDEN[1] = False
 PADDED = torch.ones(3, 4, dtype=torch.bool)
 PADDED[2, 0] = False
+# Sixty rows of forty-five numbers: too many for rational arithmetic.
+WIDE = torch.rand(60, 45, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+WIDE[0], WIDE[1] = 1e250 * WIDE[0], 1e-250 * WIDE[1]
 
 CASES: dict[str, tuple[Callable[[], object], str]] = {
     "flat keys": (lambda: solve_att_svm(K[0], A), r"keys have shape \[4, 5\].*pass"),
     "empty keys": (lambda: solve_att_svm(K[:0], A[:0]), r"keys have shape \[0, 4, 5\]"),
     "nan": (lambda: solve_att_svm(NAN, A), r"keys hold nan at \[1, 2, 3\]"),
     "inf": (lambda: solve_att_svm(K.double() * 1e308 * 1e308, A), "keys hold .*inf at"),
-    "huge": (lambda: solve_att_svm(K.double() * 1e200, A), "too large to square: rescale"),
+    "huge": (
+        lambda: solve_att_svm(torch.tensor([[[1.5e308], [-1.5e308]]], dtype=torch.float64), A[:1]),
+        "too large to subtract: rescale",
+    ),
+    "wide": (lambda: solve_label_svm(WIDE, torch.ones(60)), "differ in size by more than float64 can square: rescale"),
     "complex": (lambda: solve_att_svm(K.to(torch.complex64), A), "keys are complex"),
     "words": (lambda: solve_att_svm("keys", A), "keys are no array of numbers"),  # type: ignore[arg-type]
     "selected shape": (lambda: solve_att_svm(K, A[:2]), r"selected has shape \[2\] for 3 sequences"),
