@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,23 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.svm.audit_cases import batch_verdicts, verdicts
-from tests.svm.audit_problems import Case, problems
+from tests.svm.audit_problems import FAMILIES, Case, cases
 from tests.svm.exact_verdicts import Verdict
 
 STATUSES = ("certified", "infeasible", "unverified", "refused")
 # loose: certified to 1e-7 though no direction meets the rows exactly. unverified: which some, which no direction meets.
-HEADS = ("problems", *STATUSES, "wrong certified", "wrong infeasible", "wrong else", "batch differs", "loose")
+HEADS: tuple[str, ...] = (
+    "problems",
+    *STATUSES,
+    "wrong certified",
+    "wrong infeasible",
+    "wrong else",
+    "wrong in batch",
+    "loose",
+)
 HEADS += ("unverified, feasible", "unverified, infeasible", "refused, feasible", "refused, infeasible")
 QUICK = (400, 150)
+SHOWN = 40
 
 
 @dataclass
@@ -59,33 +68,33 @@ class Tally:
 
     @property
     def wrong(self) -> int:
-        return sum(n for name, n in self.counts.items() if name.startswith(("wrong", "batch differs")))
+        return sum(n for name, n in self.counts.items() if name.startswith(("wrong", "wrong in batch")))
 
 
-def audit(cases: Iterable[list[Case]], total: int) -> tuple[dict[str, Tally], list[dict[str, Any]]]:
-    """The tallies by family, and the wrong cases."""
-    tallies: dict[str, Tally] = defaultdict(Tally)
+def audit(families: dict[str, int], seed: int) -> tuple[dict[str, Tally], list[dict[str, Any]]]:
+    """The tallies of so many problems of each family, and the wrong cases."""
+    tallies: dict[str, Tally] = {name: Tally() for name in families}
     wrong: list[dict[str, Any]] = []
-    with tqdm(total=total, unit="problem", mininterval=1) as bar:
-        for group in cases:
-            alone = [verdicts(case) for case in group]
-            together = [[v] for v in batch_verdicts(group)] if len(group) > 1 else []
-            for at, case in enumerate(group):
-                tally = tallies[case.family]
-                for verdict in alone[at]:
-                    tally.add(verdict)
-                found = [(v, "") for v in alone[at] if v.wrong]
-                if together:
-                    many, one = together[at][0], alone[at][0]
-                    if many.status != one.status:
-                        tally.counts["batch differs"] += 1
-                        found.append((Verdict(many.status, f"{one.status} alone"), "batch"))
-                    elif many.wrong and not one.wrong:
-                        tally.counts[f"wrong {many.status}"] += 1
-                        found.append((many, "batch"))
-                wrong += [described(case, verdict, how) for verdict, how in found]
-            bar.update(len(group))
-    return dict(tallies), wrong
+    with tqdm(total=sum(families.values()), unit="problem", mininterval=1) as bar:
+        for name, count in families.items():
+            for group in cases(name, count, seed):
+                for case, verdict, how in judged(group):
+                    if how != "batch":
+                        tallies[name].add(verdict)
+                    elif verdict.wrong:
+                        tallies[name].counts["wrong in batch"] += 1
+                    if verdict.wrong:
+                        wrong.append(described(case, verdict, how))
+                bar.update(len(group))
+    return tallies, wrong
+
+
+def judged(group: list[Case]) -> Iterator[tuple[Case, Verdict, str]]:
+    """Verdicts on problems "alone" and, where there are several, in a "batch", which must say the same."""
+    for case in group:
+        yield from ((case, verdict, "alone") for verdict in verdicts(case))
+    if len(group) > 1:
+        yield from ((case, verdict, "batch") for case, verdict in zip(group, batch_verdicts(group), strict=True))
 
 
 def described(case: Case, verdict: Verdict, how: str) -> dict[str, Any]:
@@ -119,10 +128,13 @@ def main() -> int:
     parser.add_argument("--cases", type=Path, help="writes the wrong cases here, one JSON object a line")
     given = parser.parse_args()
     ordinary, extreme = QUICK if given.quick else (given.ordinary, given.extreme)
-    tallies, wrong = audit(problems(ordinary, extreme, given.seed), ordinary + extreme)
+    names = {False: [n for n in FAMILIES if "extreme" not in n], True: [n for n in FAMILIES if "extreme" in n]}
+    each = {False: -(-ordinary // len(names[False])), True: -(-extreme // len(names[True]))}
+    tallies, wrong = audit({name: each[kind] for kind in names for name in names[kind]}, given.seed)
     Console(width=180).print(table(tallies))
-    for case in wrong[:10]:
-        print(f"{case['family']}: {case['status']} {case['how']}, but {case['wrong']}")
+    reasons = Counter(f"{case['family']}, {case['how']}: {case['status']}, but {case['wrong']}" for case in wrong)
+    for reason, count in reasons.most_common(SHOWN):
+        print(f"{count:4d} x {reason}")
     if given.cases is not None:
         given.cases.write_text("".join(json.dumps(case) + "\n" for case in wrong), encoding="utf-8")
     return int(any(tally.wrong for tally in tallies.values()))

@@ -59,10 +59,15 @@ def _joint(given: dict[str, Any], joint: Any) -> list[Verdict]:
 
 
 def batch_verdicts(cases: list[Case]) -> list[Verdict]:
-    """Verdicts on cases of one shape solved at once."""
+    """Verdicts on cases of one shape solved at once; another status than alone is wrong, too."""
     solve, rows = DOORS[cases[0].door]
     each = [case.tensors() for case in cases]
     solution = _called(solve, {name: torch.stack([given[name] for given in each]) for name in each[0]})
     if isinstance(solution, Verdict):
-        return [solution] * len(cases)
-    return [judge(rows(**given), Answer.of(solution, at)) for at, given in enumerate(each)]
+        return [replace(solution, wrong=solution.wrong or "the batch was refused")] * len(cases)
+    found = []
+    for at, (case, given) in enumerate(zip(cases, each, strict=True)):
+        verdict, alone = judge(rows(**given), Answer.of(solution, at)), verdicts(case)[0].status
+        differs = "" if verdict.status == alone else f"it is {alone} alone"
+        found.append(replace(verdict, wrong=verdict.wrong or differs))
+    return found

@@ -61,7 +61,7 @@ def judge(problem: ExactProblem, answer: Answer) -> Verdict:
         return Verdict(answer.status, wrong, problem.feasible(direction))
     feasible = problem.feasible(direction)
     if answer.status == "infeasible":
-        return Verdict(answer.status, "a direction meets the rows" if feasible else "", feasible)
+        return Verdict(answer.status, "a direction meets the rows" if feasible else _signs(problem, answer), feasible)
     return Verdict(answer.status, _statements(problem, answer, direction), feasible)
 
 
@@ -104,12 +104,10 @@ def _missed(problem: ExactProblem, values: Exact, length: Fraction) -> str:
 
 
 def _gap(problem: ExactProblem, answer: Answer, length: Fraction, smallest: Fraction | None) -> str:
-    weights = answer.dual[problem.ids]
-    if (weights[~problem.equal] < 0).any():
-        return "a multiplier is negative"
-    if np.count_nonzero(answer.dual) != np.count_nonzero(weights):
-        return "a multiplier stands where no row is"
-    value, combined = _dual(problem, weights)
+    wrong = _signs(problem, answer)
+    if wrong:
+        return wrong
+    value, combined = _dual(problem, answer.dual[problem.ids])
     if problem.general and length == 0:
         return ""
     if value <= 0 or combined == 0:
@@ -118,6 +116,14 @@ def _gap(problem: ExactProblem, answer: Answer, length: Fraction, smallest: Frac
     gap = 1 - value**2 * scale**2 / (combined * length)
     bound = abs(gap) if problem.general else gap
     return f"the gap is {float(gap):.1e}" if bound > GAP else ""
+
+
+def _signs(problem: ExactProblem, answer: Answer) -> str:
+    weights = answer.dual[problem.ids]
+    if (weights[~problem.equal] < 0).any():
+        return "a multiplier is negative"
+    stray = np.count_nonzero(answer.dual) != np.count_nonzero(weights)
+    return "a multiplier stands where no row is" if stray else ""
 
 
 def _dual(problem: ExactProblem, weights: Floats) -> tuple[Fraction, Fraction]:
@@ -137,7 +143,6 @@ def _statements(problem: ExactProblem, answer: Answer, direction: Exact) -> str:
             return f"the margin is {float(smallest) / float(direction.square()) ** 0.5:.9g}, not {margin[1]}"
     if bound:
         value, combined = _dual(problem, answer.dual[problem.ids])
-        good = value > 0 and not (answer.dual[problem.ids][~problem.equal] < 0).any()
-        if not good or value**2 < Fraction(bound[1]) ** 2 * combined:
+        if value <= 0 or _signs(problem, answer) or value**2 < Fraction(bound[1]) ** 2 * combined:
             return f"the multipliers do not show that no direction of norm below {bound[1]} meets the rows"
     return ""
