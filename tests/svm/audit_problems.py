@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from tests.svm.audit_styles import STYLES, TILTS, any_rows
+from tests.svm.audit_styles import STYLES, TILTS, Shape, Style, any_rows, large_shape
 from tests.svm.exact_oracle import Floats
 
 # Powers of two keep exact cancellation: 2**40 is 1e12; 2**-1063 is 1e-320 and 2**996 1e300.
@@ -189,22 +189,22 @@ class Family:
     batch: bool = False
 
 
-def _styled(name: str, door: str) -> Callable[[Generator], dict[str, Any]]:
-    style, shape = STYLES[name]
+def styled(g: Generator, words: str, style: Style, shape: Callable[[Generator], Shape]) -> dict[str, Any]:
+    rows = style(g, *shape(g))
+    return labels(g, rows) if words == "labels" else attention(g, rows, words == "queries")
 
-    def make(g: Generator) -> dict[str, Any]:
-        rows = style(g, *shape(g))
-        return labels(g, rows) if door == "labels" else attention(g, rows, door == "queries")
 
-    return make
+def many_rows(g: Generator, words: str) -> dict[str, Any]:
+    return styled(g, words, STYLES[g.choice(list(STYLES))][0], large_shape)
 
 
 def ordinary_families() -> dict[str, Family]:
     """At scales 1e-12 to 1e12."""
     found: dict[str, Family] = {}
     for words in WORDS:
-        for name in STYLES:
-            found[f"{words}: {name}"] = Family(DOORS[words], _styled(name, words))
+        for name, (style, shape) in STYLES.items():
+            found[f"{words}: {name}"] = Family(DOORS[words], partial(styled, words=words, style=style, shape=shape))
+        found[f"{words}: many rows"] = Family(DOORS[words], partial(many_rows, words=words))
     own = {"right-hand sides": with_rhs, "padding": masked, "near copies": copies, "kept": kept}
     for words in WORDS[1:]:
         for name, maker in own.items():
@@ -225,7 +225,7 @@ def extreme_families() -> dict[str, Family]:
     found = {
         f"extreme {name}": replace(family, span=EXTREME)
         for name, family in ordinary_families().items()
-        if name.split(": ")[1] in EXTREME_STYLES
+        if family.batch or name.split(": ")[1] in EXTREME_STYLES
     }
     for words in WORDS[:2]:
         for entries in (False, True):

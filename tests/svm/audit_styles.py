@@ -103,6 +103,11 @@ def wide_shape(g: Generator) -> Shape:
     return n, int(g.integers(n, 13))
 
 
+def large_shape(g: Generator) -> Shape:
+    """Beyond what rational arithmetic is quick for."""
+    return int(g.integers(60, 300)), int(g.integers(2, 16))
+
+
 STYLES: dict[str, tuple[Style, Callable[[Generator], Shape]]] = {
     "random": (random, any_shape),
     "integers": (integers, any_shape),

@@ -39,11 +39,12 @@ class ExactProblem:
         """Inequalities above 0."""
         return np.array([b > 0 for b in self.rhs.digits], bool) & ~self.equal
 
-    def feasible(self, direction: Exact | None = None) -> bool:
-        """Whether any direction meets the rows; a guess may save the work."""
-        if not self.general:
-            return decide(self.rows.digits, self.strict, None if direction is None else direction.digits).feasible
-        return decide(*self._lifted()).feasible
+    def feasible(self, direction: Exact | None = None, support: Mask | None = None) -> bool:
+        """Whether any direction meets the rows; guesses as in ``decide`` may save work."""
+        if self.general:
+            return decide(*self._lifted()).feasible
+        guess = None if direction is None else direction.digits
+        return decide(self.rows.digits, self.strict, guess, support).feasible
 
     def _lifted(self) -> tuple[Integers, Mask]:
         """Rows for (w, tau): ``rows @ w >= rhs tau``, tau > 0."""

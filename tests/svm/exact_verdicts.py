@@ -59,7 +59,7 @@ def judge(problem: ExactProblem, answer: Answer) -> Verdict:
     if answer.status == "certified":
         wrong = _certified(problem, answer, direction)
         return Verdict(answer.status, wrong, problem.feasible(direction))
-    feasible = problem.feasible(direction)
+    feasible = problem.feasible(direction, answer.dual[problem.ids] > 0)
     if answer.status == "infeasible":
         return Verdict(answer.status, "a direction meets the rows" if feasible else _signs(problem, answer), feasible)
     return Verdict(answer.status, _statements(problem, answer, direction), feasible)

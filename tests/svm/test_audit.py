@@ -80,8 +80,8 @@ def test_gold(rows: list[list[float]], feasible: bool) -> None:
     ],
 )
 def test_gold_equalities(rows: list[list[float]], rhs: list[float], equal: list[int], feasible: bool) -> None:
-    numbers = (torch.tensor(x, dtype=torch.float64) for x in (rows, rhs))
-    assert given_rows(*numbers, torch.tensor(equal)).feasible() is feasible
+    x, b = torch.tensor(rows, dtype=torch.float64), torch.tensor(rhs, dtype=torch.float64)
+    assert given_rows(x, b, torch.tensor(equal)).feasible() is feasible
 
 
 def test_decisions_agree_with_trying_all_small_directions_and_weights() -> None:
@@ -102,6 +102,20 @@ def test_decisions_agree_with_trying_all_small_directions_and_weights() -> None:
         assert (meets if feasible else contradicts)(exact, strict, decision.proof)
         seen[feasible] += 1
     assert min(seen.values()) > 30
+
+
+@pytest.mark.parametrize("family", ["labels: many rows", "labels: contradictory"])
+def test_guesses_change_no_decision(family: str) -> None:
+    for group in cases(family, 10, seed=4):
+        problem = label_rows(**group[0].tensors())
+        digits = problem.rows.digits[:40]
+        strict = np.ones(len(digits), bool)
+        plain = decide(digits, strict)
+        g = np.random.default_rng(len(digits))
+        for _ in range(3):
+            guess, some = Exact.of(np.asarray(g.standard_normal(digits.shape[1]))).digits, g.random(len(digits)) < 0.5
+            some[0] = True
+            assert decide(digits, strict, guess, some).feasible == plain.feasible
 
 
 def test_rows_are_those_of_the_library() -> None:
