@@ -31,18 +31,12 @@ from tests.svm.exact_verdicts import Verdict
 
 STATUSES = ("certified", "infeasible", "unverified", "refused")
 # loose: certified to 1e-7 though no direction meets the rows exactly. unverified: which some, which no direction meets.
-HEADS: tuple[str, ...] = (
-    "problems",
-    *STATUSES,
-    "wrong certified",
-    "wrong infeasible",
-    "wrong else",
-    "wrong in batch",
-    "loose",
-)
-HEADS += ("unverified, feasible", "unverified, infeasible", "refused, feasible", "refused, infeasible")
+WRONG = ("wrong certified", "wrong infeasible", "wrong else", "wrong in batch", "loose")
+TRUTH = ("unverified, feasible", "unverified, infeasible", "refused, feasible", "refused, infeasible")
+HEADS = ("problems", *STATUSES, *WRONG, *TRUTH)
 QUICK = (400, 150)
 SHOWN = 40
+WIDTH = 220
 
 
 @dataclass
@@ -61,14 +55,14 @@ class Tally:
 
     def cells(self) -> list[str]:
         found = Counter(self.counts)
-        named = found["wrong certified"] + found["wrong infeasible"]
-        found["wrong else"] = sum(n for name, n in self.counts.items() if name.startswith("wrong")) - named
+        named = sum(found[head] for head in HEADS if head.startswith("wrong"))
+        found["wrong else"] = self.wrong - named
         found["loose"] = found["certified, infeasible"]
         return [str(found[head] or "") for head in HEADS]
 
     @property
     def wrong(self) -> int:
-        return sum(n for name, n in self.counts.items() if name.startswith(("wrong", "wrong in batch")))
+        return sum(n for name, n in self.counts.items() if name.startswith("wrong"))
 
 
 def audit(families: dict[str, int], seed: int) -> tuple[dict[str, Tally], list[dict[str, Any]]]:
@@ -131,7 +125,7 @@ def main() -> int:
     names = {False: [n for n in FAMILIES if "extreme" not in n], True: [n for n in FAMILIES if "extreme" in n]}
     each = {False: -(-ordinary // len(names[False])), True: -(-extreme // len(names[True]))}
     tallies, wrong = audit({name: each[kind] for kind in names for name in names[kind]}, given.seed)
-    Console(width=180).print(table(tallies))
+    Console(width=WIDTH).print(table(tallies))
     reasons = Counter(f"{case['family']}, {case['how']}: {case['status']}, but {case['wrong']}" for case in wrong)
     for reason, count in reasons.most_common(SHOWN):
         print(f"{count:4d} x {reason}")

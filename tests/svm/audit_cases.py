@@ -63,11 +63,14 @@ def batch_verdicts(cases: list[Case]) -> list[Verdict]:
     solve, rows = DOORS[cases[0].door]
     each = [case.tensors() for case in cases]
     solution = _called(solve, {name: torch.stack([given[name] for given in each]) for name in each[0]})
+    alone = [verdicts(case)[0].status for case in cases]
     if isinstance(solution, Verdict):
-        return [replace(solution, wrong=solution.wrong or "the batch was refused")] * len(cases)
+        # One instance that is refused alone refuses the batch.
+        wrong = solution.wrong or ("" if solution.status in alone else "no instance is refused alone")
+        return [replace(solution, wrong=wrong)] * len(cases)
     found = []
-    for at, (case, given) in enumerate(zip(cases, each, strict=True)):
-        verdict, alone = judge(rows(**given), Answer.of(solution, at)), verdicts(case)[0].status
-        differs = "" if verdict.status == alone else f"it is {alone} alone"
+    for at, (given, status) in enumerate(zip(each, alone, strict=True)):
+        verdict = judge(rows(**given), Answer.of(solution, at))
+        differs = "" if verdict.status == status else f"it is {status} alone"
         found.append(replace(verdict, wrong=verdict.wrong or differs))
     return found

@@ -16,7 +16,7 @@ VIOLATION = Fraction(1, 10**7)
 # 1e-8, and what float64 may lose when it computes a gap.
 GAP = Fraction(101, 10**10)
 LARGEST = Fraction(float(np.finfo(np.float64).max))
-NUMBER = r"([0-9][0-9.]*(?:e[+-]?[0-9]+)?)"
+NUMBER = r"([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]+)?)"
 SEPARABLE = re.compile(f"separable with margin at least {NUMBER}")
 NONE_BELOW = re.compile(f"no direction of norm below {NUMBER}")
 
