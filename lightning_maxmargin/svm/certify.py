@@ -185,7 +185,7 @@ def what_is_known(problem: RowProblem, direction: Array, dual: Array, goal: str,
     """Of an answer that is not certified: a margin that is reached, else a norm that any direction must have."""
     margin = margin_at_least(problem, direction)
     if margin > 0:
-        return f"separable with margin at least {margin:.3g}, but no direction was shown to be the one that {goal}"
+        return f"separable with margin at least {rounded_down(margin)}, optimum not proved"
     nothing = f"no direction was shown to be the one that {goal}, nor that none does"
     ids = np.flatnonzero(dual)
     lam = dual.ravel()[ids]
@@ -194,9 +194,20 @@ def what_is_known(problem: RowProblem, direction: Array, dual: Array, goal: str,
     lam = lam / lam.max()
     combined = float(np.linalg.norm(problem.combine(ids, lam))) + combination_rounding(problem, ids, lam)
     value = float(lam @ problem.rhs.ravel()[ids])
-    return (
-        f"{nothing}; one that does has norm {value / combined:.3g} at least" if value > 0 and combined > 0 else nothing
-    )
+    if not (value > 0 and combined > 0):
+        return nothing
+    return f"{nothing}; no direction of norm below {rounded_down(value / combined)} meets the rows"
+
+
+def rounded_down(x: float) -> str:
+    """x > 0 with three digits, at most x.
+
+    Example:
+        >>> rounded_down(2.5e-7 / 3)
+        '8.33e-08'
+    """
+    text = f"{x:.2e}"
+    return text if float(text) <= x else f"{float(text) - 10.0 ** (int(text.split('e')[1]) - 2):.2e}"
 
 
 def missed_share(margins: Array, sizes: Array) -> float:

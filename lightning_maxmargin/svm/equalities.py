@@ -59,7 +59,9 @@ class _Span:
         U, size, V = np.linalg.svd(E, full_matrices=False)
         rank = int((size > RANK * size[0]).sum()) if len(size) else 0
         self.U, self.size, self.V = U[:, :rank], size[:rank], V[:rank]
-        self.N = np.linalg.qr(self.V.T, mode="complete")[0][:, rank:].T
+        free = np.linalg.qr(self.V.T, mode="complete")[0][:, rank:].T
+        # Where nothing is free, rows of one coordinate, 0.
+        self.N = free if len(free) else np.zeros((1, E.shape[1]))
 
     def shortest(self) -> Array:
         """The shortest w with E w = e, as near as that goes."""

@@ -35,7 +35,7 @@ def solve_rows(rows: Tensor, rhs: Tensor, equal: Tensor) -> Solution:
 
     Example:
         >>> rows, rhs = torch.tensor([[1.0, 1.0], [1.0, 0.0]]), torch.tensor([0.0, 1.0])
-        >>> solve_rows(rows, rhs, torch.tensor([True, False])).direction.tolist()
+        >>> [round(x, 12) for x in solve_rows(rows, rhs, torch.tensor([True, False])).direction.tolist()]
         [1.0, -1.0]
     """
     x, b, e = to_array(rows, "rows"), to_array(rhs, "rhs"), to_array(equal, "equal")

@@ -122,7 +122,7 @@ class RowProblem:
         live: npt.NDArray[np.bool_],
         merge: bool,
     ) -> RowProblem:
-        n, T, _ = keys.shape
+        n = len(keys)
         live[np.arange(n), selected] = False
         with np.errstate(over="ignore", invalid="ignore"):
             key_norms, cross = norms_and_products(keys, selected, not merge and queries is None)

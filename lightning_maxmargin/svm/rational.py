@@ -20,8 +20,8 @@ Mask = npt.NDArray[np.bool_]
 Whole = npt.NDArray[np.object_]
 Numbers = Sequence[Fraction]
 # Numbers and rank of the rows up to which rational arithmetic is asked: a tenth of a second at 100 rows of 20, seconds
-# at the most.
-RATIONAL_NUMBERS, RATIONAL_RANK = 10_000, 40
+# at the most; a rank of 39 took 24 s.
+RATIONAL_NUMBERS, RATIONAL_RANK = 10_000, 24
 
 
 @dataclass(frozen=True)

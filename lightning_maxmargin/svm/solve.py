@@ -169,7 +169,7 @@ def _solve(problem: RowProblem, warm: Solution | None, goal: str, norm: Norm) ->
 
 
 def _at_extremes(problem: RowProblem, warm: Solution | None, goal: str, norm: Norm) -> Solution:
-    """Sizes that float64 cannot square: over a power of two, or where they differ by too much in rational arithmetic."""
+    """Sizes that float64 cannot square: over a power of two, or where they differ by too much without rounding."""
     found = problem.normalised()
     if found is not None:
         scaled, rows, rhs = found
@@ -218,7 +218,7 @@ def second_opinion(problem: RowProblem, outcome: Outcome | None) -> Outcome | No
     w, shift = floats(answer.w)
     within = min(max(shift, -FARTHEST), FARTHEST)
     margin = 1 / float(np.ldexp(np.linalg.norm(w), within))
-    note = f"separable with margin {margin:.3g} in rational arithmetic, which no direction in float64 reaches"
+    note = f"separable with margin {margin:.3g} in exact arithmetic, but float64 holds no direction that shows it"
     # One power of two off direction and multipliers, which no certificate minds, keeps both in float64.
     lam = np.ldexp(lam, min(max(exponent + within - shift, -FARTHEST), FARTHEST))
     return Outcome(ids, lam, np.ldexp(w, within).reshape(problem.shape), False, 0.0, answer.steps, note=note)
