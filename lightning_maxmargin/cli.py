@@ -14,13 +14,13 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from lightning_maxmargin.config_errors import allow_imports, is_input, one_line
 from lightning_maxmargin.data import SequenceData
-from lightning_maxmargin.ensemble_module import Ensemble
 from lightning_maxmargin.errors import InputError, NonFiniteError
-from lightning_maxmargin.margin_cli import MarginCLI, RunConfig
-from lightning_maxmargin.module import JointSelection
-from lightning_maxmargin.runs import RUN_DIR_VARIABLE
+from lightning_maxmargin.modules.ensemble import Ensemble
+from lightning_maxmargin.modules.joint import JointSelection
+from lightning_maxmargin.run.config_errors import allow_imports, is_input, one_line
+from lightning_maxmargin.run.directory import RUN_DIR_VARIABLE
+from lightning_maxmargin.run.lightning_cli import MarginCLI, RunConfig
 
 TRUST = "--trust-config"
 ABOUT = "Max-margin token selection in attention."

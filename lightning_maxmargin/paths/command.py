@@ -21,7 +21,8 @@ from lightning_maxmargin.data import SequenceData
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import direction_gap
 from lightning_maxmargin.paths.path import RegularizationPath, regularization_path
-from lightning_maxmargin.runs import make_run_dir, plan_run_dir, versions, write_text
+from lightning_maxmargin.run.atomic import write_text
+from lightning_maxmargin.run.directory import make_run_dir, plan_run_dir, versions
 
 
 def path(args: ListOf[str]) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.reproduce.experiment import Experiment, read_experiment
-from lightning_maxmargin.runs import make_run_dir, plan_run_dir
+from lightning_maxmargin.run.directory import make_run_dir, plan_run_dir
 
 #: Where a clone keeps them; an installed package has none and takes the path of a YAML file.
 FOLDER = Path(__file__).parents[2] / "configs" / "reproduce"

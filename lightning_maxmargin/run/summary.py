@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from lightning_maxmargin.callbacks.ensemble import EnsembleMonitor, write_instances
+from lightning_maxmargin.callbacks.ensemble_monitor import EnsembleMonitor, instances_csv
 from lightning_maxmargin.callbacks.interrupt import Interrupt
-from lightning_maxmargin.callbacks.margins import MarginMonitor
-from lightning_maxmargin.callbacks.probe import Snapshot
+from lightning_maxmargin.callbacks.margin_monitor import MarginMonitor
 from lightning_maxmargin.core import Sequences
-from lightning_maxmargin.runs import versions, write_summary
+from lightning_maxmargin.names import ENSEMBLE, MEASURED, SUMMARY
+from lightning_maxmargin.probe.selector import Snapshot
+from lightning_maxmargin.run.atomic import write_text
+from lightning_maxmargin.run.directory import versions
 
 
 class RunSummary(Callback):
@@ -54,7 +58,8 @@ class RunSummary(Callback):
                 self._write(trainer, {**callback.last, "gradient": "exact", "message": callback.message})
                 if callback.result is None:
                     continue
-                write_instances(self.run_dir / "instances.csv", callback.result, pl_module.dealt())  # type: ignore[operator]
+                text = instances_csv(callback.result, pl_module.dealt())  # type: ignore[operator]
+                write_text(self.run_dir / "instances.csv", text)
 
     def _write_margins(self, trainer: pl.Trainer, pl_module: pl.LightningModule, monitor: MarginMonitor) -> None:
         selected = [] if monitor.snapshot is None else monitor.snapshot.selected.tolist()
@@ -106,3 +111,17 @@ def path_arrays(
         if strict is not None and strict.head.status == "certified" and strict.head.direction.shape == (2,):
             arrays["svm/head"] = strict.head.direction.numpy()
     return arrays
+
+
+def write_summary(run_dir: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Writes ``summary.json``: every key of :mod:`lightning_maxmargin.names`, null where undefined, and returns it."""
+    summary = {key: _plain(values.get(key)) for key in dict.fromkeys((*SUMMARY, *MEASURED, *ENSEMBLE))}
+    write_text(run_dir / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    return summary
+
+
+def _plain(value: Any) -> float | int | str | None:
+    if value is None or isinstance(value, str | int):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_maxmargin.callbacks.geometry import Geometry
 from lightning_maxmargin.core import Sequences, TokenSelector
+from lightning_maxmargin.probe.geometry import Geometry
 from tests.conftest import config
 
 # W of one random problem with a given head, as in the papers' comparison of optimizers.

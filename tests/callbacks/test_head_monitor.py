@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_maxmargin import AttentionSource, MarginMonitor, solve_att_svm
-from lightning_maxmargin.callbacks.capture import capture
 from lightning_maxmargin.errors import InputError
-from tests.callbacks.test_margins import trainer
+from lightning_maxmargin.probe.capture import capture
+from tests.callbacks.test_margin_monitor import trainer
 
 
 class Foreign(pl.LightningModule):

@@ -19,9 +19,9 @@ from lightning_maxmargin.core import LOSSES, MarginLoss, Sequences, TokenSelecto
 from lightning_maxmargin.core.model import Init, Output
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import SelectionAccuracy, label_rows
+from lightning_maxmargin.modules.steps import steps_now
 from lightning_maxmargin.optim import NormalizedGD
 from lightning_maxmargin.reduce import AllReduce, leave_group_at_exit
-from lightning_maxmargin.steps import steps_now
 
 Gradient = Literal["exact", "centred", "naive"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import time
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,9 +13,8 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from lightning_maxmargin.callbacks.schedule import next_step
-from lightning_maxmargin.ensemble import EnsembleResult
 from lightning_maxmargin.names import ENSEMBLE
-from lightning_maxmargin.runs import write_text
+from lightning_maxmargin.probe.ensemble import EnsembleResult
 
 #: Less than this share settled is worth a warning.
 FEW = 0.5
@@ -103,11 +101,6 @@ def instances_csv(result: EnsembleResult, dealt: dict[str, list[Any]]) -> str:
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
     return text.getvalue()
-
-
-def write_instances(path: Path, result: EnsembleResult, dealt: dict[str, list[Any]]) -> None:
-    """Writes :func:`instances_csv`, all of it or nothing."""
-    write_text(path, instances_csv(result, dealt))
 
 
 def _plain(x: Tensor) -> list[Any]:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.callbacks.capture import Reading
-from lightning_maxmargin.callbacks.sources import AttentionSource
 from lightning_maxmargin.core import masked_softmax, select, take_token
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import attention_margin, entropy, relative_margin, score_rows, sparsity
 from lightning_maxmargin.names import HEAD_MEASURED
+from lightning_maxmargin.probe.capture import Reading
+from lightning_maxmargin.probe.sources import AttentionSource
 
 if TYPE_CHECKING:
     from lightning_maxmargin.svm import Solution

@@ -10,15 +10,15 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from lightning_maxmargin.callbacks.heads import HeadSnapshot
-from lightning_maxmargin.callbacks.probe import Probe, Snapshot, Value, head_vector
 from lightning_maxmargin.callbacks.schedule import next_step
-from lightning_maxmargin.callbacks.sources import AttentionSource
 from lightning_maxmargin.callbacks.verdict import heads_verdict, verdict
 from lightning_maxmargin.callbacks.watch import Failure, Forward, Gathered, HeadWatch, as_failure
 from lightning_maxmargin.core import Sequences, TokenSelector
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.names import logged
+from lightning_maxmargin.probe.attention import HeadSnapshot
+from lightning_maxmargin.probe.selector import Probe, Snapshot, Value, head_vector
+from lightning_maxmargin.probe.sources import AttentionSource
 from lightning_maxmargin.reduce import leave_group_at_exit
 
 

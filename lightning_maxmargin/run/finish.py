@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.names import LIMITS, as_near
-from lightning_maxmargin.runs import write_summary, write_text
+from lightning_maxmargin.run.atomic import write_text
+from lightning_maxmargin.run.summary import write_summary
 
 
 def finish_fit(run_dir: Path, tested: dict[str, Any], seconds: float, report: bool) -> None:

@@ -18,19 +18,23 @@ from lightning_maxmargin.callbacks import (
     FiniteGuard,
     Interrupt,
     MarginMonitor,
-    RunSummary,
     StepProgress,
     TokenMonitor,
 )
-from lightning_maxmargin.checkpoints import CheckedCheckpointIO, verify_checkpoint
-from lightning_maxmargin.ensemble_module import Ensemble
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.finish import finish_fit, refuse_existing, write_predictions
-from lightning_maxmargin.loggers import MarginWandbLogger, run_loggers
-from lightning_maxmargin.runs import make_run_dir, plan_run_dir, write_text
+from lightning_maxmargin.modules.ensemble import Ensemble
+from lightning_maxmargin.run.atomic import write_text
+from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, verify_checkpoint
+from lightning_maxmargin.run.directory import make_run_dir, plan_run_dir
+from lightning_maxmargin.run.finish import finish_fit, refuse_existing, write_predictions
+from lightning_maxmargin.run.loggers import MarginWandbLogger, run_loggers
+from lightning_maxmargin.run.summary import RunSummary
+from lightning_maxmargin.text import PlantedText
 
 SAVE_EVERY = timedelta(seconds=30)
 LINKED = ("dim", "value_dim", "query_dim", "num_classes")  # of the model, told by the data
+#: Imported so that ``--data`` knows the class by its bare name, as it knows those of ``data``.
+TEXT_DATA = (PlantedText,)
 FIT_CALLBACKS = {"monitor": MarginMonitor, "tokens": TokenMonitor, "guard": FiniteGuard}
 
 

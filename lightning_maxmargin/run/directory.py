@@ -1,21 +1,17 @@
-"""The run directory: where it is, that it is never overwritten, and what ``summary.json`` says."""
+"""The run directory: where it is, and that it is never overwritten."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import platform
 import uuid
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.names import ENSEMBLE, MEASURED, SUMMARY
 
 #: Tells the processes that a launcher starts from the same command line where the first one writes.
 RUN_DIR_VARIABLE = "MAXMARGIN_RUN_DIR"
@@ -55,13 +51,6 @@ def make_run_dir(path: Path) -> None:
     os.environ[RUN_DIR_VARIABLE] = str(path)
 
 
-def write_summary(run_dir: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Writes ``summary.json``: every key of :mod:`lightning_maxmargin.names`, null where undefined, and returns it."""
-    summary = {key: _plain(values.get(key)) for key in dict.fromkeys((*SUMMARY, *MEASURED, *ENSEMBLE))}
-    write_text(run_dir / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
-    return summary
-
-
 def versions() -> str:
     """Python and package versions on one line."""
     found = [f"python {platform.python_version()}"]
@@ -71,17 +60,3 @@ def versions() -> str:
         except PackageNotFoundError:
             continue
     return ", ".join(found)
-
-
-def write_text(path: Path, text: str) -> None:
-    """All of the text or nothing."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
-def _plain(value: Any) -> float | int | str | None:
-    if value is None or isinstance(value, str | int):
-        return value
-    number = float(value)
-    return number if math.isfinite(number) else None

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.runs import write_text
+from lightning_maxmargin.run.atomic import write_text
 
 
 class CheckedCheckpointIO(TorchCheckpointIO):

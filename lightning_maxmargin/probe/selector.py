@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.callbacks.geometry import Geometry
 from lightning_maxmargin.core import Sequences, TokenSelector, select, take_token, without_copies
 from lightning_maxmargin.core.model import Output
 from lightning_maxmargin.metrics import (
@@ -24,6 +23,7 @@ from lightning_maxmargin.metrics import (
 )
 from lightning_maxmargin.metrics.selection import selected_mass
 from lightning_maxmargin.names import LIMITS, MEASURED
+from lightning_maxmargin.probe.geometry import Geometry
 
 if TYPE_CHECKING:
     from lightning_maxmargin.svm import JointSolution, Solution

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from lightning_maxmargin.data import features
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.text import encoders as features
 
 MISSING = [name for name in ("tokenizers", features.ENCODER) if find_spec(name) is None]
 needs_encoder = pytest.mark.skipif(bool(MISSING), reason=f"the text extra is missing: {', '.join(MISSING)}")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.kept import _draw, _gaps, _Model, several_tokens
+from lightning_maxmargin.reproduce.several_tokens import _draw, _gaps, _Model, several_tokens
 from lightning_maxmargin.svm.kept import solve_finite_part, solve_kept_svm
 
 

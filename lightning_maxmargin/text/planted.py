@@ -14,8 +14,8 @@ from torch.nn.functional import normalize
 
 from lightning_maxmargin.core import Sequences
 from lightning_maxmargin.data.base import SequenceData
-from lightning_maxmargin.data.features import cached_sentence_vectors, packaged, require_text_extra
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.text.encoders import cached_sentence_vectors, packaged, require_text_extra
 
 MIN_WORDS = 5  # drops 693 of 41,732 news sentences: "Nope.", "Mr.", items of lists
 # Initials and "Co." end 32 of 41,732 sentences wrongly: too few for a list of abbreviations.

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_maxmargin.callbacks.affine import Affine, affine_of, plain
-from lightning_maxmargin.callbacks.sources import AttentionSource, find_module
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.probe.affine import Affine, affine_of, plain
+from lightning_maxmargin.probe.sources import AttentionSource, find_module
 
 
 @dataclass
