@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 
 from jsonargparse import ArgumentParser, set_parsing_settings
@@ -63,8 +64,8 @@ def one_line(error: BaseException, parser: ArgumentParser | None = None, models:
 
 
 def is_input(error: BaseException) -> bool:
-    """Whether the input is to blame: an :class:`InputError`, as such or wrapped by the parser."""
-    return any(isinstance(e, InputError) for e in _chain(error))
+    """Whether the input is to blame: the parser says so, or an :class:`InputError`, as such or wrapped by it."""
+    return isinstance(error, ArgumentError) or any(isinstance(e, InputError) for e in _chain(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from argparse import ArgumentError
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +12,10 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
+import lightning_maxmargin.text  # noqa: F401  (so that --data knows its classes by their bare names)
 from lightning_maxmargin.callbacks import (
     EnsembleMonitor,
     FiniteGuard,
@@ -21,20 +24,23 @@ from lightning_maxmargin.callbacks import (
     StepProgress,
     TokenMonitor,
 )
+from lightning_maxmargin.data import SequenceData
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.modules.ensemble import Ensemble
+from lightning_maxmargin.modules.joint import JointSelection
 from lightning_maxmargin.run.atomic import write_text
 from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, verify_checkpoint
+from lightning_maxmargin.run.config_errors import is_input, one_line
 from lightning_maxmargin.run.directory import make_run_dir, plan_run_dir
 from lightning_maxmargin.run.finish import finish_fit, refuse_existing, write_predictions
 from lightning_maxmargin.run.loggers import MarginWandbLogger, run_loggers
 from lightning_maxmargin.run.summary import RunSummary
-from lightning_maxmargin.text import PlantedText
 
+DEFAULTS = {
+    "max_steps": 10_000, "max_epochs": -1, "enable_model_summary": False, "devices": 1, "log_every_n_steps": 10,
+}  # fmt: skip
 SAVE_EVERY = timedelta(seconds=30)
 LINKED = ("dim", "value_dim", "query_dim", "num_classes")  # of the model, told by the data
-#: Imported so that ``--data`` knows the class by its bare name, as it knows those of ``data``.
-TEXT_DATA = (PlantedText,)
 FIT_CALLBACKS = {"monitor": MarginMonitor, "tokens": TokenMonitor, "guard": FiniteGuard}
 
 
@@ -225,3 +231,36 @@ def _default(model: type, key: str) -> Any:
 
 def _listed(plugins: Any) -> list[Any]:
     return list(plugins) if isinstance(plugins, list | tuple) else [] if plugins is None else [plugins]
+
+
+def run_trainer(words: dict[str, str], commands: dict[str, str]) -> MarginCLI:
+    """Runs what ``sys.argv`` asks of a Trainer.
+
+    Args:
+        words: of the parser: its description.
+        commands: what each command does.
+
+    Raises:
+        InputError: the words or the configs are wrong: one line that says what, where and what to do.
+    """
+    strict: dict[str, Any] = {"exit_on_error": False}
+    helps = {name: {**strict, "description": commands[name]} for name in MarginCLI.subcommands()}
+    try:
+        return MarginCLI(
+            pl.LightningModule,
+            SequenceData,
+            save_config_callback=RunConfig,
+            seed_everything_default=0,
+            trainer_defaults=DEFAULTS,
+            parser_kwargs={"prog": "maxmargin", **words, **strict, **helps},
+            subclass_mode_data=True,
+            subclass_mode_model=True,
+            auto_configure_optimizers=False,
+        )
+    except MisconfigurationException as error:
+        # Lightning's own word for a trainer that cannot be: no such accelerator, strategy or optimizer.
+        raise InputError(" ".join(str(error).split())) from error
+    except (ArgumentError, TypeError, ValueError) as error:
+        if not is_input(error):
+            raise
+        raise InputError(one_line(error, MarginCLI.latest_parser, (JointSelection, Ensemble))) from error
