@@ -21,7 +21,7 @@ LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_ut
 HEAVY = {"transformers", "datasets", "wandb", "cvxpy", "clarabel", "matplotlib", "tokenizers", "sklearn"}
 #: What stands above everything else and is imported by nothing below it.
 ABOVE = {"modules", "callbacks", "run", "ensemble", "paths", "reproduce", "kept", "cli", "__main__"}
-BELOW = {"core", "optim", "svm", "metrics", "data", "text", "probe", "figures", "errors", "names"}
+BELOW = {"core", "optim", "svm", "metrics", "data", "text", "probe", "figures", "errors", "keys"}
 #: A file of ``run`` that everything that writes stands on: a room of its own.
 ATOMIC = "run.atomic"
 
@@ -128,7 +128,7 @@ def test_metrics_know_no_lightning() -> None:
 
 def test_a_probe_knows_no_lightning() -> None:
     assert offences({"probe"}, LIGHTNING | {"torchmetrics", "wandb", "jsonargparse", "transformers"}) == []
-    assert strays("probe", {"probe", "core", "svm", "metrics", "errors", "names"}) == []
+    assert strays("probe", {"probe", "core", "svm", "metrics", "errors", "keys"}) == []
 
 
 def test_data_and_text_hold_no_model() -> None:
@@ -138,9 +138,9 @@ def test_data_and_text_hold_no_model() -> None:
     assert f"{PACKAGE}.core.model" not in found
 
 
-def test_errors_and_names_import_nothing() -> None:
-    for name in ("errors", "names"):
-        assert [i.name for i in imports(ROOT / f"{name}.py") if i.name != "__future__"] == []
+def test_errors_and_keys_are_the_ground() -> None:
+    assert [i.name for i in imports(ROOT / "errors.py") if i.name != "__future__"] == []
+    assert strays("keys", {"errors"}) == []
 
 
 def test_nothing_below_imports_what_stands_above() -> None:

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from lightning_maxmargin.callbacks.schedule import next_step
-from lightning_maxmargin.names import ENSEMBLE
+from lightning_maxmargin.keys import check_registered, measured_by
 from lightning_maxmargin.probe.ensemble import EnsembleResult
 
 #: Less than this share settled is worth a warning.
@@ -21,7 +21,7 @@ FEW = 0.5
 
 
 class EnsembleMonitor(Callback):
-    """Logs shares and medians of an :class:`Ensemble` at geometrically spaced steps; keys in ``names.ENSEMBLE``.
+    """Logs shares and medians of an :class:`Ensemble` at geometrically spaced steps; keys in ``keys.py``.
 
     Args:
         per_decade: looks per factor of ten in steps. A look solves the SVMs of all instances.
@@ -69,6 +69,7 @@ class EnsembleMonitor(Callback):
         self._seen = trainer.global_step
         self.seconds += time.perf_counter() - start
         self.last = {**numbers_of(self.result), "monitor/seconds": self.seconds}
+        check_registered(self.last)
         known = {k: v for k, v in self.last.items() if v is not None}
         for logger in trainer.loggers:
             logger.log_metrics(known, step=trainer.global_step)
@@ -76,8 +77,8 @@ class EnsembleMonitor(Callback):
 
 
 def numbers_of(result: EnsembleResult) -> dict[str, float | None]:
-    """Every key of ``names.ENSEMBLE`` but the time; None where no settled instance has it."""
-    numbers: dict[str, float | None] = dict.fromkeys(ENSEMBLE)
+    """Every key of ``keys.py`` but the time; None where no settled instance has it."""
+    numbers: dict[str, float | None] = dict.fromkeys(measured_by("ensemble"))
     numbers |= {k if "/" in k else f"ensemble/{k}": v for k, v in result.shares().items()}
     certified = sum(s == "certified" for s in result.status)
     numbers |= {"ensemble/instances": float(len(result.status))}

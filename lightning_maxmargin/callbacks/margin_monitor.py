@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,8 +15,9 @@ from lightning_maxmargin.callbacks.verdict import heads_verdict, verdict
 from lightning_maxmargin.callbacks.watch import Failure, Forward, Gathered, HeadWatch, as_failure
 from lightning_maxmargin.core import Sequences, TokenSelector
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.names import logged
+from lightning_maxmargin.keys import check_registered
 from lightning_maxmargin.probe.attention import HeadSnapshot
+from lightning_maxmargin.probe.own import OwnNumbers
 from lightning_maxmargin.probe.selector import Probe, Snapshot, Value, head_vector
 from lightning_maxmargin.probe.sources import AttentionSource
 from lightning_maxmargin.reduce import leave_group_at_exit
@@ -28,7 +29,7 @@ class MarginMonitor(Callback):
     Of a module of this package: attention and label margin and the direction gaps. Of any other LightningModule, with
     ``sources``: for every head the margin of one query's attention against the head's own Att-SVM, its norm and its
     sparsity, as ``head0/KEY`` (``LAYER/head0/KEY`` with several layers). The keys are listed in
-    :mod:`lightning_maxmargin.names`.
+    :mod:`lightning_maxmargin.keys`.
 
     One process measures in float64, all receive the numbers (or the error), and all log the same keys; one that is
     undefined is left out of the log and null in :attr:`last`. The cost is two passes over the data per look, plus the
@@ -46,6 +47,11 @@ class MarginMonitor(Callback):
         samples: with ``sources``, how many to look at.
         maps: with ``sources``, of how many samples to keep the attention rows of every look.
         every_n_epochs: look after so many epochs instead of the geometric steps.
+        metrics: numbers of your own by key, ``metric(model, data, output, selected)``, measured at every look;
+            :func:`~lightning_maxmargin.keys.register_key` gives one a meaning in the report.
+        limits: limit problems of your own by name, ``limit(data, selected)``, a solution with ``status``,
+            ``direction`` and ``margin``: ``mine`` logs ``direction_gap/mine``, and ``relative_margin/mine`` where the
+            solution has ``achieved(direction)``.
 
     Attributes:
         last: the latest numbers by key.
@@ -76,6 +82,8 @@ class MarginMonitor(Callback):
         samples: int = 128,
         maps: int = 4,
         every_n_epochs: int | None = None,
+        metrics: dict[str, Callable[..., Any]] | None = None,
+        limits: dict[str, Callable[..., Any]] | None = None,
     ) -> None:
         for name, number in (("per_decade", per_decade), ("samples", samples), ("every_n_epochs", every_n_epochs)):
             if number is not None and number < 1:
@@ -85,6 +93,7 @@ class MarginMonitor(Callback):
         self.per_decade, self.split, self.data = per_decade, split, data
         self.sources = {"": sources} if isinstance(sources, AttentionSource) else dict(sources or {})
         self.forward, self.samples, self.maps, self.every_n_epochs = forward, samples, maps, every_n_epochs
+        self.own = OwnNumbers(metrics, limits)
         self.last: dict[str, Value] = {}
         self.history: list[dict[str, Any]] = []
         self.paths: list[tuple[int, torch.Tensor, torch.Tensor]] = []
@@ -112,7 +121,7 @@ class MarginMonitor(Callback):
             self.sequences = self._find(trainer)
             norms = {getattr(o, "margin_norm", "l2") for o in trainer.optimizers}
             norm = norms.pop() if len(norms) == 1 else "l2"
-            self._probe = Probe(self.sequences, getattr(pl_module, "train_part", "both"), norm)
+            self._probe = Probe(self.sequences, getattr(pl_module, "train_part", "both"), norm, self.own)
             if not self.paths:
                 self._remember(trainer.global_step, model.direction, head_vector(model))
 
@@ -158,7 +167,8 @@ class MarginMonitor(Callback):
         # Without sources an epoch is however many steps were left of the inner ones, which a resumed run divides anew.
         epoch = {"epoch": trainer.current_epoch} if self.sources else {}
         self.history.append({"step": trainer.global_step, **epoch, **values})
-        numbers = {k: v for k, v in values.items() if logged(k) and isinstance(v, float) and abs(v) < float("inf")}
+        check_registered(values)
+        numbers = {k: v for k, v in values.items() if isinstance(v, float) and abs(v) < float("inf")}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=trainer.global_step)
         # Without a logger: only for progress bars, checkpoints and early stopping.

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_maxmargin.core import masked_softmax, select, take_token
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.keys import measured_by
 from lightning_maxmargin.metrics import attention_margin, entropy, relative_margin, score_rows, sparsity
-from lightning_maxmargin.names import HEAD_MEASURED
 from lightning_maxmargin.probe.capture import Reading
 from lightning_maxmargin.probe.sources import AttentionSource
 
@@ -26,7 +26,7 @@ class HeadSnapshot:
     """What was seen at one step, by head (``head0``, or ``LAYER/head0``).
 
     Attributes:
-        values: ``HEAD/KEY`` for every key of :data:`~lightning_maxmargin.names.HEAD_MEASURED` and the status.
+        values: ``HEAD/KEY`` for every key that a head has in :mod:`~lightning_maxmargin.keys`.
         attention: (n, T), the rows of the watched query.
         selected: (n,), alpha.
         solutions: the Att-SVM of the selected tokens.
@@ -123,7 +123,7 @@ class HeadProbe:
             reading.keys, alpha, queries=head.queries, mask=reading.mask, warm_start=self._solutions.get(name)
         )
         self._solutions[name] = solution
-        values: dict[str, Value] = dict.fromkeys(HEAD_MEASURED)
+        values: dict[str, Value] = dict.fromkeys(measured_by("head"))
         values |= _attention(attention, alpha, head.values)
         values |= _margins(scores, alpha, float(head.W.norm()), reading.mask, solution)
         snapshot.values |= {f"{name}/{key}": value for key, value in values.items()}

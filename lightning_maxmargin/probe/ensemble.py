@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.core.selection import without_copies
+from lightning_maxmargin.keys import LIMITS
 from lightning_maxmargin.metrics import direction_gap, globally_optimal, locally_optimal
-from lightning_maxmargin.names import LIMITS
 
 #: Below this share of its SVM's margin a selection counts as not settled.
 SETTLED = 0.5

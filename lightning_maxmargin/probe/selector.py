@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_maxmargin.core import Sequences, TokenSelector, select, take_token, without_copies
 from lightning_maxmargin.core.model import Output
+from lightning_maxmargin.keys import LIMITS, measured_by
 from lightning_maxmargin.metrics import (
     attention_margin,
     direction_gap,
@@ -22,8 +23,8 @@ from lightning_maxmargin.metrics import (
     score_rows,
 )
 from lightning_maxmargin.metrics.selection import selected_mass
-from lightning_maxmargin.names import LIMITS, MEASURED
 from lightning_maxmargin.probe.geometry import Geometry
+from lightning_maxmargin.probe.own import OwnNumbers
 
 if TYPE_CHECKING:
     from lightning_maxmargin.svm import JointSolution, Solution
@@ -41,7 +42,7 @@ class Snapshot:
     """What was seen at one step.
 
     Attributes:
-        values: the keys of :data:`~lightning_maxmargin.names.MEASURED`, plus the two statuses and the nearest limit.
+        values: every key that a selector has in :mod:`~lightning_maxmargin.keys`, None where one is undefined.
         solutions: the limit problems that are defined now, by name.
         selected: (n,), alpha.
         direction: p (d,) or W (d, dq).
@@ -66,13 +67,16 @@ class Probe:
         train: ``both``, ``attention`` (the head is given: the limit is the strict problem) or ``head`` (the attention
             is given: the label SVM is about the pooled inputs).
         norm: whose margin the optimizer maximises; where it is not l2, the strict SVM is solved in it as well.
+        own: what the user measures besides.
 
     A nonlinear head has no label SVM, and of the limits of the attention only the strict one is defined.
     """
 
-    def __init__(self, data: Sequences, train: str = "both", norm: str | float = "l2") -> None:
+    def __init__(
+        self, data: Sequences, train: str = "both", norm: str | float = "l2", own: OwnNumbers | None = None
+    ) -> None:
         self.data = data.to("cpu").to(torch.float64)
-        self.train = train
+        self.train, self._own = train, own or OwnNumbers(None, None)
         self._small = self.data.keys.numel() <= SMALL
         self._geometry = Geometry(self.data, norm, warm=not self._small)
         self._selected: Tensor | None = None
@@ -94,7 +98,7 @@ class Probe:
         if self._selected is None or not torch.equal(alpha, self._selected):
             self._others = without_copies(self.data.keys, alpha, self.data.mask)
         self._solve(alpha, output, model, rho)
-        values: dict[str, Value] = dict.fromkeys(MEASURED)
+        values: dict[str, Value] = dict.fromkeys(measured_by("selector"))
         values |= self._selection(model, output, alpha)
         values |= {
             "norm/attention": float(model.direction.norm()),
@@ -104,6 +108,7 @@ class Probe:
         values |= self._attention(model, output, alpha) | self._label(model, output, alpha)
         if self.train != "head":
             values |= self._geometry.values(model, output.scores, alpha)
+        values |= self._own.values(model, self.data, output, alpha)
         return Snapshot(values, dict(self._solutions), alpha, model.direction.clone(), head_vector(model))
 
     # --- limit problems ---------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_warn
 
+from lightning_maxmargin.keys import registered
+
 WandbMode = Literal["offline", "online", "disabled"]
 
 
@@ -33,8 +35,8 @@ class MarginWandbLogger(WandbLogger):
     """W&B that never costs a training run, with an axis for every metric.
 
     Without a key, a network, a disk or a server it warns once and goes on offline, or not at all. The run id is kept in
-    ``wandb_id.txt`` of the run directory, so that a requeued job goes on with its run. Direction gaps are drawn against
-    ``norm/attention`` (the gap falls as 1/norm^2), everything else against ``trainer/global_step``.
+    ``wandb_id.txt`` of the run directory, so that a requeued job goes on with its run. Each key of
+    :mod:`~lightning_maxmargin.keys` is drawn against its own axis, everything else against ``trainer/global_step``.
 
     Args:
         run_dir: the run directory.
@@ -77,9 +79,9 @@ class MarginWandbLogger(WandbLogger):
             return
         self._keep.parent.mkdir(parents=True, exist_ok=True)
         self._keep.write_text(str(run.id))
-        run.define_metric("norm/attention", step_metric="trainer/global_step")
-        run.define_metric("direction_gap/*", step_metric="norm/attention", summary="min,last")
-        run.define_metric("relative_margin/*", step_metric="trainer/global_step", summary="max,last")
+        for key in registered():
+            if key.format != "text":
+                run.define_metric(key.name, step_metric=key.axis, summary=f"{key.best},last" if key.best else None)
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         self._guarded(

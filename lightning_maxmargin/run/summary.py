@@ -16,7 +16,7 @@ from lightning_maxmargin.callbacks.ensemble_monitor import EnsembleMonitor, inst
 from lightning_maxmargin.callbacks.interrupt import Interrupt
 from lightning_maxmargin.callbacks.margin_monitor import MarginMonitor
 from lightning_maxmargin.core import Sequences
-from lightning_maxmargin.names import ENSEMBLE, MEASURED, SUMMARY
+from lightning_maxmargin.keys import measured_by
 from lightning_maxmargin.probe.selector import Snapshot
 from lightning_maxmargin.run.atomic import write_text
 from lightning_maxmargin.run.directory import versions
@@ -114,8 +114,9 @@ def path_arrays(
 
 
 def write_summary(run_dir: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Writes ``summary.json``: every key of :mod:`lightning_maxmargin.names`, null where undefined, and returns it."""
-    summary = {key: _plain(values.get(key)) for key in dict.fromkeys((*SUMMARY, *MEASURED, *ENSEMBLE))}
+    """Writes ``summary.json`` and returns it: every key of a run, null where undefined, and what else was measured."""
+    summary = {key: _plain(values.get(key)) for key in measured_by("selector", "ensemble", "run")}
+    summary |= {key: _plain(value) for key, value in values.items() if key not in summary}
     write_text(run_dir / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     return summary
 

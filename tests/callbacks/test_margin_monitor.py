@@ -13,7 +13,7 @@ from lightning_maxmargin.callbacks.schedule import next_step
 from lightning_maxmargin.core import Sequences, TokenSelector
 from lightning_maxmargin.data import PaperData, RandomData
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.names import MEASURED
+from lightning_maxmargin.keys import measured_by
 from lightning_maxmargin.probe.selector import Probe
 
 
@@ -34,7 +34,7 @@ def test_looks_at_the_geometric_schedule_whatever_the_inner_steps() -> None:
         trainer([monitor]).fit(JointSelection(dim=2, inner_steps=inner), datamodule=PaperData("joint_tight"))
         histories.append(monitor.history)
     assert [row["step"] for row in histories[0]] == [1, 2, 3, 6, 10, 18, 32, 56, 100]
-    for key in set(MEASURED) - {"monitor/seconds"}:
+    for key in set(measured_by("selector")) - {"monitor/seconds"}:
         assert (
             [row[key] for row in histories[0]]
             == [row[key] for row in histories[1]]
@@ -55,7 +55,7 @@ def test_every_key_is_measured_and_none_is_nan() -> None:
     monitor = MarginMonitor()
     trainer([monitor]).fit(JointSelection(dim=2), datamodule=PaperData("joint_relaxed"))
     for row in monitor.history:
-        assert set(MEASURED) <= set(row)
+        assert set(measured_by("selector")) <= set(row)
         assert not [k for k, v in row.items() if isinstance(v, float) and v != v]
     assert monitor.last["status/attention"] == "certified"
 

@@ -18,7 +18,7 @@ from lightning_maxmargin.core.packing import pack
 from lightning_maxmargin.data import RandomInstances, SequenceData
 from lightning_maxmargin.ensemble import train_ensemble
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.names import ENSEMBLE
+from lightning_maxmargin.keys import measured_by
 from tests.conftest import config
 
 RANDOM = ("fit", "--config", config("ensemble/random"), "--data.B", "30", "--trainer.precision", "64-true")
@@ -151,7 +151,7 @@ def test_two_processes_share_the_instances(tmp_path: Path, maxmargin: Any) -> No
     one = maxmargin(*words)
     two = maxmargin(*words, "--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp_fork")
     assert two.status == 0, two.err
-    for key in ENSEMBLE:
+    for key in measured_by("ensemble"):
         if key != "monitor/seconds":
             assert two.summary[key] == one.summary[key], key
     assert (one.run_dir / "instances.csv").read_text() == (two.run_dir / "instances.csv").read_text()
