@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_maxmargin.callbacks import AttentionSource, MarginMonitor
     from lightning_maxmargin.core import TokenSelector
-    from lightning_maxmargin.ensemble_module import Ensemble
-    from lightning_maxmargin.module import JointSelection
+    from lightning_maxmargin.keys import register_key
+    from lightning_maxmargin.modules.ensemble import Ensemble
+    from lightning_maxmargin.modules.joint import JointSelection
     from lightning_maxmargin.svm import solve_att_svm, solve_joint_svm, solve_label_svm
 
 __version__ = "0.1.0"
@@ -17,10 +18,11 @@ __version__ = "0.1.0"
 #: Imported on first use, so that the solvers can be had without Lightning.
 _HOMES = {
     "AttentionSource": "callbacks",
-    "Ensemble": "ensemble_module",
-    "JointSelection": "module",
+    "Ensemble": "modules.ensemble",
+    "JointSelection": "modules.joint",
     "MarginMonitor": "callbacks",
     "TokenSelector": "core",
+    "register_key": "keys",
     "solve_att_svm": "svm",
     "solve_joint_svm": "svm",
     "solve_label_svm": "svm",
@@ -32,6 +34,7 @@ __all__ = [
     "JointSelection",
     "MarginMonitor",
     "TokenSelector",
+    "register_key",
     "solve_att_svm",
     "solve_joint_svm",
     "solve_label_svm",

@@ -228,7 +228,7 @@ def main(out: str | None = None) -> None:
 
 def markdown(rows: list[Row]) -> str:
     """The table for the documentation."""
-    from lightning_maxmargin.runs import versions
+    from lightning_maxmargin.run.directory import versions
 
     lines = [
         "# Claims", "",

@@ -14,6 +14,7 @@ import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("MAXMARGIN_STRICT", "1")
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent

@@ -1,13 +1,17 @@
 """What is watched while training."""
 
-from lightning_maxmargin.callbacks.ensemble import EnsembleMonitor
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from lightning_maxmargin.callbacks.ensemble_monitor import EnsembleMonitor
 from lightning_maxmargin.callbacks.guard import FiniteGuard
 from lightning_maxmargin.callbacks.interrupt import Interrupt
-from lightning_maxmargin.callbacks.margins import MarginMonitor
+from lightning_maxmargin.callbacks.margin_monitor import MarginMonitor
 from lightning_maxmargin.callbacks.progress import StepProgress
-from lightning_maxmargin.callbacks.sources import AttentionSource
-from lightning_maxmargin.callbacks.summary import RunSummary
 from lightning_maxmargin.callbacks.tokens import TokenMonitor
+from lightning_maxmargin.probe.sources import AttentionSource
 
 __all__ = [
     "AttentionSource",
@@ -19,3 +23,10 @@ __all__ = [
     "StepProgress",
     "TokenMonitor",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # It writes a run's files and stands above the monitors.
+    if name != "RunSummary":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module("lightning_maxmargin.run.summary").RunSummary

@@ -11,10 +11,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lightning_maxmargin.callbacks.capture import Reading, capture, same_rng
-from lightning_maxmargin.callbacks.heads import HeadProbe, HeadSnapshot
-from lightning_maxmargin.callbacks.sources import AttentionSource, find_module
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.probe.attention import HeadProbe, HeadSnapshot
+from lightning_maxmargin.probe.capture import Reading, capture, same_rng
+from lightning_maxmargin.probe.sources import AttentionSource, find_module
 
 #: A failure as (class, message): it travels to the other processes, where a traceback would not.
 Failure = tuple[type[Exception], str]

@@ -13,7 +13,7 @@ from lightning_maxmargin.figures.ensemble import draw_ensemble
 from lightning_maxmargin.figures.paths import draw_paths
 from lightning_maxmargin.figures.read import Array, Metrics, RunFiles
 from lightning_maxmargin.figures.style import COLORS, DASHES, FLOOR, NAMES
-from lightning_maxmargin.names import LIMITS
+from lightning_maxmargin.keys import LIMITS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ import numpy as np
 from lightning_maxmargin.figures import style
 from lightning_maxmargin.figures.read import Array, RunFiles
 from lightning_maxmargin.figures.style import COLORS, DASHES, NAMES
-from lightning_maxmargin.names import LIMITS
+from lightning_maxmargin.keys import LIMITS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

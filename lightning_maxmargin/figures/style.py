@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_maxmargin.figures.read import Array
-from lightning_maxmargin.names import ROUNDING
+from lightning_maxmargin.keys import ROUNDING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from lightning_maxmargin.figures.read import RunFiles
 from lightning_maxmargin.figures.style import NAMES, floored, near_one, short
-from lightning_maxmargin.names import LIMITS, ROUNDING, as_near
+from lightning_maxmargin.keys import LIMITS, ROUNDING, Key, as_near, find_key, registered
 
 STATUS = {
     "attention": {
@@ -143,54 +144,16 @@ def _accuracy(run: RunFiles) -> str:
     return f"{', '.join(words)}." if words else ""
 
 
-MEANINGS = {
-    "direction_gap/attention": "½‖u − w‖² between the unit directions of attention and nearest SVM; 0 is convergence",
-    "direction_gap/strict": "the same to the strict SVM: every selected token ahead by 1",
-    "direction_gap/relaxed": "the same to the relaxed SVM: ahead by 1 where the input supports the head, by 0 else",
-    "direction_gap/rate_coupled": "the same to the SVM between the two that belongs to the ratio of the norms",
-    "direction_gap/head": "the same between the head v and the label SVM of the selected tokens",
-    "relative_margin/attention": "margin of the attention over the SVM's; 1 is optimal",
-    "relative_margin/head": "margin of the head over the SVM's; 1 is optimal",
-    "relative_margin/norm": "the same in the norm whose margin the optimizer maximises (svm/norm)",
-    "direction_gap/norm": "direction gap to the SVM in that norm, where its optimum is unique",
-    "margin/attention": "smallest lead of a selected token's score, over the norm of the weights",
-    "margin/head": "smallest Y v'x over the selected tokens, over the norm of v",
-    "norm/attention": "norm of p or W at the end; it grows without bound as the loss goes to 0",
-    "norm/head": "norm of v at the end",
-    "norm_ratio": "norm of v over norm of p or W",
-    "attention/selected_mass": "share of the attention on the selected token, mean over inputs; 1 is a hard selection",
-    "attention/entropy": "entropy of the attention in nats, mean over inputs; 0 is a hard selection",
-    "selection/locally_optimal": "share of inputs whose selected token beats its support neighbours",
-    "selection/globally_optimal": "share of inputs whose selected token has the best score of all",
-    "selection/accuracy": "share of inputs whose planted token is selected",
-    "test/accuracy": "share of test examples classified correctly",
-    "svm/duality_gap": "distance between the SVM's value and its proven bound",
-    "svm/violation": "largest violation of a row of the SVM",
-    "svm/support": "rows of the SVM that are tight",
-    "test/selection/accuracy": "the same for the test examples",
-    "ensemble/instances": "how many were trained; the numbers above are medians over the settled ones",
-    "ensemble/settled": "share whose attention margin is at least half of its SVM's and whose attention is hard (.99)",
-    "ensemble/global": "share of the settled whose every selected token has the best score of its sequence",
-    "ensemble/local": "share of the settled that are locally optimal alone",
-    "ensemble/neither": "share of the settled that are neither",
-    "ensemble/certified": "share whose strict SVM is certified",
-    "steps": "optimisation steps",
-    "seconds": "duration of the run",
-    "monitor/seconds": "of these, spent on watching (SVMs and metrics)",
-}
+FORMATS: dict[str, Callable[[float], str]] = {"gap": floored, "near one": near_one, "number": short}
 
 
 def number_table(run: RunFiles) -> list[Row]:
-    """The main numbers that the run has, then every other number of the summary without a meaning of its own."""
-    rows = [Row("gradient", run.text("gradient"), "how the gradients were computed")] if run.text("gradient") else []
-    near = ("relative_margin/", "attention/selected_mass")
-    for key, meaning in MEANINGS.items():
-        x = run.number(key)
-        if x is not None:
-            form = near_one if key.startswith(near) else floored if key.startswith("direction_gap/") else short
-            rows.append(Row(key, form(x), meaning))
-    rest = sorted(k for k in run.summary if k not in MEANINGS and run.number(k) is not None)
-    for key in rest:
-        meaning = "agreement of the attention with the marked rationale" if key.startswith("rationale/") else ""
-        rows.append(Row(key, short(run.number(key)), meaning))
+    """Every number that the run has: the registered keys in their order, then the others."""
+    known = [key.name for key in registered()]
+    gradient = find_key("gradient")
+    rows = [Row(gradient.name, run.text(gradient.name), gradient.meaning)] if gradient and run.text("gradient") else []
+    for name in [*known, *sorted(run.summary.keys() - set(known))]:
+        x, key = run.number(name), find_key(name) or Key(name, "")
+        if x is not None and key.format != "text":
+            rows.append(Row(name, FORMATS[key.format](x), key.meaning))
     return rows

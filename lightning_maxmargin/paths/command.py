@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Sequence as ListOf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,12 +16,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+import lightning_maxmargin.text  # noqa: F401  (so that --data knows its classes by their bare names)
 from lightning_maxmargin.core import Sequences
 from lightning_maxmargin.data import SequenceData
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import direction_gap
 from lightning_maxmargin.paths.path import RegularizationPath, regularization_path
-from lightning_maxmargin.runs import make_run_dir, plan_run_dir, versions, write_text
+from lightning_maxmargin.run.atomic import write_text
+from lightning_maxmargin.run.directory import make_run_dir, plan_run_dir, versions
+from lightning_maxmargin.run.parsers import path_parser
 
 
 def path(args: ListOf[str]) -> None:
@@ -33,7 +36,7 @@ def path(args: ListOf[str]) -> None:
     Raises:
         InputError: settings that do not fit each other or the data.
     """
-    parser = _parser()
+    parser = path_parser(SequenceData)
     config = parser.parse_args(list(args))
     source = parser.instantiate_classes(config).data
     data = source.sequences("train")
@@ -100,30 +103,6 @@ def _limits(found: RegularizationPath, data: Sequences, alpha: Tensor, radii: li
         return ends
     svm = solve_att_svm(data.keys, alpha, queries=data.queries, mask=data.mask)
     return {"strict": svm.direction} if svm.status == "certified" else {}
-
-
-def _parser() -> Any:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(prog="maxmargin path", description=_ABOUT, exit_on_error=False)
-    add = parser.add_argument
-    add("--config", action="config", help="A YAML file like those of configs/paths.")
-    add("--name", type=str, default="path", help="Of the run: in its directory and its figure.")
-    add("--run_dir", type=str | None, default=None, help="A new directory; runs/NAME-DATE-ID if not given.")
-    parser.add_subclass_arguments(SequenceData, "data", required=True)
-    add("--radii", type=list[float] | list[list[float]], required=True,
-        help="Norms R of the attention; without a head pairs [r, R] of both norms.")  # fmt: skip
-    add("--head", type=Literal["data", "none"] | list[float], default="none",
-        help="The given head: numbers, or data for the one the data come with; none for the joint path.")  # fmt: skip
-    add("--loss", type=Literal["logistic", "exponential", "correlation"], default="logistic", help="Of the margins.")
-    add("--selected", type=list[int] | None, default=None, help="Tokens of a local path, one per sequence.")
-    add("--cone", type=float | None, default=None, help="Width of a local path's cone, 1 - cosine.")
-    add("--starts", type=int, default=8, help="Random directions tried at each radius.")
-    add("--seed", type=int, default=0, help="Of these.")
-    return parser
-
-
-_ABOUT = "Solves a regularisation path: a table, path.csv, path.json and figure.png in a new run directory."
 
 
 def _head(head: str | list[float], source: SequenceData) -> Tensor | None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.reproduce.experiment import Experiment, read_experiment
-from lightning_maxmargin.runs import make_run_dir, plan_run_dir
+from lightning_maxmargin.run.directory import make_run_dir, plan_run_dir
+from lightning_maxmargin.run.parsers import reproduce_parser
+from lightning_maxmargin.run.shipped import find_config, shipped_folder
 
-#: Where a clone keeps them; an installed package has none and takes the path of a YAML file.
-FOLDER = Path(__file__).parents[2] / "configs" / "reproduce"
+FOLDER = shipped_folder() / "reproduce"
 
 
 def reproduce(args: Sequence[str], trusted: bool = False) -> int:
@@ -30,7 +30,7 @@ def reproduce(args: Sequence[str], trusted: bool = False) -> int:
     Raises:
         InputError: no such experiment, or its file is wrong.
     """
-    options = _parser().parse_args(list(args))
+    options = reproduce_parser().parse_args(list(args))
     if not options.names:
         _list(_known())
         return 0
@@ -78,23 +78,6 @@ def _new_directory(wanted: str | None) -> Path:
     return out
 
 
-def _parser() -> Any:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(
-        prog="maxmargin reproduce",
-        description="Runs the papers' experiments: claims beside published numbers, and the figures. "
-        "Without names, lists them. Exit status 1 if a claim fails.",
-        exit_on_error=False,
-    )
-    parser.add_argument("names", nargs="*", help="Experiments, 'all', or paths of YAML files like theirs.")
-    parser.add_argument("--quick", action="store_true", help="Reduced settings: all of them within five minutes.")
-    parser.add_argument(
-        "--out", type=str | None, default=None, help="A new directory; runs/reproduce-DATE-ID if not given."
-    )
-    return parser
-
-
 def _known() -> list[Path]:
     return sorted(FOLDER.glob("*.yaml"))
 
@@ -110,15 +93,13 @@ def _read(names: Sequence[str], trusted: bool) -> list[Experiment]:
 
 
 def _find(name: str) -> list[Path]:
-    if name == "all" and (known := _known()):
-        return known
+    if name == "all":
+        return _known()
     if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
-            raise InputError(f"reproduce: no such file: {name}")
-        return [Path(name)]
+        return [Path(find_config(name))]
     path = FOLDER / f"{name}.yaml"
     if path not in _known():
-        words = ", ".join(p.stem for p in _known()) or "none here: run in a clone, or name a YAML file"
+        words = ", ".join(p.stem for p in _known())
         raise InputError(f"reproduce: no experiment {name!r}; known: {words}")
     return [path]
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.ensemble import EnsembleResult, measure
-from lightning_maxmargin.names import LIMITS
+from lightning_maxmargin.keys import LIMITS
+from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw, percentiles, settled_words
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
 from lightning_maxmargin.reproduce.panel import Line, Panel

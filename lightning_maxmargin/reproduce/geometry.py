@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.ensemble import HARD, SETTLED
 from lightning_maxmargin.optim.base import scaled, unit
 from lightning_maxmargin.optim.mirror import mirror
 from lightning_maxmargin.optim.steepest import polar_factor
+from lightning_maxmargin.probe.ensemble import HARD, SETTLED
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
 from lightning_maxmargin.reproduce.panel import Line, Panel

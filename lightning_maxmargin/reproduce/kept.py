@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lightning_maxmargin.kept import SeveralTokens
-from lightning_maxmargin.kept import several_tokens as train
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
 from lightning_maxmargin.reproduce.panel import Line, Panel
+from lightning_maxmargin.reproduce.several_tokens import SeveralTokens
+from lightning_maxmargin.reproduce.several_tokens import several_tokens as train
 
 NAMES = {"combined": "W_fin + R W_dir", "direction": "W_dir", "one_token": "single-token SVM"}
 #: 1 - correlation at step 2,000 by d, in the order of :data:`NAMES`, as published.

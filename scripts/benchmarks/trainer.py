@@ -28,7 +28,7 @@ from rich.progress import track
 
 from lightning_maxmargin.cli import main as maxmargin
 from lightning_maxmargin.core import MarginLoss, Sequences, exact_directions
-from lightning_maxmargin.module import JointSelection
+from lightning_maxmargin.modules.joint import JointSelection
 
 COLUMNS = ["config", "steps", "plain loop", "maxmargin fit", "of it", "monitor's share", "runs", "target"]
 CONFIGS = ("joint/tight", "joint/relaxed", "joint/random", "attention/multi", "attention/visual1")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from lightning_maxmargin.names import ENSEMBLE, MEASURED, SUMMARY
+from lightning_maxmargin.keys import measured_by
 from tests.conftest import ROOT, config
 
 CONFIGS = sorted(str(p.relative_to(ROOT / "configs"))[:-5] for p in (ROOT / "configs").rglob("*.yaml"))
@@ -42,7 +42,7 @@ def test_every_key_is_commented(name: str) -> None:
 def test_config_runs_and_fills_the_run_directory(name: str, maxmargin: Any) -> None:
     outcome = maxmargin("fit", "--config", config(name), "--trainer.max_steps", "30", "--report", "true")
     assert outcome.status == 0, outcome.err
-    assert set(outcome.summary) == {*SUMMARY, *MEASURED, *ENSEMBLE}
+    assert set(outcome.summary) == set(measured_by("selector", "ensemble", "run"))
     assert all(v is None or isinstance(v, int | float | str) for v in outcome.summary.values())
     for file in ("config.yaml", "metrics.csv", "summary.json", "checkpoints/last.ckpt", "report.html"):
         assert (outcome.run_dir / file).is_file(), file

@@ -9,11 +9,11 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_maxmargin import JointSelection, MarginMonitor, TokenSelector
-from lightning_maxmargin.callbacks.probe import Probe
 from lightning_maxmargin.core import Sequences
 from lightning_maxmargin.data import RandomData
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import direction_gap
+from lightning_maxmargin.probe.selector import Probe
 from lightning_maxmargin.svm import solve_att_svm
 from tests.conftest import config
 

@@ -15,8 +15,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 from lightning_maxmargin import MarginMonitor
-from tests.callbacks.test_margins import trainer
-from tests.callbacks.test_sources import SEPARATE, Foreign, some_data
+from tests.callbacks.test_head_monitor import SEPARATE, Foreign, some_data
+from tests.callbacks.test_margin_monitor import trainer
 
 
 class Sharded(Foreign):

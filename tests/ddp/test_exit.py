@@ -15,7 +15,7 @@ atexit.register(lambda: print("in a group:", dist.is_initialized()))  # the firs
 import pytorch_lightning as pl
 from lightning_maxmargin import JointSelection, MarginMonitor
 from lightning_maxmargin.data import RandomData
-from tests.callbacks.test_sources import SEPARATE, Foreign, some_data
+from tests.callbacks.test_head_monitor import SEPARATE, Foreign, some_data
 from torch.utils.data import DataLoader
 {fit}
 dist.init_process_group("gloo", init_method="file://{meet}", rank=0, world_size=1)

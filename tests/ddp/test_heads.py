@@ -16,8 +16,8 @@ from pytorch_lightning.callbacks import Callback
 from torch.utils.data import DataLoader
 
 from lightning_maxmargin import AttentionSource, MarginMonitor
-from tests.callbacks.test_margins import trainer
-from tests.callbacks.test_sources import SEPARATE, Foreign, some_data
+from tests.callbacks.test_head_monitor import SEPARATE, Foreign, some_data
+from tests.callbacks.test_margin_monitor import trainer
 from tests.conftest import ROOT
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_maxmargin.data import RandomData
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.module import JointSelection
+from lightning_maxmargin.modules.joint import JointSelection
 from lightning_maxmargin.optim import (
     AcceleratedMargin,
     FactoredGD,

@@ -137,7 +137,7 @@ def test_a_function_must_return_an_outcome(tmp_path: Path, maxmargin: Any, monke
 
 
 def test_names_are_checked_and_run_once(tmp_path: Path, maxmargin: Any) -> None:
-    assert "no such file: nope.yaml" in maxmargin("reproduce", "nope.yaml").error
+    assert "nope.yaml is neither a file nor a shipped config" in maxmargin("reproduce", "nope.yaml").error
     (tmp_path / "joint_tight.yaml").write_text(GOOD)
     found = maxmargin("reproduce", "joint_tight", "joint_tight.yaml")
     assert found.status == 2

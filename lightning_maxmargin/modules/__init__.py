@@ -1,0 +1,1 @@
+"""The LightningModules: they wire model, loss, gradient and optimizer together."""

@@ -1,0 +1,290 @@
+"""The LightningModule that trains many instances as one tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, TypeVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.optim import Optimizer
+
+from lightning_maxmargin.core.ensemble import EnsembleState, Update
+from lightning_maxmargin.core.instances import Instances
+from lightning_maxmargin.core.packing import Packed, pack
+from lightning_maxmargin.errors import InputError, NonFiniteError
+from lightning_maxmargin.modules.steps import steps_now
+from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
+from lightning_maxmargin.reduce import AllReduce, leave_group_at_exit
+
+Loss = Literal["logistic", "exponential", "correlation"]
+T = TypeVar("T")
+#: What a checkpoint holds of the state.
+SAVED = ("attention", "head", "momentum_attention", "momentum_head")
+
+
+class Ensemble(pl.LightningModule):
+    """Trains B instances of f(X) = v' X' softmax(X W z) at once, by exact directions, and measures each.
+
+    An instance is what ``instance`` of the data says (one problem without it). Where the data have queries W is
+    trained, else p. A list of rates or losses is dealt out: instance b takes entry b modulo its length, so with
+    ``RandomInstances(repeats=k)`` and lists of k every problem is trained in k ways. Several processes share the
+    instances.
+
+    Args:
+        dim: d, of the keys.
+        value_dim: of the values; d where None.
+        query_dim: of the queries; None trains p.
+        num_classes: 2, the head being binary.
+        loss: logistic, exponential or correlation, or a list.
+        update: ``normalized`` (lr g / ||g||) or ``accelerated`` (dual acceleration).
+        train: ``both``, ``attention`` or ``head``.
+        attention_lr: a number or a list.
+        head_lr: a number or a list; with ``normalized`` updates rho tends to head_lr / attention_lr.
+        attention_init: ``zeros``, or ``normal`` draws of each instance's own.
+        head_init: likewise, or ``data``: the heads that the data come with.
+        init_std: of the draws.
+        seed: of the draws.
+        inner_steps: most optimisation steps per ``training_step``.
+
+    Raises:
+        InputError: choices that do not exist or do not go together, or more processes than instances.
+
+    Source: MMTS and TFSVM, the experiments over many random seeds.
+
+    Example:
+        >>> from lightning_maxmargin.data import RandomInstances
+        >>> model = Ensemble(dim=10, train="attention", head_init="data")
+        >>> trainer = pl.Trainer(max_steps=300, max_epochs=-1, accelerator="cpu", logger=False,
+        ...     enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False)
+        >>> trainer.fit(model, datamodule=RandomInstances(B=20))
+        >>> model.measure().shares()["settled"] > 0.8
+        True
+    """
+
+    state: EnsembleState  # made by setup, for the instances of this process
+
+    def __init__(
+        self,
+        dim: int,
+        value_dim: int | None = None,
+        query_dim: int | None = None,
+        num_classes: int = 2,
+        loss: Loss | list[Loss] = "logistic",
+        update: Update = "accelerated",
+        train: Literal["both", "attention", "head"] = "both",
+        attention_lr: float | list[float] = 1.0,
+        head_lr: float | list[float] = 1.0,
+        attention_init: Literal["zeros", "normal"] = "zeros",
+        head_init: Literal["zeros", "normal", "data"] = "zeros",
+        init_std: float = 1.0,
+        seed: int = 0,
+        inner_steps: int = 100,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        # The weights of all processes do not fit one another, so they are no parameters; Lightning wants one to exist.
+        self.anchor = torch.nn.Parameter(torch.zeros(1))
+        self.pause_at: int | None = None
+        self._threads = 0
+        self._check()
+
+    def _check(self) -> None:
+        h = self.hparams
+        if h["num_classes"] != 2:
+            raise InputError(
+                f"model: Ensemble has binary heads, the data {h['num_classes']} classes; use JointSelection"
+            )
+        if h["inner_steps"] < 1:
+            raise InputError(f"model.inner_steps: {h['inner_steps']}; a positive number is asked")
+        for name in ("attention_lr", "head_lr", "loss"):
+            values = _listed(h[name])
+            if not values or (name != "loss" and not all(0 < x < math.inf for x in values)):
+                raise InputError(f"model.{name}: {h[name]}; a positive number or a list of them is asked")
+        if not 0 < h["init_std"] < math.inf:
+            raise InputError(f"model.init_std: {h['init_std']}; a positive number is asked")
+
+    def check_data(self, data: Any) -> None:
+        """Refuses data without the heads that ``head_init: data`` asks for, or fewer instances than rates.
+
+        Raises:
+            InputError: it is so.
+        """
+        instance = data.sequences("train").instance
+        count = 1 if instance is None else len(instance.unique())
+        for name in ("attention_lr", "head_lr", "loss"):
+            if len(_listed(self.hparams[name])) > count:
+                raise InputError(f"model.{name}: {len(_listed(self.hparams[name]))} entries for {count} instances")
+        if self.hparams["head_init"] == "data" and data.head is None:
+            raise InputError("model.head_init: 'data' asks for data that come with heads; use zeros or normal")
+
+    # --- start ------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        leave_group_at_exit()
+        if stage != "fit":
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is None or data.sequences("train") is None:
+            raise InputError("model: Ensemble takes its instances from a data module of this package")
+        self.check_data(data)
+        whole = pack(data.sequences("train"))
+        self.count, world, rank = len(whole), self.trainer.world_size, self.trainer.global_rank
+        if world > self.count:
+            raise InputError(f"trainer.devices: {world} processes for {self.count} instances; use fewer")
+        self.at = torch.arange(self.count).tensor_split(world)[rank]
+        self.packed = whole.part(self.at)
+        self._make_state(data.head)
+
+    def _make_state(self, heads: Tensor | None) -> None:
+        h, packed = self.hparams, self.packed
+        dtype = torch.float64 if self.trainer.precision == "64-true" else torch.float32
+        stacked = Instances.stack(packed.keys, packed.labels, _apart(packed), packed.queries, packed.mask)
+        d, dv = packed.keys.shape[-1], packed.values.shape[-1]
+        shape = (d,) if packed.queries is None else (d, packed.queries.shape[-1])
+        start = self._start(h["attention_init"], shape, 0)
+        head = self._start(h["head_init"], (dv,), 1)
+        if h["head_init"] == "data":
+            assert heads is not None
+            head = heads.reshape(-1, dv).expand(self.count, dv)[self.at]
+        self.state = EnsembleState(
+            stacked.to(dtype, self.trainer.strategy.root_device),
+            attention=start.movedim(0, -1), head=head.movedim(0, -1), train=h["train"],
+            attention_lr=self._rates("attention_lr"), head_lr=self._rates("head_lr"),
+            loss=self._dealt("loss"), update=h["update"],
+        )  # fmt: skip
+
+    def _start(self, kind: str, shape: tuple[int, ...], which: int) -> Tensor:
+        if kind != "normal":
+            return torch.zeros(len(self.at), *shape, dtype=torch.float64)
+        # All are drawn on every process: the draws of an instance do not depend on how many share the work.
+        g = torch.Generator().manual_seed(2 * int(self.hparams["seed"]) + which)
+        drawn = torch.randn(self.count, *shape, generator=g, dtype=torch.float64)
+        return float(self.hparams["init_std"]) * drawn[self.at]
+
+    def _rates(self, name: str) -> Tensor:
+        return torch.tensor(self._dealt(name), dtype=torch.float64)
+
+    def _dealt(self, name: str) -> list[Any]:
+        values = _listed(self.hparams[name])
+        return [values[b % len(values)] for b in self.at.tolist()]
+
+    def dealt(self) -> dict[str, list[Any]]:
+        """Rates and losses of every instance, of all processes, where they differ."""
+        lists = {name: _listed(self.hparams[name]) for name in ("attention_lr", "head_lr", "loss")}
+        return {k: [x[b % len(x)] for b in range(self.count)] for k, x in lists.items() if len(x) > 1}
+
+    def configure_optimizers(self) -> Optimizer:
+        return EnsembleSteps(self)
+
+    def on_fit_start(self) -> None:
+        # With another process on the box 6,000 steps of 1,000 instances took 72 s on two threads, 11 s on one.
+        self._threads = torch.get_num_threads()
+        if self.device.type == "cpu":
+            torch.set_num_threads(1)
+
+    def teardown(self, stage: str) -> None:
+        # Also after an interrupt, where on_fit_end is not called.
+        if stage == "fit" and self._threads:
+            torch.set_num_threads(self._threads)
+
+    # --- training ---------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        for _ in range(steps_now(self.trainer, self.pause_at, int(self.hparams["inner_steps"]))):
+            optimizer.step()
+        loss = AllReduce(self.trainer.world_size).sum(self.state.loss_now.double().sum()) / self.count
+        self.log("train/loss", loss.float())
+        self.log("step", float(self.global_step))
+
+    def measure(self) -> EnsembleResult:
+        """Every instance against its own SVMs, of all processes; all of them must call it.
+
+        Raises:
+            NonFiniteError: the weights of an instance are not finite.
+            RuntimeError: measuring failed on one of the processes.
+        """
+        p = self.packed
+        outcome: tuple[Exception | None, EnsembleResult | None] = (None, None)
+        try:
+            self._stay_finite()
+            found = measure(self.state, p.keys, p.labels, _apart(p), p.queries, p.mask)
+            found.state = None
+            outcome = (None, found)
+        # Not raised here: the other processes wait for this one's part.
+        except NonFiniteError as error:
+            outcome = (NonFiniteError(str(error)), None)
+        except Exception as error:
+            outcome = (RuntimeError(f"Ensemble.measure: {type(error).__name__}: {error}"), None)
+        parts = gather(outcome)
+        failed = next((error for error, _ in parts if error is not None), None)
+        if failed is not None:
+            raise failed
+        return EnsembleResult.cat([part for _, part in parts if part is not None])
+
+    def _stay_finite(self) -> None:
+        bad = ~(self.state.attention.flatten(0, -2).isfinite().all(0) & self.state.head.isfinite().all(0))
+        if bad.any():
+            names = ", ".join(map(str, self.at[bad.cpu()].tolist()[:10]))
+            where = f"at step {self.state.steps} (instances {names})"
+            raise NonFiniteError(
+                f"the weights of an ensemble are not finite {where}: look at these, or lower the learning rate"
+            )
+
+    # --- checkpoints ------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        parts = gather({name: x.cpu() for name, x in self._saved().items()})
+        checkpoint["ensemble"] = {name: torch.cat([p[name] for p in parts], -1) for name in SAVED}
+        checkpoint["ensemble_steps"] = self.state.steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if not hasattr(self, "state"):
+            # Outside of a fit there are no instances to put the weights into.
+            return
+        found = checkpoint.get("ensemble", {})
+        for name, x in self._saved().items():
+            if name not in found or found[name].shape != (*x.shape[:-1], self.count):
+                raise InputError("ckpt_path: the checkpoint is of no such ensemble; give the one of this config")
+            x.copy_(found[name][..., self.at])
+        self.state.steps = checkpoint["ensemble_steps"]
+        self.state.refresh()
+
+    def _saved(self) -> dict[str, Tensor]:
+        s = self.state
+        return dict(zip(SAVED, (s.attention, s.head, *s.momentum), strict=True))
+
+
+class EnsembleSteps(Optimizer):
+    """One step of all instances; an optimizer, so that Lightning counts it."""
+
+    def __init__(self, module: Ensemble) -> None:
+        super().__init__([module.anchor], {})
+        self._module = module
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self._module.state.step()
+
+
+def gather(x: T) -> list[T]:
+    """What every process has, in the order of their ranks."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [x]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, x)
+    return found
+
+
+def _apart(packed: Packed) -> Tensor | None:
+    """The values where they are not the keys."""
+    return None if packed.values is packed.keys else packed.values
+
+
+def _listed(x: Any) -> list[Any]:
+    return list(x) if isinstance(x, Sequence) and not isinstance(x, str) else [x]

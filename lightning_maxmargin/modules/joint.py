@@ -1,0 +1,283 @@
+"""The LightningModule: it wires model, loss, gradient and optimizer together; the mathematics is in ``core``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric, Metric
+
+from lightning_maxmargin.core import LOSSES, MarginLoss, Sequences, TokenSelector, exact_directions, select
+from lightning_maxmargin.core.model import Init, Output
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.metrics import SelectionAccuracy, label_rows
+from lightning_maxmargin.modules.steps import steps_now
+from lightning_maxmargin.optim import NormalizedGD
+from lightning_maxmargin.reduce import AllReduce, leave_group_at_exit
+
+Gradient = Literal["exact", "centred", "naive"]
+
+
+class JointSelection(pl.LightningModule):
+    """Trains head v and attention W (or p) of f(X) = v' X' softmax(X W z), jointly or one of them.
+
+    Args:
+        dim: d, of the keys.
+        loss: ``logistic``, ``exponential``, ``correlation`` (labels -1, 1) or ``cross_entropy`` (classes).
+        gradient: ``exact`` (closed-form log-domain direction, any norm; linear binary heads), ``centred`` (autograd
+            through centred pooling, true magnitudes, any head and loss) or ``naive`` (textbook autograd, kept to show
+            how it stalls). None takes ``exact`` where head and optimizer allow it, else ``centred``.
+        optimizer: makes the optimizer from parameter groups; any torch optimizer will do.
+        attention_lr: learning rate of p, W or K and Q; the optimizer's own where None.
+        head_lr: learning rate of v or V, likewise; the two rates steer rho = ||v|| / ||p||.
+        train: ``both``, ``attention`` (the head stays as it starts) or ``head``.
+        inner_steps: most optimisation steps per ``training_step``; many make the cost of the Trainer vanish.
+        head_init: as in :class:`TokenSelector`, or ``data``: the true head that the data come with.
+        selector: everything else of :class:`TokenSelector`.
+
+    Raises:
+        InputError: choices that do not go together.
+
+    Source: MMTS (joint training of p and v), TFSVM (W and K, Q).
+
+    Example:
+        >>> from lightning_maxmargin.data import PaperData
+        >>> model = JointSelection(dim=2, attention_lr=1.0, head_lr=2.0)
+        >>> trainer = pl.Trainer(max_steps=200, max_epochs=-1, accelerator="cpu", logger=False,
+        ...     enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False)
+        >>> trainer.fit(model, datamodule=PaperData("joint_tight"))
+        >>> round(float(model.selector.direction[0] / model.selector.direction[1]), 1)  # p_mm = (4/3, 1/3)
+        4.0
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        loss: Literal["logistic", "exponential", "correlation", "cross_entropy"] = "logistic",
+        gradient: Gradient | None = None,
+        optimizer: OptimizerCallable = NormalizedGD,
+        attention_lr: float | None = None,
+        head_lr: float | None = None,
+        train: Literal["both", "attention", "head"] = "both",
+        inner_steps: int = 100,
+        head_init: Init | Literal["data"] = "zeros",
+        **selector: Any,
+    ) -> None:
+        super().__init__()
+        # A module is no number of a config: whoever loads the checkpoint gives it again.
+        given = isinstance(selector.get("head"), torch.nn.Module)
+        self.save_hyperparameters(ignore=["optimizer", *(["head"] if given else [])])
+        start = selector.get("attention_init", "zeros")
+        if selector.get("parametrization") == "KQ" and isinstance(start, str) and start == "zeros":
+            raise InputError(
+                "model.attention_init: zeros with KQ is a saddle that nothing leaves; use normal or give K"
+            )
+        self.automatic_optimization = False
+        self.head_from_data = head_init == "data"
+        with _double_default():
+            self.selector = TokenSelector(dim, head_init="zeros" if head_init == "data" else head_init, **selector)
+        self.loss = LOSSES[loss]
+        self.make_optimizer, self.gradient = optimizer, gradient
+        self.attention_lr, self.head_lr, self.train_part, self.inner_steps = attention_lr, head_lr, train, inner_steps
+        self.pause_at: int | None = None  # a callback that wants to look at this step says so here
+        self._check()
+        self.val_accuracy, self.test_accuracy = MeanMetric(), MeanMetric()
+        self.val_selection, self.test_selection = SelectionAccuracy(), SelectionAccuracy()
+
+    def _check(self) -> None:
+        binary = isinstance(self.loss, MarginLoss)
+        if binary != (self.selector.num_classes == 2):
+            raise InputError(
+                f"model.loss: {self.loss.name} does not fit {self.selector.num_classes} classes; "
+                "two classes take logistic, exponential or correlation, more take cross_entropy"
+            )
+        if self.gradient == "exact" and not (binary and self.selector.linear):
+            which = "more classes" if not binary else "a nonlinear head"
+            raise InputError(f"model.gradient: exact is for linear binary heads; use centred for {which}")
+        if self.head_from_data and not self.selector.linear:
+            raise InputError("model.head_init: 'data' is for head: linear; leave it out for another head")
+        # Made once on a number, so that a wrong rate is refused now and not after the data are read.
+        optimizer = self.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
+        if self.gradient is None:
+            linear = binary and self.selector.linear
+            self.gradient = "exact" if linear and hasattr(optimizer, "margin_norm") else "centred"
+        if getattr(optimizer, "exact_only", False) and (
+            self.gradient != "exact" or self.selector.parametrization == "KQ"
+        ):
+            raise InputError(
+                f"model.optimizer: {type(optimizer).__name__} needs the exact gradient of p or W; "
+                "use gradient: exact with parametrization p or W, or NormalizedGD"
+            )
+        if self.inner_steps < 1:
+            raise InputError(f"model.inner_steps: {self.inner_steps}; a positive number is asked")
+        for name in ("attention_lr", "head_lr"):
+            rate = getattr(self, name)
+            if rate is not None and not rate > 0:
+                raise InputError(f"model.{name}: {rate}; a positive number is asked, or null for the optimizer's own")
+
+    # --- start ------------------------------------------------------------------------------------------------
+
+    def check_data(self, data: Any) -> None:
+        """Refuses data that this model cannot be trained on, before any work.
+
+        Raises:
+            InputError: no queries where they are asked for, or no head where the start is the data's.
+        """
+        self.selector.queries(data.sequences("train"))
+        if self.head_from_data and data.head is None:
+            raise InputError("model.head_init: 'data' asks for data that come with a head; give numbers or zeros")
+
+    def setup(self, stage: str) -> None:
+        leave_group_at_exit()
+        # Start and prompt are made in float64 so that 64-true begins at the literal numbers.
+        self.selector.to(torch.float64 if self.trainer.precision == "64-true" else torch.float32)
+        if self.head_from_data and stage == "fit":
+            self.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
+            with torch.no_grad():
+                self.selector.head.copy_(self.trainer.datamodule.head)  # type: ignore[attr-defined]
+
+    def configure_optimizers(self) -> Optimizer:
+        parts = {
+            "attention": (self.selector.attention_parameters, self.attention_lr),
+            "head": (self.selector.head_parameters, self.head_lr),
+        }
+        groups = []
+        for name, (parameters, lr) in parts.items():
+            for parameter in parameters.values():
+                parameter.requires_grad_(self.train_part in ("both", name))
+            if self.train_part in ("both", name):
+                rate = {} if lr is None else {"lr": lr}
+                groups.append({"params": list(parameters.values()), "name": name, **rate})
+        return self.make_optimizer(groups)
+
+    # --- training ---------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Sequences, batch_idx: int) -> None:
+        batch = batch.to(self.selector.dtype)
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        reduce = AllReduce(self.trainer.world_size)
+        if self.gradient == "exact":
+            loss = self._train_exact(batch, optimizer, reduce)
+        else:
+            for _ in range(self._steps_now()):
+                loss = self._fill_autograd(batch, reduce)
+                optimizer.step(partial(_same, loss))
+        self.log("train/loss", loss)
+        # Lightning would count batches: this puts the loss on the axis of the monitors.
+        self.log("step", float(self.global_step))
+
+    def _train_exact(self, batch: Sequences, optimizer: LightningOptimizer, reduce: AllReduce) -> Tensor:
+        raw = optimizer.optimizer
+        by_loss = getattr(raw, "gradient_scale", "log_loss") == "log_loss"
+        hooked = self._steps_are_hooked()
+        loss = torch.zeros((), device=self.device)
+        # Outside autocast: the direction is exact in the dtype of the weights.
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            for _ in range(self._steps_now()):
+                loss = self._fill_exact(batch, reduce, by_loss)
+                if hooked:
+                    optimizer.step()
+                else:
+                    optimizer._on_before_step()
+                    raw.step()
+                    optimizer._on_after_step()
+        return loss
+
+    def _steps_are_hooked(self) -> bool:
+        """Whether someone listens to single steps: calling the hooks of all callbacks is a sixth of a small step."""
+        heard = any(is_overridden("on_before_optimizer_step", c, Callback) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
+        heard = heard or is_overridden("on_before_optimizer_step", self, pl.LightningModule)
+        # A gradient scaler (16-mixed on a GPU) would undo a scale that exact directions never had.
+        return heard and getattr(self.trainer.precision_plugin, "scaler", None) is None
+
+    def _steps_now(self) -> int:
+        # One step of a minibatch: many steps on each would be another algorithm.
+        inner = self.inner_steps if self.trainer.num_training_batches == 1 else 1
+        return steps_now(self.trainer, self.pause_at, inner)
+
+    def _fill_exact(self, batch: Sequences, reduce: AllReduce, by_loss: bool) -> Tensor:
+        assert isinstance(self.loss, MarginLoss)
+        model = self.selector
+        data = Sequences(batch.keys, batch.labels, batch.values, model.queries(batch), batch.mask, batch.index)
+        d = exact_directions(data, model.scores(batch), model.head, self.loss, reduce)
+        attention, head = d.attention, d.head
+        if by_loss:
+            # The correlation loss has no logarithm: its own gradient then.
+            log_loss = d.log_loss.nan_to_num(0.0)
+            attention = attention * (d.log_attention - log_loss).exp()
+            head = head * (d.log_head - log_loss).exp()
+        if self.train_part != "head":
+            model.set_attention_gradient(-attention)
+        if self.train_part != "attention":
+            model.head.grad = -head
+        return d.loss
+
+    def _fill_autograd(self, batch: Sequences, reduce: AllReduce) -> Tensor:
+        self.optimizers(use_pl_optimizer=False).zero_grad()  # type: ignore[union-attr]
+        size = reduce.sum(torch.tensor(float(len(batch)), device=self.device))
+        output = self.selector(batch, "naive" if self.gradient == "naive" else "centred")
+        # DDP averages gradients over ranks, so the sum over this rank's part is multiplied by their number.
+        loss = self.loss(output.logits, batch.labels).sum() / size
+        self.manual_backward(loss * self.trainer.world_size)
+        return reduce.sum(loss.detach())
+
+    def sample_losses(self, batch: Sequences) -> Tensor:
+        """l(Y_i f(X_i)) of each sequence, (n,): for a guard that names the one that broke."""
+        batch = batch.to(self.selector.dtype)
+        return self.loss(self.selector(batch).logits, batch.labels)
+
+    # --- evaluation -------------------------------------------------------------------------------------------
+
+    def forward(self, batch: Sequences) -> Output:
+        """logits, attention and scores of a batch, in the weights' dtype."""
+        return self.selector(batch.to(self.selector.dtype))
+
+    def validation_step(self, batch: Sequences, batch_idx: int) -> None:
+        self._evaluate(batch, "val", self.val_accuracy, self.val_selection)
+
+    def test_step(self, batch: Sequences, batch_idx: int) -> None:
+        self._evaluate(batch, "test", self.test_accuracy, self.test_selection)
+
+    def predict_step(self, batch: Sequences, batch_idx: int) -> dict[str, Tensor]:
+        """``index``, ``logits``, ``attention`` and ``selected`` of each sequence."""
+        output = self(batch)
+        return {
+            "index": batch.index,
+            "logits": output.logits,
+            "attention": output.attention,
+            "selected": select(output.scores, batch.mask),
+        }
+
+    def _evaluate(self, batch: Sequences, stage: str, accuracy: Metric, selection: Metric) -> None:
+        output = self(batch)
+        # One statement of right and wrong for both heads: a positive label row, no tie.
+        accuracy.update((label_rows(output.logits, batch.labels) > 0).float())
+        self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True)
+        if batch.planted is not None:
+            selection.update(select(output.scores, batch.mask), batch.planted)
+            self.log(f"{stage}/selection/accuracy", selection, on_step=False, on_epoch=True)
+
+
+def _same(loss: Tensor) -> Tensor:
+    """The closure of an optimizer that reads the loss: it is known already."""
+    return loss
+
+
+class _double_default:
+    """float64 as the default dtype inside the block."""
+
+    def __enter__(self) -> None:
+        self.before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_default_dtype(self.before)

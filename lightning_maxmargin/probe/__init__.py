@@ -1,0 +1,1 @@
+"""What one look measures, without Lightning."""

@@ -1,0 +1,67 @@
+"""Numbers and limit problems of the user's own, measured beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.core import Sequences, TokenSelector
+from lightning_maxmargin.core.model import Output
+from lightning_maxmargin.keys import register_key
+from lightning_maxmargin.metrics import direction_gap
+
+#: ``metric(model, data, output, selected)``: a number, or None where it is undefined.
+OwnMetric = Callable[[TokenSelector, Sequences, Output, Tensor], float | None]
+#: ``limit(data, selected)``: a solution with ``status``, ``direction`` and ``margin``, as the solvers of ``svm`` give.
+#: One that also has ``achieved(direction)``, the margin of a unit direction, gets a relative margin.
+OwnLimit = Callable[[Sequences, Tensor], Any]
+
+
+class OwnNumbers:
+    """Measures a user's metrics and limit problems; a limit is solved again only when a selected token changes.
+
+    Args:
+        metrics: by key.
+        limits: by name: ``mine`` gives ``direction_gap/mine`` and ``relative_margin/mine``.
+    """
+
+    def __init__(self, metrics: Mapping[str, OwnMetric] | None, limits: Mapping[str, OwnLimit] | None) -> None:
+        self.metrics, self.limits = dict(metrics or {}), dict(limits or {})
+        self._selected: Tensor | None = None
+        self._solutions: dict[str, Any] = {}
+        for name in self.limits:
+            register_key(f"direction_gap/{name}", f"the same to the limit {name!r} of your own", format="gap",
+                         axis="norm/attention", best="min")  # fmt: skip
+            register_key(f"relative_margin/{name}", f"margin of the attention over that of {name!r}; 1 is optimal",
+                         format="near one", best="max")  # fmt: skip
+
+    def values(
+        self, model: TokenSelector, data: Sequences, output: Output, selected: Tensor
+    ) -> dict[str, float | str | None]:
+        """Every number of the user's own, now.
+
+        Args:
+            model: in float64 on the CPU.
+            data: likewise; limits get it with the queries that the model has.
+            output: of the model on the data.
+            selected: (n,), alpha.
+        """
+        numbers = {name: metric(model, data, output, selected) for name, metric in self.metrics.items()}
+        found: dict[str, float | str | None] = {k: None if x is None else float(x) for k, x in numbers.items()}
+        if self.limits and (self._selected is None or not torch.equal(selected, self._selected)):
+            seen = Sequences(data.keys, data.labels, data.values, model.queries(data), data.mask, data.index)
+            self._solutions = {name: limit(seen, selected) for name, limit in self.limits.items()}
+            self._selected = selected
+        for name, solution in self._solutions.items():
+            found |= {f"direction_gap/{name}": None, f"relative_margin/{name}": None}
+            norm = model.direction.norm()
+            if solution.status != "certified" or norm == 0:
+                continue
+            found[f"direction_gap/{name}"] = direction_gap(model.direction, solution.direction)
+            if hasattr(solution, "achieved"):
+                achieved = float(solution.achieved(model.direction / norm))
+                found[f"relative_margin/{name}"] = achieved / float(solution.margin)
+        return found

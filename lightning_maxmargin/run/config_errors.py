@@ -1,0 +1,110 @@
+"""Configs: which classes one may name, and what was wrong with one in a single line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from argparse import ArgumentError
+from collections.abc import Iterator, Sequence
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from lightning_maxmargin.errors import InputError
+
+#: A ``class_path`` imports and runs a module, so a config from elsewhere may name these packages alone.
+TRUSTED = ["lightning_maxmargin", "pytorch_lightning", "lightning", "torch", "torchmetrics", "lightning_fabric"]
+
+#: How the lines of a nested message begin that only say where it is nested.
+NOISE = (
+    "Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value", "Problem with given class_path",
+    "Expected a <class 'NoneType'>", "Expected a path but", "Type collections",
+)  # fmt: skip
+
+UNKNOWN = (
+    r"unrecognized arguments: (--[\w.\-]+)",
+    r"does not accept option '([\w.]+)'",
+    r"Option '([\w.]+)' is not accepted",
+    r"Key '([\w.]+)' is not expected",
+)
+
+
+def allow_imports(trust_config: bool) -> None:
+    """Lets a config import from :data:`TRUSTED` alone, or, with ``trust_config``, from anywhere."""
+    if not trust_config:
+        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=TRUSTED)
+
+
+def one_line(error: BaseException, parser: ArgumentParser | None = None, models: Sequence[type] = ()) -> str:
+    """What was wrong, where, and what to do: the innermost message of a parser's nested one.
+
+    Args:
+        error: what parsing or instantiation raised.
+        parser: offers near names for an unknown argument.
+        models: classes that ``model`` may name, which offer theirs.
+
+    Example:
+        >>> one_line(ValueError('Parser key "model.rank":\\n  Expected a <class \\'int\\'>. Got value: x'))
+        "model.rank: expected int, got 'x'"
+    """
+    own = next((e for e in _chain(error) if isinstance(e, InputError)), None)
+    if own is not None:
+        return str(own)
+    text = str(error)
+    keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', text)))
+    unknown = next((m for pattern in UNKNOWN if (m := re.search(pattern, text))), None)
+    if unknown:
+        return _unknown(".".join([*keys, unknown.group(1).removeprefix("--")]), [parser, *map(_arguments, models)])
+    missing = re.search(r"following arguments are required: ([\w., ]+)", text)
+    if missing:
+        name = missing.group(1).split(",")[0].split(".", 1)[-1]
+        return f"{name} is missing; give --config configs/....yaml, or --{name}"
+    denied = re.search(r"Importing '([\w.]+)' is not allowed", text)
+    reason = _denied(denied.group(1)) if denied else _reason(text)
+    return ": ".join([".".join(keys), reason] if keys else [reason])
+
+
+def is_input(error: BaseException) -> bool:
+    """Whether the input is to blame: the parser says so, or an :class:`InputError`, as such or wrapped by it."""
+    return isinstance(error, ArgumentError) or any(isinstance(e, InputError) for e in _chain(error))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _arguments(model: type) -> ArgumentParser:
+    parser = ArgumentParser()
+    parser.add_class_arguments(model, "model")
+    return parser
+
+
+def _unknown(name: str, parsers: Sequence[ArgumentParser | None]) -> str:
+    known = [o for p in parsers if p is not None for action in p._actions for o in action.option_strings]
+    near = difflib.get_close_matches(f"--{name}", known, 1, cutoff=0.8)
+    every = "--print_config" if "--print_config" in known else "--help"
+    hint = f"did you mean {near[0].removeprefix('--')}?" if near else f"{every} lists every key"
+    return f"unknown key {name}; {hint}"
+
+
+def _denied(name: str) -> str:
+    return (
+        f"a config may name classes of {', '.join(TRUSTED[:5])}, and {name} is none; add --trust-config if you trust it"
+    )
+
+
+def _reason(text: str) -> str:
+    """The most specific of the reasons a parser lists."""
+    lines = [line.strip().removeprefix("- ") for line in text.splitlines()]
+    reasons = [line for line in lines if line and not line.startswith(NOISE)]
+    given = next((m.group(1) for line in lines if (m := re.match(r"Given value: (\S+)$", line))), None)
+    inline = re.match(r'Parser key "[^"]+": *(.+)', lines[0]) if lines else None
+    reason = (inline.group(1) if inline else None) or (reasons[0] if reasons else text.split("\n")[0])
+    reason = re.sub(r"Expected an? <class '([\w.]+)'>", r"expected \1", reason)
+    reason = re.sub(r"Expected an? typing\.Literal\[([^\]]*)\]", r"expected one of \1", reason)
+    reason = re.sub(r"\. Got value: (.+)$", r", got '\1'", reason)
+    reason = re.sub(
+        r"Expected a dot import path string: (\w+)", r"no class \1 is known here; give its full import path", reason
+    )
+    return reason if given is None or "got" in reason or given in reason else f"{reason}, got '{given}'"

@@ -1,0 +1,117 @@
+"""What a command shows and writes at its end: tables, the report, predictions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.keys import LIMITS, as_near
+from lightning_maxmargin.run.atomic import write_text
+from lightning_maxmargin.run.summary import write_summary
+
+
+def finish_fit(run_dir: Path, tested: dict[str, Any], seconds: float, report: bool) -> None:
+    """Completes ``summary.json``, writes the report and prints the table, all from the files of the run."""
+    known = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    summary = write_summary(run_dir, {**known, **tested, "seconds": seconds})
+    print_summary(summary)
+    # Unwrapped, to be copied.
+    if not report:
+        print(f"run {run_dir}")
+        return
+    from lightning_maxmargin.figures.report import write_report
+
+    print(f"report {write_report(run_dir)}")
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """The table at the end of fit."""
+    table = Table(title=str(summary["name"]), show_header=False, title_justify="left")
+    for label, text in _lines(summary):
+        table.add_row(label, text)
+    console = Console()
+    console.print(table)
+    if summary["message"]:
+        console.print(f"[bold]note[/bold] {summary['message']}")
+
+
+def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    if summary["ensemble/instances"]:
+        return _ensemble_lines(summary)
+
+    def pair(first: str, second: str) -> str:
+        return f"{_share(summary[first])}, {_share(summary[second])}"
+
+    lines = [
+        ("nearest limit", _nearest(summary)),
+        ("status (attention, head)", f"{summary['status/attention'] or '-'}, {summary['status/head'] or '-'}"),
+        *((f"direction gap to {k.replace('_', '-')}", _number(summary[f"direction_gap/{k}"])) for k in LIMITS),
+        ("direction gap of the head", _number(summary["direction_gap/head"])),
+        ("relative margin (attention, head)", pair("relative_margin/attention", "relative_margin/head")),
+        ("norm (attention, head)", f"{_number(summary['norm/attention'])}, {_number(summary['norm/head'])}"),
+    ]
+    if summary["svm/norm"]:
+        words = f"relative margin in the optimizer's norm ({summary['svm/norm']})"
+        lines.append((words, _share(summary["relative_margin/norm"])))
+    if summary["selection/accuracy"] is not None:
+        lines.insert(0, ("selection accuracy (train, test)", pair("selection/accuracy", "test/selection/accuracy")))
+    elif summary["selection/tokens"]:
+        lines.append(("selected tokens", summary["selection/tokens"]))
+    if summary["test/accuracy"] is not None:
+        lines.insert(0, ("test accuracy", _share(summary["test/accuracy"])))
+    return [*lines, _time(summary)]
+
+
+def _nearest(summary: dict[str, Any]) -> str:
+    """The nearest limit, and those that are as near: where rho decides nothing, two or all three are one."""
+    limit, nearest = summary["svm/limit"] or "-", summary["direction_gap/attention"]
+    others = [] if nearest is None else [k for k in LIMITS if as_near(summary[f"direction_gap/{k}"], nearest)]
+    return " = ".join(dict.fromkeys([limit, *others])).replace("_", "-")
+
+
+def _ensemble_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    count = round(summary["ensemble/instances"])
+    optima = ", ".join(_share(summary[f"ensemble/{k}"]) for k in ("global", "local", "neither"))
+    gaps = [(k, f"median direction gap to {k.replace('_', '-')}") for k in LIMITS]
+    gaps.append(("head", "median direction gap of the head"))
+    return [
+        ("instances, certified", f"{count:,}, {_share(summary['ensemble/certified'])}"),
+        ("settled", _share(summary["ensemble/settled"])),
+        ("of these global, local optima, neither", optima),
+        *((words, _number(summary[f"direction_gap/{k}"])) for k, words in gaps if summary[f"direction_gap/{k}"]),
+        ("median relative margin", _share(summary["relative_margin/attention"])),
+        ("median norm", _number(summary["norm/attention"])),
+        _time(summary),
+    ]
+
+
+def _time(summary: dict[str, Any]) -> tuple[str, str]:
+    monitor = summary["monitor/seconds"] or 0.0
+    return "steps, seconds", f"{summary['steps']}, {summary['seconds']:.1f} (monitor {monitor:.1f})"
+
+
+def _number(x: float | None) -> str:
+    return "-" if x is None else f"{x:.2e}"
+
+
+def _share(x: float | None) -> str:
+    return "-" if x is None else f"{x:.4f}"
+
+
+def refuse_existing(path: Path) -> None:
+    """Raises InputError where the output file is there already."""
+    if path.exists():
+        raise InputError(f"output: {path} exists and is never overwritten; name another file with --output")
+
+
+def write_predictions(path: Path, batches: list[dict[str, Tensor]]) -> None:
+    """One JSON object per sequence: index, logits, attention, selected."""
+    rows = [{k: v[i].tolist() for k, v in batch.items()} for batch in batches for i in range(len(batch["index"]))]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    print(path)

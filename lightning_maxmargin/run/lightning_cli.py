@@ -1,0 +1,266 @@
+"""LightningCLI whose fit owns a run directory and ends with a table and a report."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from argparse import ArgumentError
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+import lightning_maxmargin.text  # noqa: F401  (so that --data knows its classes by their bare names)
+from lightning_maxmargin.callbacks import (
+    EnsembleMonitor,
+    FiniteGuard,
+    Interrupt,
+    MarginMonitor,
+    StepProgress,
+    TokenMonitor,
+)
+from lightning_maxmargin.data import SequenceData
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.modules.ensemble import Ensemble
+from lightning_maxmargin.modules.joint import JointSelection
+from lightning_maxmargin.run.atomic import write_text
+from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, verify_checkpoint
+from lightning_maxmargin.run.config_errors import is_input, one_line
+from lightning_maxmargin.run.directory import make_run_dir, plan_run_dir
+from lightning_maxmargin.run.finish import finish_fit, refuse_existing, write_predictions
+from lightning_maxmargin.run.loggers import MarginWandbLogger, run_loggers
+from lightning_maxmargin.run.summary import RunSummary
+
+DEFAULTS = {
+    "max_steps": 10_000, "max_epochs": -1, "enable_model_summary": False, "devices": 1, "log_every_n_steps": 10,
+}  # fmt: skip
+SAVE_EVERY = timedelta(seconds=30)
+LINKED = ("dim", "value_dim", "query_dim", "num_classes")  # of the model, told by the data
+FIT_CALLBACKS = {"monitor": MarginMonitor, "tokens": TokenMonitor, "guard": FiniteGuard}
+
+
+class RunConfig(SaveConfigCallback):
+    """Keeps ``config.yaml`` in the run directory, ready for ``--config``: without the directory itself."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if trainer.is_global_zero and stage == "fit":
+            lines = self.parser.dump(self.config, skip_unset=False).splitlines()
+            kept = [line for line in lines if not line.startswith("run_dir:")]
+            write_text(Path(trainer.default_root_dir) / "config.yaml", "\n".join(kept) + "\n")
+
+
+class MarginCLI(LightningCLI):
+    """LightningCLI whose fit owns a run directory and ends with a table and a report."""
+
+    latest_parser: LightningArgumentParser | None = None
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        MarginCLI.latest_parser = super().init_parser(**kwargs)
+        return MarginCLI.latest_parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--name", type=str, default="run", help="Name of the run, in its directory, report and W&B."
+        )
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None, help="A new directory; runs/NAME-DATE-ID if not given."
+        )
+        parser.add_argument("--wandb", type=Literal["offline", "online", "disabled"], default="offline",
+                            help="Where W&B writes: to disk, to its server, or nowhere.")  # fmt: skip
+        parser.add_argument("--wandb_project", type=str, default="lightning-maxmargin", help="Project of W&B.")
+        parser.add_argument(
+            "--report", type=bool, default=True, help="Whether fit draws figures and writes report.html."
+        )
+        parser.add_argument("--output", type=str, default="predictions.jsonl", help="The file that predict writes.")
+        for key, callback in FIT_CALLBACKS.items():
+            parser.add_lightning_class_args(callback, key)
+        for key in LINKED:
+            parser.link_arguments(f"data.{key}", f"model.init_args.{key}", apply_on="instantiate")
+        # A config that names no class is one of JointSelection, key by key.
+        parser.set_defaults({"model": {"class_path": "lightning_maxmargin.JointSelection"}})
+
+    def _parse_ckpt_path(self) -> None:
+        path = self.config[self.config.subcommand].ckpt_path
+        # Lightning is about to write the checkpoint's over them.
+        self.given = self._linked()
+        if not path and self.config.subcommand != "fit":
+            raise InputError(
+                f"ckpt_path: {self.config.subcommand} needs the checkpoint of a run; give it with --ckpt_path"
+            )
+        if path:
+            if not Path(path).is_file():
+                raise InputError(f"ckpt_path: {path} is no file; name a checkpoint of an earlier run")
+            step = verify_checkpoint(Path(path))
+            if self.config.subcommand == "fit":
+                _need_steps(path, step, self.config.fit.trainer.max_steps)
+        super()._parse_ckpt_path()
+
+    def _linked(self) -> dict[str, Any]:
+        model = self.config[self.config.subcommand].get("model") or {}
+        given = model.get("init_args") or {}
+        return {key: given.get(key) for key in LINKED}
+
+    def _refuse_linked(self) -> None:
+        """What the data tell cannot be set otherwise: it would be overridden without a word."""
+        path = self.config[self.subcommand].ckpt_path
+        for key, now in self._linked().items():
+            told, given = getattr(self.datamodule, key), self.given[key]
+            if given not in (None, told) and given != _default(type(self.model), key):
+                raise InputError(f"model.{key}: {given}, but the data's is {told}; leave it out")
+            if path and now not in (None, told, given):
+                raise InputError(f"ckpt_path: {path} is of data with {key} {now}, these have {told}")
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        if self.subcommand != "fit":
+            if self.subcommand == "predict":
+                refuse_existing(Path(config.output))
+            config.trainer.logger = False
+            return
+        self.started = time.perf_counter()
+        self.run_dir = plan_run_dir(config.run_dir, config.name)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        self._refuse_linked()
+        if self.subcommand == "fit":
+            config = self.config.fit
+            if hasattr(self.model, "check_data"):
+                self.model.check_data(self.datamodule)
+            kwargs["default_root_dir"] = str(self.run_dir)
+            kwargs["plugins"] = [*_listed(config.trainer.plugins), CheckedCheckpointIO()]
+            if config.trainer.logger in (None, True):
+                kwargs["logger"] = run_loggers(self.run_dir, config.name, config.wandb, config.wandb_project)
+        elif isinstance(self.model, Ensemble):
+            raise InputError(f"model: Ensemble is trained and measured by fit; there is nothing to {self.subcommand}")
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "fit":
+            # Last of all: a run that is refused leaves no directory.
+            make_run_dir(self.run_dir)
+        return trainer
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:
+        if self.subcommand == "fit":
+            callbacks = [*self._watchers(callbacks), *self._run_callbacks(config)]
+        else:
+            callbacks = [c for c in callbacks if not isinstance(c, tuple(FIT_CALLBACKS.values()))]
+        return super()._instantiate_trainer(config, callbacks)
+
+    def _watchers(self, callbacks: list[Any]) -> list[Any]:
+        """The monitors of one model, or in their place the one of an ensemble."""
+        if not isinstance(self.model, Ensemble):
+            return callbacks
+        return [c for c in callbacks if not isinstance(c, tuple(FIT_CALLBACKS.values()))] + [EnsembleMonitor()]
+
+    def _run_callbacks(self, config: dict[str, Any]) -> list[Any]:
+        given = config.get("callbacks") or []
+        checkpoints = config.get("enable_checkpointing") is not False
+        self.interrupt = Interrupt()
+        extra: list[Any] = [RunSummary(self.run_dir, self.config.fit.name, checkpoints), self.interrupt]
+        if config.get("enable_progress_bar") is not False:
+            show = ("ensemble/settled", "direction_gap/strict", "norm/attention")
+            extra.append(StepProgress(show) if isinstance(self.model, Ensemble) else StepProgress())
+        if checkpoints and not any(isinstance(c, ModelCheckpoint) for c in given):
+            # By time, not by epoch: an epoch of full-batch training is milliseconds, and saving would be most of it.
+            folder = self.run_dir / "checkpoints"
+            extra.append(ModelCheckpoint(folder, "last", train_time_interval=SAVE_EVERY, enable_version_counter=False))
+        return extra
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except InputError:
+            # Refused after all, as by a checkpoint of other data: nothing is left that would stand in the way.
+            if subcommand == "fit" and not (self.run_dir / "metrics.csv").exists():
+                self._close_loggers()
+                shutil.rmtree(self.run_dir, ignore_errors=True)
+            raise
+        finally:
+            self._close_loggers()
+
+    def _close_loggers(self) -> None:
+        for logger in self.trainer.loggers:
+            if isinstance(logger, MarginWandbLogger):
+                logger.close()
+
+    def after_fit(self) -> None:
+        seconds = time.perf_counter() - self.started
+        if self.config.fit.trainer.fast_dev_run:
+            return
+        tested: dict[str, Any] = {}
+        if self.datamodule.sequences("test") is not None and is_overridden("test_step", self.model):
+            tested = dict(self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)[0])
+        if self.trainer.is_global_zero:
+            finish_fit(self.run_dir, tested, seconds, self.config.fit.report)
+        if self.interrupt.stopped:
+            raise KeyboardInterrupt
+
+    def before_validate(self) -> None:
+        self._need("val", "validate")
+
+    def before_test(self) -> None:
+        self._need("test", "test")
+
+    def _need(self, split: str, command: str) -> None:
+        if self.datamodule.sequences(split) is None:
+            raise InputError(
+                f"data: {type(self.datamodule).__name__} has no {split} split here, so nothing to {command}"
+            )
+
+    def predict(self, **kwargs: Any) -> None:
+        """Predicts and writes one JSON object per sequence."""
+        batches: list[Any] = self.trainer.predict(**kwargs) or []
+        write_predictions(Path(self.config.predict.output), batches)
+
+
+def _need_steps(path: str, step: int, max_steps: int) -> None:
+    """Refuses a checkpoint that is already where the run would end: Lightning would train nothing without a word."""
+    if 0 <= max_steps <= step:
+        raise InputError(f"ckpt_path: {path} is at step {step} of {max_steps}; raise --trainer.max_steps to go on")
+
+
+def _default(model: type, key: str) -> Any:
+    parser = LightningArgumentParser()
+    parser.add_class_arguments(model, "model")
+    return parser.get_defaults().get(f"model.{key}")
+
+
+def _listed(plugins: Any) -> list[Any]:
+    return list(plugins) if isinstance(plugins, list | tuple) else [] if plugins is None else [plugins]
+
+
+def run_trainer(words: dict[str, str], commands: dict[str, str]) -> MarginCLI:
+    """Runs what ``sys.argv`` asks of a Trainer.
+
+    Args:
+        words: of the parser: its description.
+        commands: what each command does.
+
+    Raises:
+        InputError: the words or the configs are wrong: one line that says what, where and what to do.
+    """
+    strict: dict[str, Any] = {"exit_on_error": False}
+    helps = {name: {**strict, "description": commands[name]} for name in MarginCLI.subcommands()}
+    try:
+        return MarginCLI(
+            pl.LightningModule,
+            SequenceData,
+            save_config_callback=RunConfig,
+            seed_everything_default=0,
+            trainer_defaults=DEFAULTS,
+            parser_kwargs={"prog": "maxmargin", **words, **strict, **helps},
+            subclass_mode_data=True,
+            subclass_mode_model=True,
+            auto_configure_optimizers=False,
+        )
+    except MisconfigurationException as error:
+        # Lightning's own word for a trainer that cannot be: no such accelerator, strategy or optimizer.
+        raise InputError(" ".join(str(error).split())) from error
+    except (ArgumentError, TypeError, ValueError) as error:
+        if not is_input(error):
+            raise
+        raise InputError(one_line(error, MarginCLI.latest_parser, (JointSelection, Ensemble))) from error

@@ -1,0 +1,127 @@
+"""Loggers of a run directory: CSV always, W&B offline unless the user says otherwise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_warn
+
+from lightning_maxmargin.keys import registered
+
+WandbMode = Literal["offline", "online", "disabled"]
+
+
+def run_loggers(run_dir: Path, name: str, wandb: WandbMode, project: str) -> list[Logger]:
+    """The loggers of one run.
+
+    Args:
+        run_dir: where ``metrics.csv`` and the W&B run go.
+        name: of the run.
+        wandb: ``offline`` writes the run to disk (``wandb sync`` sends it later), ``online`` sends it.
+        project: of W&B.
+    """
+    # A row on disk per look: an interrupted run keeps what it has measured.
+    csv = CSVLogger(run_dir, name="", version="", flush_logs_every_n_steps=1)
+    if wandb == "disabled":
+        return [csv]
+    return [csv, MarginWandbLogger(run_dir, name, project, offline=wandb == "offline")]
+
+
+class MarginWandbLogger(WandbLogger):
+    """W&B that never costs a training run, with an axis for every metric.
+
+    Without a key, a network, a disk or a server it warns once and goes on offline, or not at all. The run id is kept in
+    ``wandb_id.txt`` of the run directory, so that a requeued job goes on with its run. Each key of
+    :mod:`~lightning_maxmargin.keys` is drawn against its own axis, everything else against ``trainer/global_step``.
+
+    Args:
+        run_dir: the run directory.
+        name: of the run.
+        project: of W&B.
+        offline: write to disk alone.
+    """
+
+    def __init__(self, run_dir: Path, name: str, project: str, offline: bool = True) -> None:
+        import wandb
+
+        keep = run_dir / "wandb_id.txt"
+        # Silent: the table at the end of a run says what there is to say; no copies of code or terminal output.
+        settings = wandb.Settings(silent=True, console="off", disable_git=True, save_code=False, init_timeout=30)
+        super().__init__(
+            name=name, save_dir=run_dir, project=project, offline=offline,
+            id=keep.read_text().strip() if keep.is_file() else None, resume="allow", settings=settings,
+        )  # fmt: skip
+        self._wandb_init.pop("anonymous", None)  # deprecated: W&B warns of it at every start
+        self._keep = keep
+        self._made_in = os.getpid()
+        self._lost = False
+        self._defined = False
+
+    @property
+    def experiment(self) -> Any:
+        """The W&B run; opened offline where it cannot be opened online."""
+        if self._experiment is None and not self._lost:
+            run = self._guarded(lambda: WandbLogger.experiment.fget(self), "W&B cannot be reached; going on offline")  # type: ignore[attr-defined]
+            if run is None:
+                self._lost, self._offline, self._wandb_init["mode"] = False, True, "offline"
+                run = self._guarded(lambda: WandbLogger.experiment.fget(self), "W&B cannot write; going on without it")  # type: ignore[attr-defined]
+            if run is not None and not self._defined:
+                self._define(run)
+        return self._experiment
+
+    def _define(self, run: Any) -> None:
+        self._defined = True
+        if not hasattr(run, "define_metric"):
+            return
+        self._keep.parent.mkdir(parents=True, exist_ok=True)
+        self._keep.write_text(str(run.id))
+        for key in registered():
+            if key.format != "text":
+                run.define_metric(key.name, step_metric=key.axis, summary=f"{key.best},last" if key.best else None)
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self._guarded(
+            lambda: super(MarginWandbLogger, self).log_metrics(metrics, step), "W&B stopped; going on without it"
+        )
+
+    def log_hyperparams(self, params: Any) -> None:
+        self._guarded(
+            lambda: super(MarginWandbLogger, self).log_hyperparams(params), "W&B stopped; going on without it"
+        )
+
+    def log_table(self, *args: Any, **kwargs: Any) -> None:
+        self._guarded(
+            lambda: super(MarginWandbLogger, self).log_table(*args, **kwargs), "W&B stopped; going on without it"
+        )
+
+    def finalize(self, status: str) -> None:
+        self._guarded(lambda: super(MarginWandbLogger, self).finalize(status), "W&B did not close its run")
+        # A process forked for training ends without the exit handlers that would write the rest of the run.
+        if os.getpid() != self._made_in:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the W&B run: everything is on disk, and the next run of this process is another."""
+        self._lost = False  # a run that W&B gave up on must end as well, or the next one would join it
+        if self._experiment is not None and hasattr(self._experiment, "finish"):
+            self._guarded(self._experiment.finish, "W&B did not close its run")
+        self._experiment, self._lost = None, True
+
+    def _guarded(self, call: Callable[[], Any], words: str) -> Any:
+        """The call's result, or None and one warning when W&B or the disk fails."""
+        import wandb
+
+        if self._lost:
+            return None
+        try:
+            return call()
+        except (wandb.Error, OSError) as error:
+            self._lost = True
+            rank_zero_warn(
+                f"{words} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'})"
+            )
+            return None

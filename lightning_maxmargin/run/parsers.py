@@ -1,0 +1,60 @@
+"""The options of the commands that no Trainer runs: parsed, and explained by ``--help``, without torch or Lightning."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser
+
+PATH = "Solves a regularisation path: a table, path.csv, path.json and figure.png in a new run directory."
+REPORT = "Draws the figures of a finished run and writes its report.html again."
+REPRODUCE = (
+    "Runs the papers' experiments: claims beside published numbers, and the figures. "
+    "Without names, lists them. Exit status 1 if a claim fails."
+)
+
+
+def path_parser(data: type | None = None) -> ArgumentParser:
+    """Of ``maxmargin path``.
+
+    Args:
+        data: the base class of data sources; None for a help that names none of them.
+    """
+    parser = ArgumentParser(prog="maxmargin path", description=PATH, exit_on_error=False)
+    add = parser.add_argument
+    add("--config", action="config", help="A YAML file like those of configs/paths, or the name of one: paths/local.")
+    add("--name", type=str, default="path", help="Of the run: in its directory and its figure.")
+    add("--run_dir", type=str | None, default=None, help="A new directory; runs/NAME-DATE-ID if not given.")
+    if data is None:
+        add("--data", type=Any, help="A class of lightning_maxmargin.data; --data.KEY sets its arguments, "
+            "--data.help CLASS lists them.")  # fmt: skip
+    else:
+        parser.add_subclass_arguments(data, "data", required=True)
+    add("--radii", type=list[float] | list[list[float]], required=True,
+        help="Norms R of the attention; without a head pairs [r, R] of both norms.")  # fmt: skip
+    add("--head", type=Literal["data", "none"] | list[float], default="none",
+        help="The given head: numbers, or data for the one the data come with; none for the joint path.")  # fmt: skip
+    add("--loss", type=Literal["logistic", "exponential", "correlation"], default="logistic", help="Of the margins.")
+    add("--selected", type=list[int] | None, default=None, help="Tokens of a local path, one per sequence.")
+    add("--cone", type=float | None, default=None, help="Width of a local path's cone, 1 - cosine.")
+    add("--starts", type=int, default=8, help="Random directions tried at each radius.")
+    add("--seed", type=int, default=0, help="Of these.")
+    return parser
+
+
+def reproduce_parser() -> ArgumentParser:
+    """Of ``maxmargin reproduce``."""
+    parser = ArgumentParser(prog="maxmargin reproduce", description=REPRODUCE, exit_on_error=False)
+    parser.add_argument("names", nargs="*", help="Experiments, 'all', or paths of YAML files like theirs.")
+    parser.add_argument("--quick", action="store_true", help="Reduced settings: all of them within five minutes.")
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="A new directory; runs/reproduce-DATE-ID if not given."
+    )
+    return parser
+
+
+def report_parser() -> ArgumentParser:
+    """Of ``maxmargin report``."""
+    parser = ArgumentParser(prog="maxmargin report", description=REPORT, exit_on_error=False)
+    parser.add_argument("run_dir", type=str, help="The directory of the run.")
+    return parser

@@ -1,0 +1,78 @@
+"""The configs that come with the package: found by name from any directory, also after a plain ``pip install``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_maxmargin.errors import InputError
+
+PACKAGE = Path(__file__).parents[1]
+FLAGS = ("--config", "-c")
+
+
+def shipped_folder() -> Path:
+    """``configs`` inside an installed package, or, in a clone, beside it."""
+    inside = PACKAGE / "configs"
+    return inside if inside.is_dir() else PACKAGE.parent / "configs"
+
+
+def shipped_names() -> list[str]:
+    """What ``--config`` knows without a file: ``joint/relaxed``, ``tensor``, ...
+
+    Example:
+        >>> "joint/relaxed" in shipped_names()
+        True
+    """
+    folder = shipped_folder()
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def find_config(name: str) -> str:
+    """The file that a config's name stands for; one on disk wins over a shipped one.
+
+    Args:
+        name: a path, or a shipped config: ``joint/relaxed``, ``joint/relaxed.yaml``, ``configs/joint/relaxed.yaml``.
+
+    Raises:
+        InputError: there is no such file and no such shipped config; the message has the nearest names.
+
+    Example:
+        >>> find_config("joint/relaxed").endswith("configs/joint/relaxed.yaml")
+        True
+    """
+    plain = name.removesuffix(".yaml").removeprefix("configs/")
+    on_disk = [name, f"{plain}.yaml", f"configs/{plain}.yaml"]
+    found = next((path for path in on_disk if Path(path).is_file()), None)
+    if found is not None:
+        return found
+    known = shipped_names()
+    if plain in known:
+        return str(shipped_folder() / f"{plain}.yaml")
+    near = difflib.get_close_matches(plain, known, 3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the shipped ones are in {shipped_folder()}"
+    raise InputError(f"config: {name} is neither a file nor a shipped config; {hint}")
+
+
+def with_files(words: Sequence[str]) -> list[str]:
+    """The words of a command, with the file in place of every config's name.
+
+    Example:
+        >>> with_files(["fit", "--name", "joint/relaxed"])
+        ['fit', '--name', 'joint/relaxed']
+    """
+    found: list[str] = []
+    for word in words:
+        if found and found[-1] in FLAGS:
+            found.append(_file(word))
+        elif word.startswith("--config="):
+            found.append(f"--config={_file(word.removeprefix('--config='))}")
+        else:
+            found.append(word)
+    return found
+
+
+def _file(value: str) -> str:
+    # A config written out on the command line, or standard input, is no name.
+    return value if value == "-" or set("{\n") & set(value) else find_config(value)

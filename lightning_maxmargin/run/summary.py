@@ -1,0 +1,128 @@
+"""What a fit leaves in its run directory: the last checkpoint, summary.json and, in two dimensions, the paths."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from lightning_maxmargin.callbacks.ensemble_monitor import EnsembleMonitor, instances_csv
+from lightning_maxmargin.callbacks.interrupt import Interrupt
+from lightning_maxmargin.callbacks.margin_monitor import MarginMonitor
+from lightning_maxmargin.core import Sequences
+from lightning_maxmargin.keys import measured_by
+from lightning_maxmargin.probe.selector import Snapshot
+from lightning_maxmargin.run.atomic import write_text
+from lightning_maxmargin.run.directory import versions
+
+
+class RunSummary(Callback):
+    """Writes at the end of fit, inside the training processes: with ``ddp_fork`` the numbers never leave them.
+
+    Args:
+        run_dir: the run directory.
+        name: of the run.
+        checkpoint: whether to keep ``checkpoints/last.ckpt``.
+    """
+
+    def __init__(self, run_dir: Path, name: str, checkpoint: bool = True) -> None:
+        self.run_dir, self.name, self.checkpoint = run_dir, name, checkpoint
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        # Here and not at the end of fit: by then Lightning has closed the epoch and dropped the loader's place in it,
+        # and a resumed run would begin the epoch again.
+        if trainer.global_step == trainer.max_steps:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step != trainer.max_steps:
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if self.checkpoint:
+            trainer.save_checkpoint(self.run_dir / "checkpoints" / "last.ckpt")
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, MarginMonitor):
+                self._write_margins(trainer, pl_module, callback)
+            elif isinstance(callback, EnsembleMonitor):
+                self._write(trainer, {**callback.last, "gradient": "exact", "message": callback.message})
+                if callback.result is None:
+                    continue
+                text = instances_csv(callback.result, pl_module.dealt())  # type: ignore[operator]
+                write_text(self.run_dir / "instances.csv", text)
+
+    def _write_margins(self, trainer: pl.Trainer, pl_module: pl.LightningModule, monitor: MarginMonitor) -> None:
+        selected = [] if monitor.snapshot is None else monitor.snapshot.selected.tolist()
+        values = {
+            **monitor.last,
+            "gradient": getattr(pl_module, "gradient", None),
+            "message": monitor.message,
+            "selection/tokens": " ".join(map(str, selected[:20])) + (" ..." if len(selected) > 20 else ""),
+        }
+        self._write(trainer, values)
+        if monitor.paths and monitor.snapshot is not None:
+            train_head = getattr(pl_module, "train_part", "both") != "attention"
+            arrays = path_arrays(monitor.paths, monitor.snapshot, monitor.sequences, train_head)
+            np.savez(self.run_dir / "paths.npz", **arrays)  # type: ignore[arg-type]
+
+    def _write(self, trainer: pl.Trainer, values: dict[str, Any]) -> None:
+        if any(isinstance(c, Interrupt) and c.stopped for c in trainer.callbacks):  # type: ignore[attr-defined]
+            of = f" of {trainer.max_steps:,}" if trainer.max_steps >= 0 else ""
+            words = f"Interrupted at step {trainer.global_step:,}{of}. {values['message']}"
+            values = {**values, "message": words.rstrip()}
+        write_summary(self.run_dir, {**values, "name": self.name, "steps": trainer.global_step, "versions": versions()})
+
+
+def path_arrays(
+    paths: list[tuple[int, Tensor, Tensor]], snapshot: Snapshot, data: Sequences, train_head: bool
+) -> dict[str, np.ndarray]:
+    """Paths and SVM rays in the plane, for the figure: p or every W z_i, and v where it is trained and in the plane."""
+    z = None if snapshot.direction.ndim == 1 or data.queries is None else data.queries.double()
+
+    def rays(direction: Tensor) -> np.ndarray:
+        return (direction[None] if z is None else z @ direction.T).numpy()
+
+    arrays = {
+        "step": np.array([step for step, _, _ in paths]),
+        "attention": np.stack([rays(p) for _, p, _ in paths]),
+        "keys": data.keys.double().numpy(),
+        "labels": data.labels.numpy(),
+        "selected": snapshot.selected.numpy(),
+        "mask": np.ones(data.keys.shape[:2], bool) if data.mask is None else data.mask.numpy(),
+    }
+    if data.values is not data.keys and data.values.shape[2] == 2:
+        arrays["values"] = data.values.double().numpy()
+    for limit, solution in snapshot.solutions.items():
+        if solution.attention.status == "certified":
+            arrays[f"svm/{limit}"] = rays(solution.attention.direction)
+    if train_head and snapshot.head.shape == (2,):
+        arrays["head"] = np.stack([v.numpy() for _, _, v in paths])
+        strict = snapshot.solutions.get("strict")
+        if strict is not None and strict.head.status == "certified" and strict.head.direction.shape == (2,):
+            arrays["svm/head"] = strict.head.direction.numpy()
+    return arrays
+
+
+def write_summary(run_dir: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Writes ``summary.json`` and returns it: every key of a run, null where undefined, and what else was measured."""
+    summary = {key: _plain(values.get(key)) for key in measured_by("selector", "ensemble", "run")}
+    summary |= {key: _plain(value) for key, value in values.items() if key not in summary}
+    write_text(run_dir / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    return summary
+
+
+def _plain(value: Any) -> float | int | str | None:
+    if value is None or isinstance(value, str | int):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None
