@@ -52,7 +52,8 @@ def several_tokens(
 
     A nonlinear head may want a mixture of tokens. Then W grows along W_dir, which separates the kept tokens O_i from
     the masked, while W_fin sets the ratios within O_i: ``W ~ W_fin + R W_dir``, from
-    :func:`~lightning_maxmargin.svm.kept.solve_finite_part` and :func:`~lightning_maxmargin.svm.kept.solve_kept_svm`.
+    :func:`~lightning_maxmargin.svm.active_set.solve_finite_part` and
+    :func:`~lightning_maxmargin.svm.active_set.solve_kept_svm`.
     Tokens with weight below 1e-6 are masked, above 1e-3 kept; a seed with one in between is rejected.
 
     V = randn(d, d) / ||V||_F; tokens and queries of unit length; labels -1 or 1; W starts uniform in +-1/sqrt(d), as a
@@ -160,7 +161,7 @@ def _draw(d: int, n: int, T: int, seed: int) -> tuple[Tensor, ...]:
 def _gaps(model: _Model, s: Tensor, kept: Tensor, b: int) -> tuple[float, float, float] | None:
     """1 - correlation with W_fin + R W_dir, W_dir and the single-token SVM; None where one is not certified."""
     from lightning_maxmargin.svm import solve_att_svm
-    from lightning_maxmargin.svm.kept import solve_finite_part, solve_kept_svm
+    from lightning_maxmargin.svm.active_set import solve_finite_part, solve_kept_svm
 
     X, z, W = model.X[b], model.z[b], model.W[b]
     far = solve_kept_svm(X, kept[b], queries=z)

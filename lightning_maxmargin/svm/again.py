@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lightning_maxmargin.svm.many import Mask
-from lightning_maxmargin.svm.many_input import Many
-from lightning_maxmargin.svm.problem import EPS, Array, Index
+from lightning_maxmargin.svm.batch_input import Many
+from lightning_maxmargin.svm.batch_rows import Mask
+from lightning_maxmargin.svm.rows import EPS, Array, Index
 
 # Instances looked at first: where fewer than half of them pass, the keys have moved.
 FIRST = 32

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.svm.many import ManyRows, inverse
-from lightning_maxmargin.svm.problem import Array
+from lightning_maxmargin.svm.batch_rows import ManyRows, inverse
+from lightning_maxmargin.svm.rows import Array
 
 # One more column b/SLACK, as in ``small``: the problem then has a solution where the rows cannot be met.
 SLACK = 1e3

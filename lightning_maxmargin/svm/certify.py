@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_maxmargin.svm.norms import Norm, dual_norm_of, norm_of
-from lightning_maxmargin.svm.problem import EPS, Array, Index, RowProblem
+from lightning_maxmargin.svm.norms.names import Norm, dual_norm_of, norm_of
 from lightning_maxmargin.svm.rational import RationalRows, positive_null_vector, reduced, whole_numbers
+from lightning_maxmargin.svm.rows import EPS, Array, Index, RowProblem
 
 Mask = npt.NDArray[np.bool_]
 # As float64 on machines without longer numbers.

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from lightning_maxmargin.svm.certify import TOLERANCES, is_certified, proves_contradiction, relative_gap
 from lightning_maxmargin.svm.generate import generate
-from lightning_maxmargin.svm.problem import Array, RowProblem
 from lightning_maxmargin.svm.rational import (
     RATIONAL_NUMBERS,
     RATIONAL_RANK,
@@ -23,6 +22,7 @@ from lightning_maxmargin.svm.rational import (
     solve_rational,
     whole_numbers,
 )
+from lightning_maxmargin.svm.rows import Array, RowProblem
 
 Mask = npt.NDArray[np.bool_]
 # Singular values of the unit equality rows below this share of the largest, and what is left of an inequality's unit

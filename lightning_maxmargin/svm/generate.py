@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_maxmargin.svm.certify import residual, rounding
-from lightning_maxmargin.svm.problem import Array, Index, RowProblem
-from lightning_maxmargin.svm.small import solve_small
+from lightning_maxmargin.svm.qp.working import solve_small
+from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
 MAX_ROUNDS = 60
 # Rough answers suffice until the gap is below this.

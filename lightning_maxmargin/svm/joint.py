@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.batched_joint import attention_many
+from lightning_maxmargin.svm.batch_input import check_many
+from lightning_maxmargin.svm.batch_joint import attention_many
 from lightning_maxmargin.svm.checks import check_labels, check_values, to_array
-from lightning_maxmargin.svm.many_input import check_many
-from lightning_maxmargin.svm.problem import Array, RowProblem
+from lightning_maxmargin.svm.rows import Array, RowProblem
 from lightning_maxmargin.svm.solution import Solution, stack, unstack
 from lightning_maxmargin.svm.solve import solve_att_svm, solve_label_svm, solve_problem
 

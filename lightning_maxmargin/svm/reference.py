@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_maxmargin.svm.norms import Norm
-from lightning_maxmargin.svm.problem import Array, RowProblem
+from lightning_maxmargin.svm.norms.names import Norm
+from lightning_maxmargin.svm.rows import Array, RowProblem
 
 Mask = npt.NDArray[np.bool_]
 SETTINGS: dict[str, float] = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12, "max_iter": 200}

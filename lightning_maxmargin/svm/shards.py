@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.certify import combination_rounding, is_certified, relative_gap
 from lightning_maxmargin.svm.generate import MAX_ROUNDS, NEAR, Outcome, generate
-from lightning_maxmargin.svm.problem import Array, Index, RowProblem
+from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution
 from lightning_maxmargin.svm.sources import Final, Report, Source, merge, parts_of
 from lightning_maxmargin.svm.threads import one_thread

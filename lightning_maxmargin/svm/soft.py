@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.active import Array, Mask, on_active
 from lightning_maxmargin.svm.checks import check_labels, check_values
-from lightning_maxmargin.svm.interior import Rows, interior
+from lightning_maxmargin.svm.qp.active import Array, Mask, on_active
+from lightning_maxmargin.svm.qp.interior import Rows, interior
 from lightning_maxmargin.svm.solution import Solution
 from lightning_maxmargin.svm.threads import one_thread
 

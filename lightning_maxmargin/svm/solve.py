@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.batched import label_many, solve_many
+from lightning_maxmargin.svm.batch import label_many, solve_many
 from lightning_maxmargin.svm.certify import certify, meets_rows, what_is_known
 from lightning_maxmargin.svm.checks import check_labels, check_values
 from lightning_maxmargin.svm.generate import Outcome, generate, smallest_of
-from lightning_maxmargin.svm.normed import generate_norm
-from lightning_maxmargin.svm.norms import NOT_UNIQUE, Norm, check_norm, is_unique, norm_of
-from lightning_maxmargin.svm.problem import RowProblem
+from lightning_maxmargin.svm.norms.names import NOT_UNIQUE, Norm, check_norm, is_unique, norm_of
+from lightning_maxmargin.svm.norms.rounds import generate_norm
 from lightning_maxmargin.svm.rational import RATIONAL_NUMBERS, RATIONAL_RANK, floats, solve_rational
+from lightning_maxmargin.svm.rows import RowProblem
 from lightning_maxmargin.svm.shards import solve_source
 from lightning_maxmargin.svm.solution import Solution, unstack
 from lightning_maxmargin.svm.sources import Blocks, as_source

@@ -13,7 +13,7 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.certify import rounding
 from lightning_maxmargin.svm.checks import to_array
 from lightning_maxmargin.svm.generate import worst_rows
-from lightning_maxmargin.svm.problem import Array, Index, RowProblem
+from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
 # A block of a memory-mapped array, in numbers: 32 MB of float64.
 NUMBERS = 4_000_000

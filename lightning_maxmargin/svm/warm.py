@@ -10,7 +10,7 @@ import numpy.typing as npt
 from lightning_maxmargin.svm.certify import relative_gap
 from lightning_maxmargin.svm.checks import to_array
 from lightning_maxmargin.svm.generate import Outcome, missed_of, smallest_of
-from lightning_maxmargin.svm.problem import Array, Index, RowProblem
+from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution
 
 # An earlier answer whose gap on the new rows is below this is the answer; a certificate allows 1e-8.

@@ -7,7 +7,7 @@ import torch
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.reproduce.several_tokens import _draw, _gaps, _Model, several_tokens
-from lightning_maxmargin.svm.kept import solve_finite_part, solve_kept_svm
+from lightning_maxmargin.svm.active_set import solve_finite_part, solve_kept_svm
 
 
 def model(dim: int = 5, seeds: int = 4) -> _Model:

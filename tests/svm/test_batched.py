@@ -11,7 +11,7 @@ from lightning_maxmargin.svm import (
     Solution,
     solve_att_svm,
 )
-from lightning_maxmargin.svm import batched as batched_module
+from lightning_maxmargin.svm import batch as batched_module
 from tests.svm.many_problems import METHODS, problems, same
 
 

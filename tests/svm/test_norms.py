@@ -23,9 +23,9 @@ from lightning_maxmargin.svm import (
     relative_margin_in,
     solve_att_svm,
 )
-from lightning_maxmargin.svm.entrywise import relative_gap, solve_linf, solve_lp
 from lightning_maxmargin.svm.generate import generate
-from lightning_maxmargin.svm.normed import generate_norm
+from lightning_maxmargin.svm.norms.lp import relative_gap, solve_linf, solve_lp
+from lightning_maxmargin.svm.norms.rounds import generate_norm
 from lightning_maxmargin.svm.reference import reference_norm
 from tests.svm.test_gold import QUERIES1, VISUAL1, f64
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from lightning_maxmargin.svm import RowProblem, solve_att_svm
-from lightning_maxmargin.svm.active import finish, on_active, point_of, relative_gap
-from lightning_maxmargin.svm.farkas import accept, by_linear_program, farkas_from
 from lightning_maxmargin.svm.generate import generate
-from lightning_maxmargin.svm.interior import Rows, interior
-from lightning_maxmargin.svm.small import SmallProblem, by_daqp, solve_small
+from lightning_maxmargin.svm.qp.active import finish, on_active, point_of, relative_gap
+from lightning_maxmargin.svm.qp.farkas import accept, by_linear_program, farkas_from
+from lightning_maxmargin.svm.qp.interior import Rows, interior
+from lightning_maxmargin.svm.qp.working import SmallProblem, by_daqp, solve_small
 
 
 def rows(m: int, r: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.again import applies, joined, recheck
+from lightning_maxmargin.svm.batch_input import Many, blame, check_many
+from lightning_maxmargin.svm.batch_rows import ManyRows, Mask, inverse, judge
 from lightning_maxmargin.svm.checks import to_array
-from lightning_maxmargin.svm.many import ManyRows, Mask, inverse, judge
-from lightning_maxmargin.svm.many_input import Many, blame, check_many
-from lightning_maxmargin.svm.problem import Array, Index
+from lightning_maxmargin.svm.rows import Array, Index
 from lightning_maxmargin.svm.solution import Ragged, Solution, stack, unstack
 from lightning_maxmargin.svm.threads import one_thread
 

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from lightning_maxmargin.svm.problem import Array
+from lightning_maxmargin.svm.rows import Array
 
 
 class Semidefinite(ABC):

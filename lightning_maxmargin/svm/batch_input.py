@@ -8,9 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.svm.batch_rows import ManyRows, Mask, gather
 from lightning_maxmargin.svm.checks import check_mask, check_queries, check_rhs, check_selected, to_array
-from lightning_maxmargin.svm.many import ManyRows, Mask, gather
-from lightning_maxmargin.svm.problem import Array, Index, RowProblem
+from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
 
 @dataclass(frozen=True)

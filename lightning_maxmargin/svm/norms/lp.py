@@ -13,7 +13,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import linprog
 
-from lightning_maxmargin.svm.problem import Array
+from lightning_maxmargin.svm.rows import Array
 
 Answer = tuple[Array, Array, float]
 Step = Callable[[Array], tuple[Array, Array, Array]]

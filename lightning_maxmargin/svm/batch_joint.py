@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.batched import Guess, replaced, solve_rows
-from lightning_maxmargin.svm.many import Mask
-from lightning_maxmargin.svm.many_input import Many
-from lightning_maxmargin.svm.problem import Array, Index, RowProblem
+from lightning_maxmargin.svm.batch import Guess, replaced, solve_rows
+from lightning_maxmargin.svm.batch_input import Many
+from lightning_maxmargin.svm.batch_rows import Mask
+from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution
 from lightning_maxmargin.svm.solve import solve_problem
 

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.linalg import eigh, qr, solve_triangular
 
 from lightning_maxmargin.svm.certify import proves_infeasible
-from lightning_maxmargin.svm.problem import Array, Index, RowProblem
+from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
 # Entries below this share of the largest are zero at the exact vector, tried in turn.
 CUTS = (0.0, 1e-9, 1e-6, 1e-4, 1e-2)

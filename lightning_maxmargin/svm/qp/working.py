@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from lightning_maxmargin.svm.active import Finish, Point, exchange, finish, pivot, point_of
-from lightning_maxmargin.svm.farkas import by_linear_program, farkas_from
-from lightning_maxmargin.svm.interior import Interior, Rows, interior
-from lightning_maxmargin.svm.problem import Array, Index, RowProblem
+from lightning_maxmargin.svm.qp.active import Finish, Point, exchange, finish, pivot, point_of
+from lightning_maxmargin.svm.qp.farkas import by_linear_program, farkas_from
+from lightning_maxmargin.svm.qp.interior import Interior, Rows, interior
+from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
 SLACK = 1e3
 # Where the margin is below 1e-3 the shared slack must cost more to leave digits for the rest.

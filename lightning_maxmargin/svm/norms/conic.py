@@ -12,9 +12,9 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.linalg.lapack import dsyevr, dtrtri
 
-from lightning_maxmargin.svm.entrywise import longest
-from lightning_maxmargin.svm.problem import Array
-from lightning_maxmargin.svm.semidefinite import Semidefinite
+from lightning_maxmargin.svm.norms.lp import longest
+from lightning_maxmargin.svm.norms.semidefinite import Semidefinite
+from lightning_maxmargin.svm.rows import Array
 
 Answer = tuple[Array, Array, float]
 MAX_ITER = 60

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from lightning_maxmargin.svm.conic import solve_semidefinite
-from lightning_maxmargin.svm.entrywise import solve_linf, solve_lp
 from lightning_maxmargin.svm.generate import Outcome, worst_rows
-from lightning_maxmargin.svm.norms import Norm, dual_norm_of, norm_of
-from lightning_maxmargin.svm.problem import Array, Index, RowProblem
-from lightning_maxmargin.svm.semidefinite import Nuclear, Spectral
+from lightning_maxmargin.svm.norms.conic import solve_semidefinite
+from lightning_maxmargin.svm.norms.lp import solve_linf, solve_lp
+from lightning_maxmargin.svm.norms.names import Norm, dual_norm_of, norm_of
+from lightning_maxmargin.svm.norms.semidefinite import Nuclear, Spectral
+from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
 MAX_ROUNDS = 60
 # Up to this many rows there is nothing to gain by leaving some out.

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.checks import check_finite, check_keys, check_mask, to_array
 from lightning_maxmargin.svm.equalities import EqualityRows, certify_equalities, solve_equalities
-from lightning_maxmargin.svm.problem import Array, RowProblem
+from lightning_maxmargin.svm.rows import Array, RowProblem
 from lightning_maxmargin.svm.solution import Solution
 from lightning_maxmargin.svm.threads import one_thread
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.checks import to_array
-from lightning_maxmargin.svm.problem import Array, RowProblem
+from lightning_maxmargin.svm.rows import Array, RowProblem
 from lightning_maxmargin.svm.solution import Solution
 
 Norm = str | float

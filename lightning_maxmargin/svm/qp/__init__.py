@@ -1,0 +1,1 @@
+"""The quadratic program on the working rows, by the method that fits its size."""
