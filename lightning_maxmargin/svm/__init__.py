@@ -5,7 +5,6 @@ from lightning_maxmargin.svm.certify import certify, certify_infeasible
 from lightning_maxmargin.svm.joint import JointSolution, solve_joint_svm
 from lightning_maxmargin.svm.norms.names import dual_norm_of, norm_of, relative_margin_in
 from lightning_maxmargin.svm.rows import RowProblem
-from lightning_maxmargin.svm.soft import solve_soft_label_svm
 from lightning_maxmargin.svm.solution import Solution
 from lightning_maxmargin.svm.solve import solve_att_svm, solve_label_svm
 
@@ -24,5 +23,4 @@ __all__ = [
     "solve_kept_svm",
     "solve_label_svm",
     "solve_rows",
-    "solve_soft_label_svm",
 ]

@@ -46,7 +46,7 @@ class ManyJoint:
             keys, selected = torch.from_numpy(part.keys[b]), torch.from_numpy(part.selected[b])
             return solve_problem(RowProblem.attention(keys, selected, *given), goal=GOAL)
 
-        found = solve_rows(part, alone, guess, None)
+        found = solve_rows(part, alone, guess)
         if found is None:
             raise InputError("keys hold NaN or Inf, or numbers too large to square: remove or rescale them")
         return found

@@ -92,12 +92,3 @@ def reference_multiclass(x: Array, y: Array, classes: int) -> Array | None:
     rows = [(V[int(c)] - V[k]) @ xi >= 1 for xi, c in zip(x, y, strict=True) for k in range(classes) if k != int(c)]
     status = _solve(cp.Minimize(cp.sum_squares(V) / 2), rows)
     return None if "infeasible" in status else np.asarray(V.value)
-
-
-def reference_soft(x: Array, y: Array, cost: float) -> Array:
-    """argmin ||v||^2 / 2 + cost sum max(0, 1 - y_i v'x_i): (d,)."""
-    import cvxpy as cp
-
-    v = cp.Variable(x.shape[1])
-    _solve(cp.Minimize(cp.sum_squares(v) / 2 + cost * cp.sum(cp.pos(1 - cp.multiply(y, x @ v)))), [])
-    return np.asarray(v.value)

@@ -97,7 +97,6 @@ def prepare(name: str, case: Case, seed: int) -> tuple[dict[str, Callable[[], An
     if case.count is None:
         problem = RowProblem.attention(keys, selected, z)
         return ours, [problem.rows(problem.ids)]
-    ours['ours, method="torch"'] = lambda: solve_att_svm(keys, selected, method="torch")
     chosen = [RowProblem.attention(keys[b], selected[b]) for b in range(case.count)]
     return ours, [problem.rows(problem.ids) for problem in chosen]
 

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from lightning_maxmargin.svm import RowProblem, Solution, certify, certify_infeasible, solve_att_svm
 
-METHODS = ["daqp", "torch"]
-
 
 def problems(
     shape: tuple[int, int, int, int],

@@ -9,20 +9,18 @@ import torch
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm import RowProblem, certify, solve_att_svm, solve_joint_svm, solve_label_svm
 from lightning_maxmargin.svm.batch_rows import gather, judge
-from tests.svm.many_problems import METHODS, problems, same
+from tests.svm.many_problems import problems, same
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("exponent", [-12, 12])
-def test_scale(method: str, exponent: int) -> None:
+def test_scale(exponent: int) -> None:
     keys, selected, _ = problems((10, 6, 8, 10))
-    base = solve_att_svm(keys, selected, method=method)
-    scaled = solve_att_svm(keys * 10.0**exponent, selected, method=method)
+    base = solve_att_svm(keys, selected)
+    scaled = solve_att_svm(keys * 10.0**exponent, selected)
     torch.testing.assert_close(scaled.direction * 10.0**exponent, base.direction, atol=1e-11, rtol=1e-11)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_hard_instances_are_certified_or_unverified(method: str) -> None:
+def test_hard_instances_are_certified_or_unverified() -> None:
     g = torch.Generator().manual_seed(0)
     tiny = torch.randn(1, 10, 2, 5, generator=g, dtype=torch.float64)
     tiny[:, :, 1] = 0
@@ -34,7 +32,7 @@ def test_hard_instances_are_certified_or_unverified(method: str) -> None:
     equal = torch.zeros(1, 10, 2, 5, dtype=torch.float64)
     equal[:, :, 0] = torch.tensor([3.0, 0, 4.0, 0, 0])
     keys = torch.cat([tiny, sizes, equal])
-    many = solve_att_svm(keys, torch.zeros(3, 10), method=method)
+    many = solve_att_svm(keys, torch.zeros(3, 10))
     assert set(many.status) <= {"certified", "unverified"}
     assert many.status[0] == many.status[2] == "certified"
     assert many.margin[0] == pytest.approx(1e-6, rel=1e-6)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm import solve_att_svm, solve_joint_svm, solve_label_svm, solve_soft_label_svm
+from lightning_maxmargin.svm import solve_att_svm, solve_joint_svm, solve_label_svm
 
 K = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
 A = torch.zeros(3, dtype=torch.long)
@@ -58,8 +58,6 @@ CASES: dict[str, tuple[Callable[[], object], str]] = {
     "labels fraction": (lambda: solve_label_svm(K[:, 0], Y * 0.5), "labels hold 0.5 at 0"),
     "labels nan": (lambda: solve_label_svm(K[:, 0], Y * torch.nan), "labels hold nan at 0"),
     "class range": (lambda: solve_label_svm(K[:, 0], A + 3, num_classes=3), "class 3 at 0 of 3 classes"),
-    "soft classes": (lambda: solve_soft_label_svm(K[:, 0], A), "labels are class indices"),
-    "soft cost": (lambda: solve_soft_label_svm(K[:, 0], Y, cost=0.0), "cost is 0.0: pass a positive number"),
     "limit": (lambda: solve_joint_svm(K, K, Y, A, limit="loose"), "limit 'loose' is unknown: use one of strict"),
     "norm ratio": (lambda: solve_joint_svm(K, K, Y, A, limit="rate_coupled"), "norm_ratio is None"),
     "norm ratio sign": (lambda: solve_joint_svm(K, K, Y, A, limit="rate_coupled", norm_ratio=-1.0), "norm_ratio is -1"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.svm import SVC, LinearSVC
+from sklearn.svm import SVC
 from torch import Tensor
 
 from lightning_maxmargin.svm import (
@@ -15,14 +15,12 @@ from lightning_maxmargin.svm import (
     solve_att_svm,
     solve_joint_svm,
     solve_label_svm,
-    solve_soft_label_svm,
 )
 from lightning_maxmargin.svm.reference import (
     reference_binary,
     reference_multiclass,
     reference_rate_coupled,
     reference_rows,
-    reference_soft,
 )
 
 # What Clarabel's own answer is good for.
@@ -182,21 +180,3 @@ def test_two_classes_are_half_the_binary_answer_each() -> None:
     y = (x[:, 0] > 0).long()
     v = solve_label_svm(x, 2 * y - 1).direction
     agree(solve_label_svm(x, y).direction, torch.stack([-v / 2, v / 2]).numpy(), 1e-10)
-
-
-@pytest.mark.parametrize("cost", [1e-3, 0.1, 1.0, 1e3])
-@pytest.mark.parametrize("scale", [1.0, 100.0])
-def test_soft_margin(cost: float, scale: float) -> None:
-    g = torch.Generator().manual_seed(2)
-    x = torch.randn(80, 6, generator=g, dtype=torch.float64) * scale
-    y = torch.sign(x[:, 0] + scale * torch.randn(80, generator=g, dtype=torch.float64))
-    solution = solve_soft_label_svm(x, y, cost)
-    assert solution.status == "certified"
-    assert ((solution.dual >= 0) & (solution.dual <= cost * (1 + 1e-12))).all()
-    # v is what is left of a sum of much longer vectors.
-    lost = 1e-14 * float(solution.dual @ x.norm(dim=1))
-    torch.testing.assert_close((solution.dual * y) @ x, solution.direction, atol=lost, rtol=0)
-    agree(solution.direction, reference_soft(x.numpy(), y.numpy(), cost), 1e-5)
-    if scale == 1 and cost <= 1:
-        svc = LinearSVC(C=cost, loss="hinge", fit_intercept=False, tol=1e-10, max_iter=1_000_000)
-        agree(solution.direction, svc.fit(x.numpy(), y.numpy()).coef_[0], 1e-4)

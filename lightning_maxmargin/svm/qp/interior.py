@@ -1,4 +1,4 @@
-"""A primal-dual interior point for ``min .5||A'lam||^2 - b'lam  over  0 <= lam <= upper``.
+"""A primal-dual interior point for ``min .5||A'lam||^2 - b'lam  over  lam >= 0``.
 
 Mehrotra's predictor-corrector on the smaller of the two normal systems. It is the first half of solving a large
 small problem: its answer tells which rows are active, and the active-set finish computes them exactly. On rows that
@@ -22,11 +22,10 @@ Solver = Callable[[Array], tuple[Array, Array]]
 
 @dataclass(frozen=True)
 class Interior:
-    """lam (m,) and slack z (m,), A A'lam - b = z - w at the optimum; ``upper_slack`` w (m,), zero without bounds."""
+    """lam (m,) and slack z (m,), A A'lam - b = z at the optimum."""
 
     lam: Array
     slack: Array
-    upper_slack: Array
     iterations: int
     converged: bool
 
@@ -82,94 +81,75 @@ def _longest(x: Array, dx: Array) -> float:
 
 @dataclass
 class _State:
-    """lam and its distance ``room`` to the bound, their slacks z and w, and y = A A'lam; room = 1, w = 0 unbounded.
-
-    The room is kept on its own: near the bound the subtraction has no digits.
-    """
+    """lam, its slack z, and y = A A'lam."""
 
     lam: Array
-    room: Array
     z: Array
-    w: Array
     y: Array
-    bounded: bool
 
     def gap(self) -> float:
-        return float(self.lam @ self.z) + (float(self.room @ self.w) if self.bounded else 0.0)
+        return float(self.lam @ self.z)
 
-    def longest(self, dlam: Array, dz: Array, dw: Array) -> float:
-        size = min(_longest(self.lam, dlam), _longest(self.z, dz))
-        return min(size, _longest(self.room, -dlam), _longest(self.w, dw)) if self.bounded else size
+    def longest(self, dlam: Array, dz: Array) -> float:
+        return min(_longest(self.lam, dlam), _longest(self.z, dz))
 
-    def after(self, size: float, dlam: Array, dz: Array, dw: Array) -> float:
-        gap = float((self.lam + size * dlam) @ (self.z + size * dz))
-        return gap + (float((self.room - size * dlam) @ (self.w + size * dw)) if self.bounded else 0.0)
+    def after(self, size: float, dlam: Array, dz: Array) -> float:
+        return float((self.lam + size * dlam) @ (self.z + size * dz))
 
-    def newton(self, solve: Solver, residual: Array, low: Array, high: Array) -> tuple[Array, Array, Array, Array]:
-        """Step towards lam z = lam z + low and room w = room w + high with the residual gone: dlam, dz, dw, dy."""
-        dlam, dy = solve(-residual + low / self.lam - high / self.room)
-        dw = (high + self.w * dlam) / self.room if self.bounded else np.zeros_like(dlam)
-        return dlam, (low - self.z * dlam) / self.lam, dw, dy
+    def newton(self, solve: Solver, residual: Array, low: Array) -> tuple[Array, Array, Array]:
+        """Step towards lam z = lam z + low with the residual gone: dlam, dz, dy."""
+        dlam, dy = solve(-residual + low / self.lam)
+        return dlam, (low - self.z * dlam) / self.lam, dy
 
-    def move(self, size: float, dlam: Array, dz: Array, dw: Array, dy: Array) -> None:
-        self.lam, self.z, self.w = self.lam + size * dlam, self.z + size * dz, self.w + size * dw
-        self.y = self.y + size * dy
-        if self.bounded:
-            self.room = self.room - size * dlam
+    def move(self, size: float, dlam: Array, dz: Array, dy: Array) -> None:
+        self.lam, self.z, self.y = self.lam + size * dlam, self.z + size * dz, self.y + size * dy
 
 
-def _start(rows: Rows, b: Array, upper: float) -> _State:
-    m, bounded = len(b), bool(np.isfinite(upper))
+def _start(rows: Rows, b: Array) -> _State:
+    m = len(b)
     curvature = float(rows.times(np.ones(m)).sum())
     size = float(b.sum()) / max(curvature, 1e-300)
-    lam = np.full(m, min(max(size, 1.0 / m), 0.5 * upper))
+    lam = np.full(m, max(size, 1.0 / m))
     y = rows.times(lam)
     width = max(float(np.abs(y - b).max()), 1.0)
-    z = np.maximum(y - b, 0.0) + width
-    if bounded:
-        return _State(lam, upper - lam, z, np.full(m, width), y, True)
-    return _State(lam, np.ones(m), z, np.zeros(m), y, False)
+    return _State(lam, np.maximum(y - b, 0.0) + width, y)
 
 
 def _step(state: _State, rows: Rows, residual: Array, gap: float) -> float:
     """Mehrotra's predictor and corrector; the length of the step taken, 0 where the system broke down."""
-    theta = state.z / state.lam + (state.w / state.room if state.bounded else 0.0)
     try:
-        solve = rows.factor(1 / np.maximum(theta, 1e-14))
+        solve = rows.factor(1 / np.maximum(state.z / state.lam, 1e-14))
     except LinAlgError:
         return 0.0
-    low, high = -state.lam * state.z, -state.room * state.w
-    dlam, dz, dw, _ = state.newton(solve, residual, low, high)
-    after = state.after(state.longest(dlam, dz, dw), dlam, dz, dw)
-    mu = gap / (len(state.lam) * (2 if state.bounded else 1))
-    centre = mu * min(1.0, max(after / gap, 0.0)) ** 3
-    if state.bounded:
-        high = high + centre + dlam * dw
-    step = state.newton(solve, residual, low + centre - dlam * dz, high)
-    size = STEP * state.longest(*step[:3])
+    low = -state.lam * state.z
+    dlam, dz, _ = state.newton(solve, residual, low)
+    after = state.after(state.longest(dlam, dz), dlam, dz)
+    centre = gap / len(state.lam) * min(1.0, max(after / gap, 0.0)) ** 3
+    step = state.newton(solve, residual, low + centre - dlam * dz)
+    size = STEP * state.longest(*step[:2])
     if not np.isfinite(size) or size < 1e-10:
         return 0.0
     state.move(size, *step)
     return size
 
 
-def interior(rows: Rows, b: Array, upper: float = np.inf, tol: float = 1e-12, max_iter: int = 80) -> Interior:
+def interior(rows: Rows, b: Array, tol: float = 1e-12, max_iter: int = 80) -> Interior:
     """Solve to complementarity ``tol`` relative to the objective.
 
-    Args: rows of unit norm, b (m,) with largest entry 1, upper the bound on lam (inf for none).
+    Args: rows of unit norm, b (m,) with largest entry 1.
     Returns: Interior; never raises on ill-conditioned systems, ``converged`` says.
     """
-    state = _start(rows, b, upper)
+    state = _start(rows, b)
     gap, at = np.inf, 0
     for at in range(max_iter):
-        residual = state.y - b - state.z + state.w
+        residual = state.y - b - state.z
         gap, square = state.gap(), 0.5 * float(state.lam @ state.y)
         scale = abs(square) + abs(float(b @ state.lam) - square)
         if gap <= tol * scale and float(np.abs(residual) @ state.lam) <= tol * scale:
-            return Interior(state.lam, state.z, state.w, at, True)
+            return Interior(state.lam, state.z, at, True)
         if _step(state, rows, residual, gap) == 0:
             break
         # Every few steps y is formed afresh, so that its updates do not add up their rounding.
         if at % 5 == 4:
             state.y = rows.times(state.lam)
-    return Interior(state.lam, state.z, state.w, at, False)
+    return Interior(state.lam, state.z, at, False)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from lightning_maxmargin.svm.qp.active import Finish, Point, exchange, finish, pivot, point_of
+from lightning_maxmargin.svm.qp.active import Finish, Point, finish, pivot, point_of
 from lightning_maxmargin.svm.qp.farkas import by_linear_program, farkas_from
 from lightning_maxmargin.svm.qp.interior import Interior, Rows, interior
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
@@ -86,10 +86,6 @@ def solve_small(
     small = SmallProblem(problem, ids)
     if len(small.hopeless):
         return small.infeasible(_one_row(problem, ids, int(small.hopeless[0])))
-    if active is not None and small.A is not None:
-        point = exchange(small.A, small.b, active)
-        if point is not None:
-            return small.result(point)
     if len(ids) * min(problem.dim, len(ids)) <= DAQP and small.A is not None:
         lam = by_daqp(small, None if active is None else active.astype(np.float64))
     elif small.gram is not None:
