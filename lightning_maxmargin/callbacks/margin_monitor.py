@@ -204,7 +204,7 @@ class MarginMonitor(Callback):
     def _measure_heads(self, step: int, watch: HeadWatch, gathered: Gathered) -> dict[str, Value]:
         self.heads = watch.measure(gathered)
         self.rows.append((step, {head: s[: self.maps].clone() for head, s in self.heads.attention.items()}))
-        statuses = [solution.status for solution in self.heads.solutions.values()]
+        statuses: list[str] = [solution.status for solution in self.heads.solutions.values()]
         counts = {f"heads/{s}": float(statuses.count(s)) for s in ("certified", "infeasible")}
         return self.heads.values | counts
 

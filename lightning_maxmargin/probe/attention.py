@@ -114,14 +114,13 @@ class HeadProbe:
         return snapshot
 
     def _head(self, name: str, head: Head, reading: Reading, snapshot: HeadSnapshot) -> None:
-        from lightning_maxmargin.svm import solve_att_svm
+        from lightning_maxmargin.svm import only, solve_att_svm
 
         scores = torch.einsum("ntd,nd->nt", reading.keys, head.queries @ head.W.T)
         attention = masked_softmax(scores, reading.mask)
         alpha = select(scores, reading.mask)
-        solution = solve_att_svm(
-            reading.keys, alpha, queries=head.queries, mask=reading.mask, warm_start=self._solutions.get(name)
-        )
+        warm = self._solutions.get(name)
+        solution = only(solve_att_svm(reading.keys, alpha, queries=head.queries, mask=reading.mask, warm_start=warm))
         self._solutions[name] = solution
         values: dict[str, Value] = dict.fromkeys(measured_by("head"))
         values |= _attention(attention, alpha, head.values)

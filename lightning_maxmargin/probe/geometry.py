@@ -39,20 +39,17 @@ class Geometry:
         The gap is None where the optimum need not be unique (linf, spectral, nuclear): there the relative margin, 1
         exactly at an optimum, is what tells.
         """
-        from lightning_maxmargin.svm import norm_of, solve_att_svm
+        from lightning_maxmargin.svm import norm_of, only, solve_att_svm
 
         if not self.applies(model):
             return {}
         if self._selected is None or not torch.equal(selected, self._selected):
             queries = model.queries(self.data)
-            self._solution = solve_att_svm(
-                self.data.keys,
-                selected,
-                queries=queries,
-                mask=self.data.mask,
-                norm=self.norm,
-                warm_start=self._solution if self.warm else None,
+            warm = self._solution if self.warm else None
+            solved = solve_att_svm(
+                self.data.keys, selected, queries=queries, mask=self.data.mask, norm=self.norm, warm_start=warm
             )
+            self._solution = only(solved)
             self._selected = selected
         solution, size = self._solution, norm_of(model.direction, self.norm)
         assert solution is not None

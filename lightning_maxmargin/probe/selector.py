@@ -114,7 +114,7 @@ class Probe:
     # --- limit problems ---------------------------------------------------------------------------------------
 
     def _solve(self, alpha: Tensor, output: Output, model: TokenSelector, rho: float | None) -> None:
-        from lightning_maxmargin.svm import solve_label_svm
+        from lightning_maxmargin.svm import only, solve_label_svm
 
         moved = self._selected is None or not torch.equal(alpha, self._selected)
         self._selected = alpha
@@ -124,12 +124,11 @@ class Probe:
             return
         if self.train == "head":
             pooled = torch.einsum("nt,ntd->nd", output.attention, self.data.values)
-            self._head = solve_label_svm(pooled, self.data.labels, warm_start=self._warm_head)
+            self._head = only(solve_label_svm(pooled, self.data.labels, warm_start=self._warm_head))
             return
         if self.train == "both" and moved:
-            self._head = solve_label_svm(
-                take_token(self.data.values, alpha), self.data.labels, warm_start=self._warm_head
-            )
+            chosen = take_token(self.data.values, alpha)
+            self._head = only(solve_label_svm(chosen, self.data.labels, warm_start=self._warm_head))
         if moved:
             self._solutions.pop("rate_coupled", None)
         for limit in LIMITS if self.train == "both" else LIMITS[:1]:
@@ -154,6 +153,8 @@ class Probe:
     # --- what is measured -------------------------------------------------------------------------------------
 
     def _attention(self, model: TokenSelector, output: Output, alpha: Tensor) -> dict[str, Value]:
+        from lightning_maxmargin.svm import only
+
         norm = float(model.direction.norm())
         values: dict[str, Value] = {"margin/attention": attention_margin(output.scores, alpha, norm, self._others)}
         gaps = {}
@@ -166,7 +167,7 @@ class Probe:
         nearest = min(defined, key=lambda k: defined[k]) if defined else next(iter(self._solutions), None)
         if nearest is None:
             return values | {"status/attention": None, "svm/limit": None}
-        best = self._solutions[nearest].attention
+        best = only(self._solutions[nearest].attention)
         return values | {
             "direction_gap/attention": gaps.get(nearest),
             "relative_margin/attention": self._relative(self._solutions[nearest], output, alpha, norm),

@@ -178,12 +178,12 @@ class Best:
         return (rows / _length(W, norm) / largest).numpy()
 
     def _largest(self, b: int, norm: Norm, alpha: Tensor) -> float:
-        from lightning_maxmargin.svm import solve_att_svm
+        from lightning_maxmargin.svm import only, solve_att_svm
 
         assert self.drawn.queries is not None
         key = (b, norm, tuple(alpha.tolist()))
         if key not in self._known:
-            found = solve_att_svm(self.drawn.keys[b], alpha, queries=self.drawn.queries[b], norm=norm)
+            found = only(solve_att_svm(self.drawn.keys[b], alpha, queries=self.drawn.queries[b], norm=norm))
             good = found.status == "certified"
             self.solved, self.missing = self.solved + 1, self.missing + (not good)
             self._known[key] = found.margin if good else float("nan")

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.svm.certify import TOLERANCES
 from lightning_maxmargin.svm.checks import check_finite, check_keys, check_mask, to_array
 from lightning_maxmargin.svm.equalities import EqualityRows, certify_equalities, solve_equalities
 from lightning_maxmargin.svm.rows import Array, RowProblem
-from lightning_maxmargin.svm.solution import Solution
+from lightning_maxmargin.svm.solution import Solution, Status, answered, infeasible
 from lightning_maxmargin.svm.threads import one_thread
 
 Mask = npt.NDArray[np.bool_]
-# An inequality counts as support when it is met with at most this to spare, relative.
-TIGHT = 1e-7
 
 
 def solve_rows(rows: Tensor, rhs: Tensor, equal: Tensor) -> Solution:
@@ -160,22 +159,22 @@ def _solve(rows: Array, rhs: Array, equal: Mask, goal: str) -> tuple[Solution, M
     gap, violation, status = certify_equalities(problem, answer)
     length = float(np.linalg.norm(answer.w))
     size = np.linalg.norm(rows, axis=1) * length + np.abs(rhs)
-    tight = ~equal & (np.abs(rows @ answer.w - rhs) <= TIGHT * size) & (status != "infeasible")
-    used = int(np.count_nonzero(answer.dual))
-    message = {
-        "certified": f"certified: relative gap {gap:.1e}",
-        "infeasible": f"no direction {goal}: the weights in `dual` combine {used} rows to zero",
-        "unverified": f"unverified: no direction was shown to be the shortest that {goal}, nor that none does",
-    }[status]
-    if status == "unverified" and answer.infeasible:
-        gap = 1.0
-    margin = 0.0 if answer.infeasible else (1 / length if length > 0 else float("inf"))
-    none = torch.zeros(0, dtype=torch.int64)
-    dual = torch.from_numpy(answer.dual)
-    return (
-        Solution(status, torch.from_numpy(answer.w), margin, dual, none, gap, violation, answer.rounds, message),
-        tight,
+    tight = ~equal & (np.abs(rows @ answer.w - rhs) <= TOLERANCES.tight * size) & (status is not Status.INFEASIBLE)
+    nothing = np.zeros(0, np.int64)
+    if status is Status.INFEASIBLE:
+        return infeasible(answer.w.shape, answer.dual, nothing, goal, violation, answer.rounds, 0), tight
+    solution = answered(
+        status,
+        answer.w,
+        answer.dual,
+        nothing,
+        margin=0.0 if answer.infeasible else (1 / length if length > 0 else float("inf")),
+        gap=1.0 if answer.infeasible else gap,
+        violation=violation,
+        rounds=answer.rounds,
+        known=f"no direction was shown to be the shortest that {goal}, nor that none does",
     )
+    return solution, tight
 
 
 def _in_tokens(

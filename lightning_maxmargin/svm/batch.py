@@ -16,13 +16,13 @@ from torch import Tensor
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.batch_input import Many, blame, check_many
 from lightning_maxmargin.svm.batch_rows import ManyRows, Mask, inverse, judge
+from lightning_maxmargin.svm.certify import TOLERANCES
 from lightning_maxmargin.svm.checks import to_array
 from lightning_maxmargin.svm.rows import Array, Index
-from lightning_maxmargin.svm.solution import Ragged, Solution, stack, unstack
+from lightning_maxmargin.svm.solution import BatchSolution, Ragged, Solution, Status, stack
 from lightning_maxmargin.svm.threads import one_thread
 
 METHODS = ("auto", "daqp", "torch", "loop")
-TIGHT = 1e-7
 # Looser answers are certified too, but the one-instance path finishes them to rounding.
 FINE = 1e-11
 # Above this many numbers an instance is no small problem: the interior point overtakes DAQP (see small.TINY).
@@ -35,16 +35,16 @@ CHUNK = 100_000
 Guess = tuple[Array, Array] | None
 
 
-def solve_many(
+def solve_batch(
     keys: Tensor,
     selected: Tensor,
     queries: Tensor | None,
     mask: Tensor | None,
     rhs: Tensor | None,
-    warm: Solution | None,
+    warm: BatchSolution | None,
     method: str,
     one: Callable[[int, Solution | None], Solution],
-) -> Solution:
+) -> BatchSolution:
     """B attention problems, stacked; the arguments of ``solve_att_svm``, each with a leading instance axis.
 
     Args: one(b, warm) solves instance b alone. method: "loop" for one by one; all other names mean the batch, which
@@ -56,7 +56,7 @@ def solve_many(
     many = check_many(keys, selected, queries, mask, rhs)
 
     def alone(b: int) -> Solution:
-        return one(b, None if warm is None else unstack(warm, b))
+        return one(b, warm[b] if warm is not None and b < len(warm) else None)
 
     _, n, T, d = many.keys.shape
     m, dim = n * T, d * (1 if many.queries is None else many.queries.shape[2])
@@ -69,7 +69,9 @@ def solve_many(
     return found
 
 
-def label_many(values: Tensor, labels: Tensor, num_classes: int | None, one: Callable[[int], Solution]) -> Solution:
+def label_batch(
+    values: Tensor, labels: Tensor, num_classes: int | None, one: Callable[[int], Solution]
+) -> BatchSolution:
     """B label problems, stacked: values (B, n, d), labels (B, n); ``one`` solves an instance alone, as classes need."""
     x, y = to_array(values, "values"), to_array(labels, "labels")
     B, n, d = x.shape
@@ -85,9 +87,9 @@ def label_many(values: Tensor, labels: Tensor, num_classes: int | None, one: Cal
     return stack([one(b) for b in range(B)]) if found is None else found
 
 
-def _guess(warm: Solution | None, many: Many) -> Guess:
+def _guess(warm: BatchSolution | None, many: Many) -> Guess:
     """What an earlier stacked Solution says, where it has the shape of the problem."""
-    if warm is None or isinstance(warm.status, str) or tuple(warm.dual.shape) != many.keys.shape[:3]:
+    if warm is None or tuple(warm.dual.shape) != many.keys.shape[:3]:
         return None
     dq = () if many.queries is None else (many.queries.shape[2],)
     if tuple(warm.direction.shape) != (len(many.keys), many.keys.shape[3], *dq):
@@ -104,14 +106,14 @@ def _start(rows: ManyRows, direction: Array, dual: Array) -> Mask:
     return np.asarray(start & ((lowest > 0) & (lowest > 0.5 * largest))[:, None])
 
 
-def solve_rows(many: Many, alone: Callable[[int], Solution], guess: Guess) -> Solution | None:
+def solve_rows(many: Many, alone: Callable[[int], Solution], guess: Guess) -> BatchSolution | None:
     """All instances in chunks by DAQP, ``alone`` for those not certified; None on NaN or Inf."""
     with one_thread():
         whole = _in_chunks(many, guess)
     if whole is None:
         return None
     again = np.flatnonzero(~whole.pop("good")).tolist()
-    return replaced(_assembled(whole, many.binary), {b: alone(b) for b in again})
+    return _assembled(whole, many.binary).exchanged({b: alone(b) for b in again})
 
 
 def _in_chunks(many: Many, guess: Guess) -> dict[str, Any] | None:
@@ -173,7 +175,7 @@ def by_daqp(A: Array, b: Array, count: Index, start: Mask | None) -> tuple[Array
 
 
 def _judged(rows: ManyRows, direction: Array, lam: Array) -> dict[str, Any]:
-    found = judge(rows, direction, lam, TIGHT)
+    found = judge(rows, direction, lam, TOLERANCES.tight)
     return {
         "direction": found.direction,
         "length": found.length,
@@ -187,45 +189,22 @@ def _judged(rows: ManyRows, direction: Array, lam: Array) -> dict[str, Any]:
     }
 
 
-def _assembled(found: dict[str, Array], binary: bool) -> Solution:
-    """The stacked Solution, as if every instance were certified."""
+def _assembled(found: dict[str, Array], binary: bool) -> BatchSolution:
+    """The stack, as if every instance were certified."""
     B = len(found["gap"])
     sequence, token = np.divmod(found["touching"], found["dual"].shape[2])
     at = torch.from_numpy(sequence if binary else np.stack([sequence, token], axis=1))
     dual = np.ascontiguousarray(found["dual"][:, :, 1]) if binary else found["dual"]
-    words = f"certified: relative gap at most {found['gap'].max(where=found['gap'] <= FINE, initial=0.0):.1e}"
-    return Solution(
-        ("certified",) * B,
-        torch.from_numpy(found["direction"]),
-        torch.from_numpy(inverse(found["length"])),
-        torch.from_numpy(dual),
-        Ragged(at, np.cumsum(found["touches"]).tolist()),
-        torch.from_numpy(found["gap"]),
-        torch.from_numpy(found["violation"]),
-        torch.ones(B, dtype=torch.int64),
-        (words,) * B,
-        torch.from_numpy(found["merged"]),
-    )
-
-
-def replaced(solution: Solution, others: dict[int, Solution]) -> Solution:
-    """The stacked Solution with some instances exchanged."""
-    if not others:
-        return solution
-    status, message, support = list(solution.status), list(solution.message), list(solution.support)
-    for b, other in others.items():
-        status[b], message[b], support[b] = str(other.status), str(other.message), other.support
-        for name in ("direction", "dual", "margin", "gap", "violation", "iterations", "merged"):
-            getattr(solution, name)[b] = getattr(other, name)
-    return Solution(
-        tuple(status),
-        solution.direction,
-        solution.margin,
-        solution.dual,
-        support,
-        solution.gap,
-        solution.violation,
-        solution.iterations,
-        tuple(message),
-        solution.merged,
+    message = f"certified: relative gap at most {found['gap'].max(where=found['gap'] <= FINE, initial=0.0):.1e}"
+    return BatchSolution(
+        status=(Status.CERTIFIED,) * B,
+        direction=torch.from_numpy(found["direction"]),
+        margin=torch.from_numpy(inverse(found["length"])),
+        dual=torch.from_numpy(dual),
+        support=Ragged(at, np.cumsum(found["touches"]).tolist()),
+        gap=torch.from_numpy(found["gap"]),
+        violation=torch.from_numpy(found["violation"]),
+        iterations=torch.ones(B, dtype=torch.int64),
+        message=(message,) * B,
+        merged=torch.from_numpy(found["merged"]),
     )

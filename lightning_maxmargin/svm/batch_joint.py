@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.batch import Guess, replaced, solve_rows
+from lightning_maxmargin.svm.batch import Guess, solve_rows
 from lightning_maxmargin.svm.batch_input import Many
 from lightning_maxmargin.svm.batch_rows import Mask
+from lightning_maxmargin.svm.certify import TOLERANCES
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
-from lightning_maxmargin.svm.solution import Solution
+from lightning_maxmargin.svm.solution import BatchSolution, Solution, Status
 from lightning_maxmargin.svm.solve import solve_problem
 
 GOAL = "puts the selected tokens first"
-# As in ``joint``: support of the label SVM, rounding of its margins, the norm at the root.
-SUPPORT, ROUNDING, UNIT, MAX_NEWTON = 1e-7, 1e-12, 1e-9, 60
+MAX_NEWTON = 60
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ManyJoint:
     spare: Array
     defined: Mask
 
-    def solve(self, rhs: Array, at: Index, guess: Guess) -> Solution:
+    def solve(self, rhs: Array, at: Index, guess: Guess) -> BatchSolution:
         """Instances ``at`` with right-hand sides (b, n), the same for all rows of a sequence."""
         many = self.many
         part = Many(
@@ -51,17 +51,17 @@ class ManyJoint:
             raise InputError("keys hold NaN or Inf, or numbers too large to square: remove or rescale them")
         return found
 
-    def relaxed(self, smallest: Array) -> tuple[Solution, Array]:
+    def relaxed(self, smallest: Array) -> tuple[BatchSolution, Array]:
         """Right-hand side 1 for inputs that support the label SVM, 0 for the others."""
-        rhs = (self.spare <= SUPPORT * smallest[:, None]).astype(np.float64)
+        rhs = (self.spare <= TOLERANCES.support * smallest[:, None]).astype(np.float64)
         return self.solve(rhs, np.arange(len(rhs)), None), rhs
 
-    def rate_coupled(self, rho: Array) -> tuple[Solution, Array, Mask]:
+    def rate_coupled(self, rho: Array) -> tuple[BatchSolution, Array, Mask]:
         """As ``joint._rate_coupled``, all instances in step: the Solution, its right-hand sides, and who got there."""
         spare, B = rho[:, None] * self.spare, len(self.spare)
         solution = self.solve(np.ones_like(spare), np.arange(B), None)
         going = self.defined & (solution.direction.flatten(1) != 0).any(dim=1).numpy()
-        going &= np.array([s == "certified" for s in solution.status])
+        going &= solution.certified.numpy()
         tau = np.where(going, solution.margin.numpy(), 1.0)
         low, high, off, right = np.zeros(B), np.full(B, np.inf), np.full(B, np.inf), np.ones_like(spare)
         for _ in range(MAX_NEWTON):
@@ -71,7 +71,7 @@ class ManyJoint:
             t = tau[at]
             right[at] = np.where(spare[at] == 0, 1.0, np.maximum(0.0, 1 - spare[at] / t[:, None]))
             found = self.solve(right[at], at, (solution.direction.numpy()[at], solution.dual.numpy()[at]))
-            solution = put(solution, at, found)
+            solution = solution.with_part(at, found)
             length = t * found.direction.flatten(1).norm(dim=1).numpy()
             off[at] = np.abs(length - 1)
             low[at], high[at] = np.where(length < 1, t, low[at]), np.where(length < 1, high[at], t)
@@ -80,38 +80,25 @@ class ManyJoint:
                 step = t - (length - 1) * length / (t * weight)
             middle = np.where(np.isfinite(high[at]), 0.5 * (low[at] + high[at]), 2 * t)
             step = np.where((step > low[at]) & (step < high[at]), step, middle)
-            good = np.array([s == "certified" for s in found.status])
-            stay = good & (off[at] > 0.1 * UNIT) & (step != t)
+            stay = found.certified.numpy() & (off[at] > 0.1 * TOLERANCES.unit) & (step != t)
             tau[at], going[at] = np.where(stay, step, t), stay
         solution.violation[:] = torch.maximum(solution.violation, torch.from_numpy(np.where(self.defined, off, 0.0)))
-        return solution, right, off <= UNIT
+        return solution, right, off <= TOLERANCES.unit
 
 
-def put(solution: Solution, at: Index, other: Solution) -> Solution:
-    """The stacked Solution with instances ``at`` exchanged for those of another stacked one."""
-    words = {name: list(getattr(solution, name)) for name in ("status", "message", "support")}
-    for i, b in enumerate(at.tolist()):
-        for name, old in words.items():
-            old[b] = getattr(other, name)[i]
-    where = torch.from_numpy(at)
-    for name in ("direction", "dual", "margin", "gap", "violation", "iterations", "merged"):
-        getattr(solution, name)[where] = getattr(other, name)
-    return replace(solution, status=tuple(words["status"]), message=tuple(words["message"]), support=words["support"])
-
-
-def label_margins(head: Solution, x: Array, labels: Array) -> tuple[Array, Mask]:
+def label_margins(head: BatchSolution, x: Array, labels: Array) -> tuple[Array, Mask]:
     """Gamma_i (B, n) of binary heads, and whether the head separates (B,)."""
     v = head.direction.numpy()
     length = np.linalg.norm(v, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         margins = labels * np.einsum("bnd,bd->bn", x, v) / length[:, None]
-    solved = np.array([s != "infeasible" for s in head.status])
+    solved = np.array([s is not Status.INFEASIBLE for s in head.status])
     return margins, solved & (length > 0) & (np.nan_to_num(margins).min(axis=1) > 0)
 
 
 def attention_many(
-    many: Many, head: Solution, x: Array, labels: Array, rho: Array | None, alone: Callable[[int], Solution]
-) -> tuple[Solution, Tensor]:
+    many: Many, head: BatchSolution, x: Array, labels: Array, rho: Array | None, alone: Callable[[int], Solution]
+) -> tuple[BatchSolution, Tensor]:
     """Attention of the relaxed limit (rho None) or the rate-coupled one, stacked, and right-hand sides (B, n, T).
 
     Args: x (B, n, dv) selected values, labels (B, n) in {-1, 1}; alone(b) for instances where the limit is not
@@ -120,7 +107,7 @@ def attention_many(
     margins, defined = label_margins(head, x, labels)
     smallest = np.where(defined, margins.min(axis=1), 1.0)
     spare = np.where(defined[:, None], margins - smallest[:, None], 0.0)
-    spare[spare <= ROUNDING * smallest[:, None]] = 0.0
+    spare[spare <= TOLERANCES.label_rounding * smallest[:, None]] = 0.0
     problem, met = ManyJoint(many, spare, defined), defined
     if rho is None:
         solution, rhs = problem.relaxed(smallest)
@@ -131,4 +118,4 @@ def attention_many(
     spread = np.take_along_axis(rhs * defined[:, None], rows.ids // rows.grid[1], axis=1)
     spread = spread if rows.live is None else np.where(rows.live, spread, 0.0)
     others = {int(b): alone(int(b)) for b in np.flatnonzero(~met)}
-    return replaced(solution, others), torch.from_numpy(rows.spread(spread))
+    return solution.exchanged(others), torch.from_numpy(rows.spread(spread))

@@ -6,7 +6,7 @@ rounding. Where these bounds are too wide and the rows are few, rational arithme
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from lightning_maxmargin.svm.norms.names import Norm, dual_norm_of, norm_of
 from lightning_maxmargin.svm.rational import RationalRows, positive_null_vector, reduced, whole_numbers
 from lightning_maxmargin.svm.rows import EPS, Array, Index, RowProblem
+from lightning_maxmargin.svm.solution import Status
 
 Mask = npt.NDArray[np.bool_]
 # As float64 on machines without longer numbers.
@@ -29,6 +30,10 @@ class Tolerances:
     gap: relative duality gap; solvers reach 1e-12, so that 1e-8 leaves room for rows of very different size.
     violation: of a row with right-hand side 0 (relative to ||row|| ||w||) or of an equality (and its right-hand side).
     farkas: ||D'u|| relative to sum(u ||row||); a projection leaves 1e-16.
+    tight: how near to its right-hand side a row is support, relative.
+    support: how near to the smallest label margin an input supports the label SVM, relative.
+    label_rounding: below which two label margins are one, relative: a large norm_ratio would make it a difference.
+    unit: how far the norm at the root of a rate-coupled limit may be from 1.
     plain: a gap, with the bounds on float64's rounding in it, that need not be sharpened with longer numbers.
     rational_numbers: entries of the rows up to which an answer is judged in rational arithmetic: 20 ms.
     rational_products: rows x dimensions x rank up to which a Farkas vector is made exact: about a second.
@@ -37,6 +42,10 @@ class Tolerances:
     gap: float = 1e-8
     violation: float = 1e-7
     farkas: float = 1e-12
+    tight: float = 1e-7
+    support: float = 1e-7
+    label_rounding: float = 1e-12
+    unit: float = 1e-9
     plain: float = 1e-13
     rational_numbers: int = 20_000
     rational_products: int = 100_000
@@ -75,9 +84,23 @@ def is_certified(gap: Any, violation: Any, clean: Any) -> Any:
     return (np.abs(gap) <= TOLERANCES.gap) & (violation <= TOLERANCES.violation) & clean
 
 
+@dataclass(frozen=True)
+class Certificate:
+    """gap and violation as :func:`certify` gives them, smallest: min(row w / b), its rounding taken off; the status."""
+
+    gap: float
+    violation: float
+    smallest: float
+    status: Status
+
+    @property
+    def certified(self) -> bool:
+        return self.status is Status.CERTIFIED
+
+
 def certify(
     problem: RowProblem, direction: Array, dual: Array, norm: Norm = "l2", margins: Array | None = None
-) -> tuple[float, float, str]:
+) -> tuple[float, float, Status]:
     r"""Gap, violation and status of a direction and multipliers from any solver.
 
     With right-hand side 1: ``P = .5||p||^2 / min(D p)^2``, ``Q = .5 (sum lam)^2 / ||D'lam||^2``, ``gap = 1 - Q/P``.
@@ -96,30 +119,41 @@ def certify(
         >>> certify(problem, np.array([0.0, 1.0]), np.array([[0.0, 1.0]]))[2]
         'certified'
     """
+    found = certificate(problem, direction, dual, norm, margins)
+    return found.gap, found.violation, found.status
+
+
+def certificate(
+    problem: RowProblem, direction: Array, dual: Array, norm: Norm = "l2", margins: Array | None = None
+) -> Certificate:
+    """As :func:`certify`, with the smallest row beside."""
+    nothing = Certificate(1.0, 1.0, 0.0, Status.UNVERIFIED)
     if not (np.isfinite(direction).all() and np.isfinite(dual).all()):
-        return 1.0, 1.0, "unverified"
-    positive = problem.live & (problem.rhs > 0)
-    if not positive.any():
-        return (0.0, 0.0, "certified") if not direction.any() else (1.0, 0.0, "unverified")
+        return nothing
+    if not (problem.live & (problem.rhs > 0)).any():
+        met = not direction.any()
+        return Certificate(0.0, 0.0, 1.0, Status.CERTIFIED) if met else replace(nothing, violation=0.0)
     if not direction.any():
-        return 1.0, 1.0, "unverified"
+        return nothing
     clean = bool((dual >= 0).all()) and not dual[~problem.live].any()
-    gap, violation = 1.0, 1.0
+    gap, violation, smallest = 1.0, 1.0, 0.0
     if not problem.extreme:
-        gap, violation = _in_floats(problem, direction, dual, norm, margins)
+        gap, violation, smallest = _in_floats(problem, direction, dual, norm, margins)
     if (
         not is_certified(gap, violation, clean)
         and clean
         and norm == "l2"
         and problem.is_small(TOLERANCES.rational_numbers)
     ):
-        gap, violation = in_rationals(problem.rational(problem.ids), direction.ravel(), dual.ravel()[problem.ids])
-    return min(gap, 1.0), violation, "certified" if is_certified(gap, violation, clean) else "unverified"
+        rows = problem.rational(problem.ids)
+        gap, violation, smallest = in_rationals(rows, direction.ravel(), dual.ravel()[problem.ids])
+    status = Status.CERTIFIED if is_certified(gap, violation, clean) else Status.UNVERIFIED
+    return Certificate(min(gap, 1.0), violation, smallest, status)
 
 
 def _in_floats(
     problem: RowProblem, direction: Array, dual: Array, norm: Norm, margins: Array | None
-) -> tuple[float, float]:
+) -> tuple[float, float, float]:
     positive, zero = problem.live & (problem.rhs > 0), problem.live & (problem.rhs == 0)
     margins = problem.margins(direction) if margins is None else margins
     lost = rounding(problem, direction)
@@ -132,14 +166,14 @@ def _in_floats(
     smallest = float(((margins - lost)[positive] / problem.rhs[positive]).min())
     combined = dual_norm_of(problem.combine(ids, lam), norm)
     if norm != "l2":
-        return float(relative_gap(value, combined, smallest, size, 1)), violation
-    gap = float(relative_gap(value, combined + combination_rounding(problem, ids, lam), smallest, size))
+        return relative_gap(value, combined, smallest, size, 1), violation, smallest
+    gap = relative_gap(value, combined + combination_rounding(problem, ids, lam), smallest, size)
     if gap > TOLERANCES.plain and smallest > 0 and LONG_EPS < EPS:
         most = float(((margins + lost)[positive] / problem.rhs[positive]).min())
         near = np.flatnonzero(positive & (margins - lost <= most * problem.rhs))
         smallest = float((_long_margins(problem, direction, near) / problem.rhs.ravel()[near]).min())
-        gap = min(gap, float(relative_gap(value, _long_combined(problem, ids, lam), smallest, size)))
-    return gap, violation
+        gap = min(gap, relative_gap(value, _long_combined(problem, ids, lam), smallest, size))
+    return gap, violation, smallest
 
 
 def _long_differences(problem: RowProblem, ids: Index) -> Any:
@@ -226,8 +260,8 @@ def combination_rounding(problem: RowProblem, ids: Index, lam: Array) -> float:
     return (0.5 * len(ids) * EPS + problem.unit_rounding()) * float(np.abs(lam) @ problem.row_norms.ravel()[ids])
 
 
-def in_rationals(rows: RationalRows, w: Array, dual: Array) -> tuple[float, float]:
-    """Gap and violation of w (r,) and dual (m,), without rounding."""
+def in_rationals(rows: RationalRows, w: Array, dual: Array) -> tuple[float, float, float]:
+    """Gap, violation and smallest row of w (r,) and dual (m,), without rounding."""
     point, lam = (
         [Fraction(float(x)) for x in w],
         [Fraction(float(x)) * f for x, f in zip(dual, rows.factor, strict=True)],
@@ -237,16 +271,16 @@ def in_rationals(rows: RationalRows, w: Array, dual: Array) -> tuple[float, floa
     square, missed = sum((x * x for x in point), Fraction(0)), 0.0
     for row, margin, b in zip(rows.rows, margins, rows.rhs, strict=True):
         if b == 0 and margin < 0:
-            missed = max(missed, float(margin**2 / (square * int(row @ row))) ** 0.5)
+            missed = max(missed, min(float(min(margin**2 / (square * int(row @ row)), Fraction(1))) ** 0.5, 1.0))
     combined = [sum((x * int(a) for x, a in zip(lam, column, strict=True)), Fraction(0)) for column in rows.rows.T]
     below = sum((x * x for x in combined), Fraction(0)) * square
     value = sum((x * b for x, b in zip(lam, rows.rhs, strict=True)), Fraction(0))
     if min(smallest, below, value) <= 0:
-        return 1.0, missed
-    return float(1 - (value * smallest) ** 2 / below), missed
+        return 1.0, missed, 0.0
+    return float(1 - (value * smallest) ** 2 / below), missed, float(min(smallest, Fraction(2)))
 
 
-def certify_infeasible(problem: RowProblem, dual: Array) -> tuple[float, str]:
+def certify_infeasible(problem: RowProblem, dual: Array) -> tuple[float, Status]:
     """||D'u|| relative to sum(u ||row||) for u = dual (n, T), and "infeasible" | "unverified".
 
     "infeasible" needs u >= 0 on live rows only, rows combined to zero within rounding, and the proof of
@@ -255,10 +289,10 @@ def certify_infeasible(problem: RowProblem, dual: Array) -> tuple[float, str]:
     ids = np.flatnonzero(dual)
     u = dual.ravel()[ids]
     if not np.isfinite(dual).all() or (dual < 0).any() or dual[~problem.live].any():
-        return 1.0, "unverified"
+        return 1.0, Status.UNVERIFIED
     missed = residual(problem, ids, u)
     proved = missed <= TOLERANCES.farkas and proves_infeasible(problem, ids, u)
-    return missed, "infeasible" if proved else "unverified"
+    return missed, Status.INFEASIBLE if proved else Status.UNVERIFIED
 
 
 def residual(problem: RowProblem, ids: Index, u: Array) -> float:

@@ -23,6 +23,7 @@ from lightning_maxmargin.svm.rational import (
     whole_numbers,
 )
 from lightning_maxmargin.svm.rows import Array, RowProblem
+from lightning_maxmargin.svm.solution import Status
 
 Mask = npt.NDArray[np.bool_]
 # Singular values of the unit equality rows below this share of the largest, and what is left of an inequality's unit
@@ -88,7 +89,11 @@ def solve_equalities(problem: EqualityRows) -> EqualityAnswer:
     """The shortest w that meets the rows; where its certificate fails and the rows are few, in rational arithmetic."""
     m, d = problem.rows.shape
     answer = _in_floats(problem)
-    if certify_equalities(problem, answer)[2] != "unverified" or m * d > RATIONAL_NUMBERS or min(m, d) > RATIONAL_RANK:
+    if (
+        certify_equalities(problem, answer)[2] is not Status.UNVERIFIED
+        or m * d > RATIONAL_NUMBERS
+        or min(m, d) > RATIONAL_RANK
+    ):
         return answer
     numbers, exponents = whole_numbers(problem.rows)
     rows = reduced(numbers, exponents, problem.rhs, problem.equal)
@@ -150,7 +155,7 @@ def _shortest_above(A: Array, b: Array) -> tuple[Array, Array, bool, int]:
     return outcome.direction[:-1] * size, lam[:-1] * size, outcome.infeasible, outcome.rounds
 
 
-def certify_equalities(problem: EqualityRows, answer: EqualityAnswer) -> tuple[float, float, str]:
+def certify_equalities(problem: EqualityRows, answer: EqualityAnswer) -> tuple[float, float, Status]:
     r"""Gap, violation and status of any answer, from the original rows alone.
 
     ``gap = 1 - (rhs'dual)^2 / (||sum dual row||^2 ||w||^2)`` (the best scaling of the dual, which any right-hand side
@@ -166,12 +171,12 @@ def certify_equalities(problem: EqualityRows, answer: EqualityAnswer) -> tuple[f
         violation = combined / weight if weight > 0 else float(combined > 0)
         good = signs and violation <= TOLERANCES.farkas
         good = good and proves_contradiction(problem.rows, rhs, problem.equal, dual)
-        return np.inf, violation, "infeasible" if good else "unverified"
+        return np.inf, violation, Status.INFEASIBLE if good else Status.UNVERIFIED
     length = float(np.linalg.norm(w))
     missed = rhs - problem.rows @ w
     missed = np.where(problem.equal, np.abs(missed), np.maximum(missed, 0.0))
     size = norms * length + np.abs(rhs)
     violation = float(np.divide(missed, size, out=np.zeros_like(size), where=size > 0).max(initial=0.0))
     # Rows within the violation that is allowed count as met.
-    gap = 0.0 if length == 0 else min(float(relative_gap(value, combined, 1.0, length)), 1.0)
-    return gap, violation, "certified" if is_certified(gap, violation, signs) else "unverified"
+    gap = 0.0 if length == 0 else min(relative_gap(value, combined, 1.0, length), 1.0)
+    return gap, violation, Status.CERTIFIED if is_certified(gap, violation, signs) else Status.UNVERIFIED

@@ -24,7 +24,8 @@ ALL = 20_000
 class Outcome:
     """Multipliers ``lam`` of the rows ``ids`` and their p = D'lam, or a Farkas vector where ``infeasible``.
 
-    margins: (n, T) of the direction, where they are known already. note: what is known where it cannot be certified.
+    margins: (n, T) of the direction, where they are known already. scaled: whether its smallest row is 1 already.
+    note: what is known where it cannot be certified.
     """
 
     ids: Index
@@ -34,6 +35,7 @@ class Outcome:
     violation: float
     rounds: int
     margins: Array | None = None
+    scaled: bool = False
     note: str = ""
 
 

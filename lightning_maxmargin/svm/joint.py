@@ -10,20 +10,17 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.svm.api import GOAL, solve_att_svm, solve_label_svm
 from lightning_maxmargin.svm.batch_input import check_many
 from lightning_maxmargin.svm.batch_joint import attention_many
+from lightning_maxmargin.svm.certify import TOLERANCES
 from lightning_maxmargin.svm.checks import check_labels, check_values, to_array
 from lightning_maxmargin.svm.rows import Array, RowProblem
-from lightning_maxmargin.svm.solution import Solution, stack, unstack
-from lightning_maxmargin.svm.solve import solve_att_svm, solve_label_svm, solve_problem
+from lightning_maxmargin.svm.solution import BatchSolution, Solution, Status, only, stack, undefined
+from lightning_maxmargin.svm.solve import solve_problem
 
 LIMITS = ("strict", "relaxed", "rate_coupled")
-# An input supports the label SVM when its margin is within this of the smallest, relative.
-SUPPORT = 1e-7
-ROUNDING = 1e-12
-UNIT = 1e-9
 MAX_NEWTON = 60
-GOAL = "puts the selected tokens first"
 
 
 @dataclass(frozen=True)
@@ -33,8 +30,8 @@ class JointSolution:
     rhs: (n, T) right-hand sides of the attention rows, 0 where no row is live; None where the limit is not defined.
     """
 
-    attention: Solution
-    head: Solution
+    attention: Solution | BatchSolution
+    head: Solution | BatchSolution
     limit: str
     norm_ratio: float | Tensor | None = None
     rhs: Tensor | None = None
@@ -50,8 +47,8 @@ def solve_joint_svm(
     norm_ratio: float | Tensor | None = None,
     queries: Tensor | None = None,
     mask: Tensor | None = None,
-    warm_start: JointSolution | Solution | None = None,
-    head: Solution | None = None,
+    warm_start: JointSolution | Solution | BatchSolution | None = None,
+    head: Solution | BatchSolution | None = None,
 ) -> JointSolution:
     r"""Where attention and head converge jointly ("Max-Margin Token Selection", arXiv 2306.13596).
 
@@ -82,19 +79,20 @@ def solve_joint_svm(
         return _many(keys, values, labels, selected, limit, rho, queries, mask, warm_start, head)
     problem = RowProblem.attention(keys, selected, queries, mask)
     x = _selected_values(values, problem)
-    if head is None:
-        head = solve_label_svm(torch.from_numpy(x), labels)
+    head = only(solve_label_svm(torch.from_numpy(x), labels) if head is None else head)
     warm = warm_start.attention if isinstance(warm_start, JointSolution) else warm_start
+    warm = None if warm is None else only(warm)
     if limit == "strict":
         return _joint(problem, head, limit, norm_ratio, warm)
     margins = _label_margins(head, x, labels)
     if margins is None:
-        return JointSolution(_undefined(problem, limit, head), head, limit, norm_ratio)
+        nothing = undefined(problem.shape, problem.live.shape, limit, head.status, problem.merged)
+        return JointSolution(nothing, head, limit, norm_ratio)
     spare = margins - margins.min()
     # Support inputs differ by rounding, which a large norm_ratio would make a difference.
-    spare[spare <= ROUNDING * margins.min()] = 0.0
+    spare[spare <= TOLERANCES.label_rounding * margins.min()] = 0.0
     if limit == "relaxed":
-        supports = spare <= SUPPORT * margins.min()
+        supports = spare <= TOLERANCES.support * margins.min()
         rhs = np.broadcast_to(supports[:, None], problem.live.shape).astype(float)
         return _joint(problem.with_rhs(rhs), head, limit, norm_ratio, warm)
     attention, problem = _rate_coupled(problem, float(rho) * spare, warm)
@@ -117,8 +115,8 @@ def _many(
     rho: Array,
     queries: Tensor | None,
     mask: Tensor | None,
-    warm: JointSolution | Solution | None,
-    head: Solution | None,
+    warm: JointSolution | Solution | BatchSolution | None,
+    head: Solution | BatchSolution | None,
 ) -> JointSolution:
     """B instances: all at once for binary labels, one by one for classes."""
     many = check_many(keys, selected, queries, mask, None)
@@ -131,6 +129,8 @@ def _many(
     if x.ndim == 4:
         x = np.take_along_axis(x, many.selected[:, :, None, None], axis=2)[:, :, 0]
     heads = solve_label_svm(torch.from_numpy(x), labels) if head is None else head
+    if not isinstance(heads, BatchSolution):
+        raise InputError(f"head is of one problem and keys hold {B}: pass the BatchSolution of their label SVMs")
     norm_ratio = torch.from_numpy(rho) if limit == "rate_coupled" else None
 
     def alone(b: int) -> JointSolution:
@@ -144,7 +144,7 @@ def _many(
             norm_ratio=float(rho[b]) if limit == "rate_coupled" else None,
             queries=z,
             mask=m,
-            head=unstack(heads, b),
+            head=heads[b],
         )
 
     if limit == "strict":
@@ -155,9 +155,9 @@ def _many(
     if heads.direction.ndim == 3:
         parts = [alone(b) for b in range(B)]
         rhs = torch.stack([torch.zeros(n, T, dtype=torch.float64) if p.rhs is None else p.rhs for p in parts])
-        return JointSolution(stack([p.attention for p in parts]), heads, limit, norm_ratio, rhs)
+        return JointSolution(stack([only(p.attention) for p in parts]), heads, limit, norm_ratio, rhs)
     attention, rhs = attention_many(
-        many, heads, x, y, None if norm_ratio is None else rho, lambda b: alone(b).attention
+        many, heads, x, y, None if norm_ratio is None else rho, lambda b: only(alone(b).attention)
     )
     return JointSolution(attention, heads, limit, norm_ratio, rhs)
 
@@ -191,7 +191,7 @@ def _selected_values(values: Tensor, problem: RowProblem) -> Array:
 def _label_margins(head: Solution, x: Array, labels: Tensor) -> Array | None:
     """Gamma_i (n,), or None where the head does not separate."""
     v = to_array(head.direction, "head")
-    if head.status == "infeasible" or not v.any():
+    if head.status is Status.INFEASIBLE or not v.any():
         return None
     if v.ndim == 1:
         y, classes = check_labels(labels, len(x), None)
@@ -209,21 +209,6 @@ def _label_margins(head: Solution, x: Array, labels: Tensor) -> Array | None:
     return margins if margins.min() > 0 else None
 
 
-def _undefined(problem: RowProblem, limit: str, head: Solution) -> Solution:
-    return Solution(
-        "unverified",
-        torch.zeros(problem.shape, dtype=torch.float64),
-        0.0,
-        torch.zeros(problem.live.shape, dtype=torch.float64),
-        torch.zeros((0, 2), dtype=torch.int64),
-        1.0,
-        1.0,
-        0,
-        f"the {limit} limit needs a head that separates the selected tokens, and the head is {head.status}: use strict",
-        problem.merged,
-    )
-
-
 def _rate_coupled(problem: RowProblem, spare: Array, warm: Solution | None) -> tuple[Solution, RowProblem]:
     r"""p(tau) / tau at the root of ||p(tau)|| = 1, p(tau) the solution for b_it = max(0, tau - spare_i).
 
@@ -233,7 +218,7 @@ def _rate_coupled(problem: RowProblem, spare: Array, warm: Solution | None) -> t
     solution = solve_problem(problem, warm, GOAL)
     tau, low, high, off = float(solution.margin), 0.0, np.inf, 0.0
     for _ in range(MAX_NEWTON):
-        if solution.status != "certified" or not solution.direction.any():
+        if not solution.certified or not solution.direction.any():
             return solution, problem
         rhs = np.where(spare == 0, 1.0, np.maximum(0.0, 1 - spare / tau))
         problem = problem.with_rhs(np.broadcast_to(rhs[:, None], problem.live.shape))
@@ -245,10 +230,10 @@ def _rate_coupled(problem: RowProblem, spare: Array, warm: Solution | None) -> t
         step = tau - (length - 1) / slope if slope > 0 else np.inf
         if not low < step < high:
             step = 0.5 * (low + high) if np.isfinite(high) else 2 * tau
-        if off <= 0.1 * UNIT or step == tau:
+        if off <= 0.1 * TOLERANCES.unit or step == tau:
             break
         tau = step
-    if off <= UNIT or solution.status != "certified":
+    if off <= TOLERANCES.unit or not solution.certified:
         return replace(solution, violation=max(float(solution.violation), off)), problem
     words = f"unverified: the norm misses 1 by {off:.1e} at its root"
-    return replace(solution, status="unverified", violation=off, message=words), problem
+    return replace(solution, status=Status.UNVERIFIED, violation=off, message=words), problem

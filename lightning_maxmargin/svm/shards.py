@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.certify import combination_rounding, is_certified, relative_gap
+from lightning_maxmargin.svm.certify import TOLERANCES, combination_rounding, is_certified, relative_gap
 from lightning_maxmargin.svm.generate import MAX_ROUNDS, NEAR, Outcome, generate
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
-from lightning_maxmargin.svm.solution import Solution
+from lightning_maxmargin.svm.solution import Solution, Status, answered, infeasible, nothing_to_separate
 from lightning_maxmargin.svm.sources import Final, Report, Source, merge, parts_of
 from lightning_maxmargin.svm.threads import one_thread
 
@@ -49,6 +48,7 @@ def solve_shards(look: Look, grid: tuple[int, int], goal: str = "puts the select
     Raises: InputError where there is no shard.
 
     Example:
+        >>> import torch
         >>> keys = torch.tensor([[[-0.1, 1.0], [1.0, 0.0], [0.0, 0.0]]])
         >>> from lightning_maxmargin.svm.sources import Part
         >>> shard = Part(RowProblem.attention(keys, torch.tensor([0])), start=0)
@@ -138,10 +138,10 @@ def _kept(problem: RowProblem, working: Report, lam: Array, p: Array, fresh: int
     return np.flatnonzero(near | (lam > 1e-3 * lam.max()))
 
 
-def _spread(grid: tuple[int, int], ids: Index, lam: Array) -> Tensor:
+def _spread(grid: tuple[int, int], ids: Index, lam: Array) -> Array:
     dual = np.zeros(grid)
     dual.ravel()[ids] = lam
-    return torch.from_numpy(dual)
+    return dual
 
 
 def _solved(
@@ -154,55 +154,29 @@ def _solved(
     length, lower = float(np.linalg.norm(p)), min(x.smallest for x in finals)
     gap = _gap(working_problem(working), working.rhs, lam, lower, length)
     violation = max(x.violation for x in finals)
-    good = is_certified(gap, violation, bool((lam >= 0).all()))
-    message = f"certified: relative gap {gap:.1e}"
-    if not good:
-        message = f"unverified: no direction was shown to be the one that {goal}, nor that none does"
-    return Solution(
-        "certified" if good else "unverified",
-        torch.from_numpy(p),
-        1 / length if length > 0 and smallest > 0 else 0.0,
+    good = bool(is_certified(gap, violation, bool((lam >= 0).all()))) and abs(lower - 1) <= TOLERANCES.violation
+    return answered(
+        Status.CERTIFIED if good else Status.UNVERIFIED,
+        p,
         _spread(grid, working.ids, lam),
-        torch.from_numpy(np.concatenate([x.tight for x in finals])),
-        gap,
-        violation if smallest > 0 else 1.0,
-        rounds,
-        message,
-        sum(x.merged for x in finals),
+        np.concatenate([x.tight for x in finals]),
+        margin=1 / length if length > 0 and smallest > 0 else 0.0,
+        gap=gap,
+        violation=violation if smallest > 0 else 1.0,
+        rounds=rounds,
+        known=f"no direction was shown to be the one that {goal}, nor that none does",
+        merged=sum(x.merged for x in finals),
     )
 
 
 def _nothing(look: Look, grid: tuple[int, int], shape: tuple[int, ...]) -> Solution:
     finals = [shard.final(np.zeros(shape)) for shard in look()]
-    words = "every right-hand side is 0" if any(x.live for x in finals) else "no token competes with a selected one"
-    return Solution(
-        "certified",
-        torch.zeros(shape, dtype=torch.float64),
-        float("inf"),
-        torch.zeros(grid, dtype=torch.float64),
-        torch.zeros((0, 2), dtype=torch.int64),
-        0.0,
-        0.0,
-        0,
-        f"{words}: the zero direction meets all rows",
-        sum(x.merged for x in finals),
-    )
+    return nothing_to_separate(shape, grid, any(x.live for x in finals), sum(x.merged for x in finals))
 
 
 def _infeasible(
     look: Look, grid: tuple[int, int], goal: str, working: Report, u: Array, outcome: Outcome, rounds: int
 ) -> Solution:
-    dual = _spread(grid, working.ids, u)
-    shape = outcome.direction.shape
-    return Solution(
-        "infeasible",
-        torch.zeros(shape, dtype=torch.float64),
-        0.0,
-        dual,
-        (dual > 0).nonzero(),
-        float("inf"),
-        outcome.violation,
-        rounds,
-        f"no direction {goal}: the weights in `dual` combine {int((dual > 0).sum())} rows to zero",
-        sum(shard.final(np.zeros(shape)).merged for shard in look()),
-    )
+    dual, shape = _spread(grid, working.ids, u), outcome.direction.shape
+    merged = sum(shard.final(np.zeros(shape)).merged for shard in look())
+    return infeasible(shape, dual, np.argwhere(dual > 0), goal, outcome.violation, rounds, merged)

@@ -1,17 +1,48 @@
-"""The answer to a limit problem, one or many."""
+"""The answer to a limit problem, one or a stack of them: what it holds, and the only builders of both."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, overload
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import overload
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-# A string, float or integer, or for stacked solutions a tuple of strings or a (B,) tensor.
-Words = Any
-Number = Any
+from lightning_maxmargin.errors import InputError
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+Shape = tuple[int, ...]
+NOT_UNIQUE = "the optimum need not be unique: judge by the relative margin"
+
+
+class Status(StrEnum):
+    """What is known of an answer; compares equal to its name as a string.
+
+    Example:
+        >>> Status.CERTIFIED == "certified", Status.CERTIFIED.text
+        (True, 'rows met and duality gap closed, both checked with their rounding')
+    """
+
+    CERTIFIED = "certified"
+    INFEASIBLE = "infeasible"
+    UNVERIFIED = "unverified"
+
+    @property
+    def text(self) -> str:
+        """What it means, in a line."""
+        return {
+            Status.CERTIFIED: "rows met and duality gap closed, both checked with their rounding",
+            Status.INFEASIBLE: "no direction meets the rows: a Farkas vector was proved to exist",
+            Status.UNVERIFIED: "neither was shown; the message says what is known",
+        }[self]
+
+    def __repr__(self) -> str:
+        return repr(self.value)
 
 
 @dataclass(frozen=True)
@@ -23,7 +54,7 @@ class Solution:
     margin: 1/||direction|| in ``norm``; 0 where infeasible, inf where there is nothing to separate.
     dual: multipliers in the shape of the rows, (n, T), (n,) or (n, K), in l2 direction = sum dual * row, in other
         norms sum dual * row has dual norm 1 and b'dual is ||direction||; where infeasible the Farkas vector u >= 0,
-        D'u = 0, b'u = 1.
+        D'u = 0, b'u = 1; where unverified the multipliers whose bound the message tells.
     support: (s, 2) of (sequence, token), (s,) of samples for binary labels: rows tight at the optimum.
     gap, violation: relative duality gap (inf where infeasible) and largest relative violation, or ||D'u|| relative
         to sum(u ||row||).
@@ -31,62 +62,219 @@ class Solution:
     norm: the norm it is stated in, as in ``solve_att_svm``. unique: whether an optimum of this norm is the only one;
         None for linf, spectral and nuclear, where it need not be: judge those by ``relative_margin_in``.
 
-    All tensors are float64 on the CPU. Stacked solutions hold (B, ...) tensors, a tuple of statuses, lists elsewhere.
+    All tensors are float64 on the CPU.
     """
 
-    status: Words
+    status: Status
     direction: Tensor
-    margin: Number
+    margin: float
     dual: Tensor
-    support: Any
-    gap: Number
-    violation: Number
-    iterations: Number
-    message: Words
-    merged: Number = 0
+    support: Tensor
+    gap: float
+    violation: float
+    iterations: int
+    message: str
+    merged: int = 0
     norm: str | float = "l2"
     unique: bool | None = True
 
+    def in_norm(self, norm: str | float, unique: bool | None) -> Solution:
+        """The same answer, stated in this norm."""
+        return replace(self, norm=norm, unique=unique)
 
-def stack(solutions: list[Solution]) -> Solution:
-    """One Solution of many: tensors get a leading axis, statuses and messages become tuples, support a list."""
-    numbers = {
-        name: torch.tensor([getattr(s, name) for s in solutions]).to(kind)
-        for name, kind in (
-            ("margin", torch.float64),
-            ("gap", torch.float64),
-            ("violation", torch.float64),
-            ("iterations", torch.int64),
-            ("merged", torch.int64),
+    @property
+    def certified(self) -> bool:
+        """Whether the status is "certified"."""
+        return self.status is Status.CERTIFIED
+
+
+@dataclass(frozen=True)
+class BatchSolution:
+    """B Solutions: their fields with a leading axis (B, ...), statuses and messages as tuples; ``[b]`` is one of them.
+
+    Example:
+        >>> from lightning_maxmargin import solve_label_svm
+        >>> both = solve_label_svm(torch.tensor([[[2.0]], [[-1.0]]]), torch.tensor([[1], [-1]]))
+        >>> both.status, both[1].direction.tolist()
+        (('certified', 'certified'), [1.0])
+    """
+
+    status: tuple[Status, ...]
+    direction: Tensor
+    margin: Tensor
+    dual: Tensor
+    support: Sequence[Tensor]
+    gap: Tensor
+    violation: Tensor
+    iterations: Tensor
+    message: tuple[str, ...]
+    merged: Tensor
+    norm: str | float = "l2"
+    unique: bool | None = True
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    def __getitem__(self, b: int) -> Solution:
+        return Solution(
+            status=self.status[b],
+            direction=self.direction[b],
+            margin=float(self.margin[b]),
+            dual=self.dual[b],
+            support=self.support[b],
+            gap=float(self.gap[b]),
+            violation=float(self.violation[b]),
+            iterations=int(self.iterations[b]),
+            message=self.message[b],
+            merged=int(self.merged[b]),
+            norm=self.norm,
+            unique=self.unique,
         )
-    }
-    return Solution(
-        status=tuple(str(s.status) for s in solutions),
+
+    @property
+    def certified(self) -> Tensor:
+        """Which statuses are "certified": (B,) bool."""
+        return torch.tensor([status is Status.CERTIFIED for status in self.status], dtype=torch.bool)
+
+    def exchanged(self, others: Mapping[int, Solution]) -> BatchSolution:
+        """The stack with some instances exchanged; its tensors are written to."""
+        if not others:
+            return self
+        status, message, support = list(self.status), list(self.message), list(self.support)
+        for b, other in others.items():
+            status[b], message[b], support[b] = other.status, other.message, other.support
+            self.direction[b], self.dual[b] = other.direction, other.dual
+            self.margin[b], self.gap[b], self.violation[b] = other.margin, other.gap, other.violation
+            self.iterations[b], self.merged[b] = other.iterations, other.merged
+        return replace(self, status=tuple(status), message=tuple(message), support=support)
+
+    def with_part(self, at: Index, part: BatchSolution) -> BatchSolution:
+        """The stack with instances ``at`` exchanged for those of another; its tensors are written to."""
+        status, message, support = list(self.status), list(self.message), list(self.support)
+        for i, b in enumerate(at.tolist()):
+            status[b], message[b], support[b] = part.status[i], part.message[i], part.support[i]
+        where = torch.from_numpy(at)
+        self.direction[where], self.dual[where] = part.direction, part.dual
+        self.margin[where], self.gap[where], self.violation[where] = part.margin, part.gap, part.violation
+        self.iterations[where], self.merged[where] = part.iterations, part.merged
+        return replace(self, status=tuple(status), message=tuple(message), support=support)
+
+
+def only(solution: Solution | BatchSolution) -> Solution:
+    """The Solution of one problem.
+
+    Raises: InputError for a batch.
+    """
+    if isinstance(solution, BatchSolution):
+        raise InputError(f"a BatchSolution of {len(solution)} where one Solution is expected: pass one of them, [b]")
+    return solution
+
+
+def stack(solutions: Sequence[Solution]) -> BatchSolution:
+    """One BatchSolution of many."""
+
+    def numbers(values: list[float] | list[int], kind: torch.dtype = torch.float64) -> Tensor:
+        return torch.tensor(values, dtype=kind)
+
+    return BatchSolution(
+        status=tuple(s.status for s in solutions),
         direction=torch.stack([s.direction for s in solutions]),
+        margin=numbers([s.margin for s in solutions]),
         dual=torch.stack([s.dual for s in solutions]),
         support=[s.support for s in solutions],
-        message=tuple(str(s.message) for s in solutions),
+        gap=numbers([s.gap for s in solutions]),
+        violation=numbers([s.violation for s in solutions]),
+        iterations=numbers([s.iterations for s in solutions], torch.int64),
+        message=tuple(s.message for s in solutions),
+        merged=numbers([s.merged for s in solutions], torch.int64),
         norm=solutions[0].norm,
         unique=solutions[0].unique,
-        **numbers,
     )
 
 
-def unstack(solution: Solution, b: int) -> Solution | None:
-    """Instance b of a stacked Solution, None where it is not stacked."""
-    if isinstance(solution.status, str) or b >= len(solution.status):
-        return None
-    numbers = {k: getattr(solution, k)[b].item() for k in ("margin", "gap", "violation", "iterations", "merged")}
+def answered(
+    status: Status,
+    direction: Array,
+    dual: Array,
+    support: Index,
+    *,
+    margin: float,
+    gap: float,
+    violation: float,
+    rounds: int,
+    known: str = "",
+    merged: int = 0,
+    unique: bool | None = True,
+) -> Solution:
+    """A direction, certified or not; ``known`` is what the message says where it is not."""
+    message = f"certified: relative gap {gap:.1e}" + ("" if unique else f"; {NOT_UNIQUE}")
     return Solution(
-        status=solution.status[b],
-        direction=solution.direction[b],
-        dual=solution.dual[b],
-        support=solution.support[b],
-        message=solution.message[b],
-        norm=solution.norm,
-        unique=solution.unique,
-        **numbers,
+        status,
+        torch.from_numpy(direction),
+        margin,
+        torch.from_numpy(dual),
+        torch.from_numpy(support),
+        gap,
+        violation,
+        rounds,
+        message if status is Status.CERTIFIED else f"unverified: {known}",
+        merged,
     )
+
+
+def infeasible(
+    shape: Shape, dual: Array, support: Index, goal: str, violation: float, rounds: int, merged: int
+) -> Solution:
+    """The proof that no direction of this shape meets the rows; ``goal`` completes "no direction ..."."""
+    used = int(np.count_nonzero(dual))
+    return Solution(
+        Status.INFEASIBLE,
+        torch.zeros(shape, dtype=torch.float64),
+        0.0,
+        torch.from_numpy(dual),
+        torch.from_numpy(support),
+        float("inf"),
+        violation,
+        rounds,
+        f"no direction {goal}: the weights in `dual` combine {used} rows to zero",
+        merged,
+    )
+
+
+def nothing_to_separate(shape: Shape, grid: Shape, has_rows: bool, merged: int) -> Solution:
+    """No row asks for anything: the zero direction meets them all."""
+    words = "every right-hand side is 0" if has_rows else "no token competes with a selected one"
+    return replace(
+        answered(
+            Status.CERTIFIED,
+            np.zeros(shape),
+            np.zeros(grid),
+            np.zeros((0, 2), np.int64),
+            margin=float("inf"),
+            gap=0.0,
+            violation=0.0,
+            rounds=0,
+            merged=merged,
+        ),
+        message=f"{words}: the zero direction meets all rows",
+    )
+
+
+def undefined(shape: Shape, grid: Shape, limit: str, head: Status, merged: int) -> Solution:
+    """A joint limit that rests on a head which does not separate."""
+    known = f"the {limit} limit needs a head that separates the selected tokens, and the head is {head}: use strict"
+    solution = answered(
+        Status.UNVERIFIED,
+        np.zeros(shape),
+        np.zeros(grid),
+        np.zeros((0, 2), np.int64),
+        margin=0.0,
+        gap=1.0,
+        violation=1.0,
+        rounds=0,
+        merged=merged,
+    )
+    return replace(solution, message=known)
 
 
 class Ragged(Sequence[Tensor]):

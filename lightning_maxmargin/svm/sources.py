@@ -10,15 +10,13 @@ import numpy as np
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.certify import rounding
+from lightning_maxmargin.svm.certify import TOLERANCES, rounding
 from lightning_maxmargin.svm.checks import to_array
 from lightning_maxmargin.svm.generate import worst_rows
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
 # A block of a memory-mapped array, in numbers: 32 MB of float64.
 NUMBERS = 4_000_000
-# A row counts as support when its margin is within this of the right-hand side, relative.
-TIGHT = 1e-7
 Block = Tensor | Array
 
 
@@ -188,7 +186,7 @@ class Part:
         smallest = float((lower[on] / problem.rhs[on]).min()) if on.any() else np.inf
         size = problem.row_norms * length
         missed = np.divide(-margins, size, out=np.zeros_like(size), where=problem.live & ~on & (size > 0))
-        tight = problem.live & (margins - problem.rhs <= TIGHT * np.where(on, problem.rhs, size))
+        tight = problem.live & (margins - problem.rhs <= TOLERANCES.tight * np.where(on, problem.rhs, size))
         pairs = np.argwhere(tight) + np.array([self.start, 0])
         return Final(pairs, smallest, float(missed.max(initial=0.0)), problem.merged, bool(problem.live.any()))
 

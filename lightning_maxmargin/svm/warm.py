@@ -11,7 +11,7 @@ from lightning_maxmargin.svm.certify import relative_gap
 from lightning_maxmargin.svm.checks import to_array
 from lightning_maxmargin.svm.generate import Outcome, missed_of, smallest_of
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
-from lightning_maxmargin.svm.solution import Solution
+from lightning_maxmargin.svm.solution import Solution, Status
 
 # An earlier answer whose gap on the new rows is below this is the answer; a certificate allows 1e-8.
 SAME = 1e-12
@@ -53,11 +53,11 @@ def begin(problem: RowProblem, warm: Solution) -> Start | None:
 
 def _support(problem: RowProblem, warm: Solution) -> Index | None:
     """Numbers of the old support rows, while most of them are rows still."""
-    if not isinstance(warm.status, str) or tuple(warm.direction.shape) != problem.shape:
+    if tuple(warm.direction.shape) != problem.shape:
         return None
     support = to_array(warm.support, "support").astype(np.int64)
     n, T = problem.live.shape
-    if support.ndim != 2 or not len(support) or warm.status == "infeasible":
+    if support.ndim != 2 or not len(support) or warm.status is Status.INFEASIBLE:
         return None
     inside = ((support >= 0) & (support < [n, T])).all(1)
     ids = support[inside, 0] * T + support[inside, 1]
@@ -69,7 +69,7 @@ def _support(problem: RowProblem, warm: Solution) -> Index | None:
 
 def _again(problem: RowProblem, warm: Solution, p: Array, margins: Array) -> Outcome | None:
     """The earlier answer where its gap on these rows is that of a fresh one."""
-    if warm.status != "certified" or warm.norm != "l2" or tuple(warm.dual.shape) != problem.live.shape:
+    if not warm.certified or warm.norm != "l2" or tuple(warm.dual.shape) != problem.live.shape:
         return None
     dual = to_array(warm.dual, "dual").ravel()
     ids = np.flatnonzero(dual)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_maxmargin.svm import (
+    BatchSolution,
     Solution,
     solve_att_svm,
 )
@@ -19,13 +20,13 @@ from tests.svm.many_problems import problems, same
 def alone(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The instances that were solved again on their own."""
     seen: list[int] = []
-    original = batched_module.replaced
+    original = BatchSolution.exchanged
 
-    def watched(solution: Solution, others: dict[int, Solution]) -> Solution:
+    def watched(solution: BatchSolution, others: dict[int, Solution]) -> BatchSolution:
         seen.extend(others)
         return original(solution, others)
 
-    monkeypatch.setattr(batched_module, "replaced", watched)
+    monkeypatch.setattr(BatchSolution, "exchanged", watched)
     return seen
 
 
@@ -74,7 +75,6 @@ def test_any_shape(
     masked: bool,
     rhs: bool,
     separable: bool,
-    method: str,
     seed: int,
 ) -> None:
     keys, selected, more = problems(shape, dq=dq, masked=masked, rhs=rhs, separable=separable, seed=seed)

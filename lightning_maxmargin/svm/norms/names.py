@@ -22,7 +22,6 @@ Norm = str | float
 NAMES = ("l2", "linf", "spectral", "nuclear")
 OF_MATRICES = ("spectral", "nuclear")
 ADVICE = f"use {', '.join(map(repr, NAMES))}, or a number p > 1 for lp"
-NOT_UNIQUE = "the optimum need not be unique: judge by the relative margin"
 _DUAL = {"l2": "l2", "linf": "l1", "spectral": "nuclear", "nuclear": "spectral"}
 
 
@@ -105,7 +104,7 @@ def relative_margin_in(W: Tensor | Array, problem: RowProblem, solution: Solutio
 
     Example:
         >>> import torch
-        >>> from lightning_maxmargin.svm.solve import solve_att_svm
+        >>> from lightning_maxmargin.svm.api import solve_att_svm
         >>> keys, selected = torch.tensor([[[2.0, 1.0], [0.0, 0.0]]]), torch.tensor([0])
         >>> solution = solve_att_svm(keys, selected, norm="linf")
         >>> problem = RowProblem.attention(keys, selected)
