@@ -130,6 +130,7 @@ def gather(
         with np.errstate(over="ignore", invalid="ignore"):
             row_norms = norms * np.take_along_axis(np.linalg.norm(queries, axis=2), ids // T, axis=1)
         extreme |= _extreme(queries[:, :, None], None)
+        extreme |= ((row_norms > 0) & ~((row_norms >= SMALLEST) & (row_norms <= LARGEST))).any(axis=1)
     if rhs is not None:
         extreme |= ((b > 0) & ((b < SMALLEST) | (b > LARGEST))).any(axis=1)
     uniform = rhs is None or bool((b == (1.0 if on is None else on)).all())

@@ -280,6 +280,17 @@ def in_rationals(rows: RationalRows, w: Array, dual: Array) -> tuple[float, floa
     return float(1 - (value * smallest) ** 2 / below), missed, float(min(smallest, Fraction(2)))
 
 
+def exact_gap(rows: Array, rhs: Array, w: Array, dual: Array) -> float:
+    """``1 - (rhs'dual)^2 / (||rows'dual||^2 ||w||^2)`` without rounding, but for the last; 1 where nothing is shown."""
+    lam = [Fraction(float(x)) for x in dual]
+    combined = [
+        sum((x * Fraction(float(a)) for x, a in zip(lam, column, strict=True)), Fraction(0)) for column in rows.T
+    ]
+    below = sum((x * x for x in combined), Fraction(0)) * sum((Fraction(float(x)) ** 2 for x in w), Fraction(0))
+    value = sum((x * Fraction(float(b)) for x, b in zip(lam, rhs, strict=True)), Fraction(0))
+    return 1.0 if min(below, value) <= 0 else float(1 - value**2 / below)
+
+
 def certify_infeasible(problem: RowProblem, dual: Array) -> tuple[float, Status]:
     """||D'u|| relative to sum(u ||row||) for u = dual (n, T), and "infeasible" | "unverified".
 

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lightning_maxmargin.svm.certify import TOLERANCES, is_certified, proves_contradiction, relative_gap
+from lightning_maxmargin.svm.certify import (
+    TOLERANCES,
+    exact_gap,
+    is_certified,
+    proves_contradiction,
+    relative_gap,
+)
 from lightning_maxmargin.svm.generate import generate
 from lightning_maxmargin.svm.rational import (
     RATIONAL_NUMBERS,
@@ -22,7 +28,7 @@ from lightning_maxmargin.svm.rational import (
     solve_rational,
     whole_numbers,
 )
-from lightning_maxmargin.svm.rows import Array, RowProblem
+from lightning_maxmargin.svm.rows import EPS, Array, RowProblem
 from lightning_maxmargin.svm.solution import Status
 
 Mask = npt.NDArray[np.bool_]
@@ -179,4 +185,14 @@ def certify_equalities(problem: EqualityRows, answer: EqualityAnswer) -> tuple[f
     violation = float(np.divide(missed, size, out=np.zeros_like(size), where=size > 0).max(initial=0.0))
     # Rows within the violation that is allowed count as met.
     gap = 0.0 if length == 0 else min(relative_gap(value, combined, 1.0, length), 1.0)
+    lost = (len(dual) + len(w) + 12) * EPS * (float(np.abs(dual) @ norms) / max(combined, 1e-300))
+    lost += (len(dual) + 12) * EPS * float(np.abs(dual) @ np.abs(rhs)) / max(value, 1e-300)
+    if (
+        length > 0
+        and is_certified(abs(gap), violation, signs)
+        and not is_certified(abs(gap) + 2 * lost, violation, signs)
+    ):
+        if problem.rows.size > TOLERANCES.rational_numbers:
+            return gap, violation, Status.UNVERIFIED
+        gap = exact_gap(problem.rows, rhs, w, dual)
     return gap, violation, Status.CERTIFIED if is_certified(gap, violation, signs) else Status.UNVERIFIED

@@ -142,6 +142,8 @@ class RowProblem:
                 lengths, extreme = safe_norms(queries), True
             with np.errstate(over="ignore"):
                 norms = norms * lengths[:, None]
+            asked = norms[live & (norms > 0)]
+            extreme = extreme or bool(((asked < SMALLEST) | (asked > LARGEST)).any())
         b = np.where(live, 1.0 if rhs is None else rhs, 0.0)
         if rhs is not None:
             asked = b[b > 0]
