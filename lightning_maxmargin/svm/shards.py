@@ -119,7 +119,7 @@ def _gap(problem: RowProblem, rhs: Array, lam: Array, smallest: float, length: f
     part = lam[ids] / lam.max(initial=1e-300)
     at = ids * 2 + 1
     combined = float(np.linalg.norm(problem.combine(at, part))) + combination_rounding(problem, at, part)
-    return min(float(relative_gap(float(part @ rhs[ids]), combined, smallest, length)), 1.0)
+    return min(relative_gap(float(part @ rhs[ids]), combined, smallest, length), 1.0)
 
 
 def _missed(found: Report, length: float) -> float:

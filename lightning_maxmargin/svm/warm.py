@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lightning_maxmargin.svm.certify import relative_gap
+from lightning_maxmargin.svm.certify import missed_share, relative_gap
 from lightning_maxmargin.svm.checks import to_array
-from lightning_maxmargin.svm.generate import Outcome, missed_of, smallest_of
+from lightning_maxmargin.svm.generate import Outcome, smallest_of
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution, Status
 
@@ -82,7 +82,9 @@ def _again(problem: RowProblem, warm: Solution, p: Array, margins: Array) -> Out
     if not relative_gap(value, length * smallest, smallest, length) <= SAME:
         return None
     combined = float(np.linalg.norm(problem.combine(ids, lam)))
-    if not relative_gap(value, combined, smallest, length) + missed_of(problem, margins, length) <= SAME:
+    zero = problem.live & (problem.rhs == 0)
+    missed = missed_share(margins[zero], problem.row_norms[zero] * length)
+    if not relative_gap(value, combined, smallest, length) + missed <= SAME:
         return None
     return Outcome(ids, lam, p, False, 0.0, 0, margins)
 

@@ -24,7 +24,7 @@ from lightning_maxmargin.svm import (
     solve_att_svm,
 )
 from lightning_maxmargin.svm.generate import generate
-from lightning_maxmargin.svm.norms.lp import relative_gap, solve_linf, solve_lp
+from lightning_maxmargin.svm.norms.lp import gap_of, solve_linf, solve_lp
 from lightning_maxmargin.svm.norms.rounds import generate_norm
 from lightning_maxmargin.svm.reference import reference_norm
 from tests.svm.test_gold import QUERIES1, VISUAL1, f64
@@ -250,7 +250,7 @@ def test_the_program_of_linf_is_exact() -> None:
         assert answer is not None
         w, lam, gap = answer
         assert gap <= 1e-12
-        assert gap == relative_gap(A / np.linalg.norm(A, axis=1)[:, None], np.ones(30), w, lam, np.inf)
+        assert gap == gap_of(A / np.linalg.norm(A, axis=1)[:, None], np.ones(30), w, lam, np.inf)
 
 
 @examples

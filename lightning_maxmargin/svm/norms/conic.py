@@ -139,7 +139,7 @@ def solve_semidefinite(problem: Semidefinite, W: Array, lam: Array, target: floa
         gap = at.look()
         if gap <= max(LOOK, target):
             found = problem.answer(at.y, at.Y, at.lam)
-            gap = problem.relative_gap(*found)
+            gap = problem.gap_of(*found)
             best = (*found, gap) if gap < best[2] else best
         since = 0 if gap < 0.5 * least else since + 1
         least = min(least, gap)

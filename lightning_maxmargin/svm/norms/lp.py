@@ -13,6 +13,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import linprog
 
+from lightning_maxmargin.svm.certify import missed_share, relative_gap
 from lightning_maxmargin.svm.rows import Array
 
 Answer = tuple[Array, Array, float]
@@ -36,15 +37,13 @@ def phi(w: Array, p: float) -> Array:
     return np.sign(w) * np.abs(w) ** (p - 1)
 
 
-def relative_gap(A: Array, b: Array, w: Array, lam: Array, p: float) -> float:
+def gap_of(A: Array, b: Array, w: Array, lam: Array, p: float) -> float:
     """1 - dual / primal, with dual b'lam / ||A'lam||_q and primal ||w||_p / min(A w / b); or what rows b = 0 miss."""
     on, margins = b > 0, A @ w
-    smallest, value = float((margins[on] / b[on]).min()), float(b @ lam)
-    if not smallest > 0 or not value > 0:
-        return np.inf
     q = 1.0 if p == np.inf else p / (p - 1)
-    missed = -float(margins[~on].min(initial=0.0)) / float(np.linalg.norm(w))
-    return max(missed, 1 - value / float(np.linalg.norm(lam @ A, q)) * smallest / float(np.linalg.norm(w, p)))
+    combined, length = float(np.linalg.norm(lam @ A, q)), float(np.linalg.norm(w, p))
+    gap = relative_gap(float(b @ lam), combined, float((margins[on] / b[on]).min()), length, 1)
+    return max(gap, missed_share(margins[~on], np.full(int((~on).sum()), np.linalg.norm(w))))
 
 
 def solve_lp(A: Array, b: Array, p: float, w: Array, lam: Array, rough: float = 0.0) -> Answer:
@@ -83,7 +82,7 @@ def _interior(A: Array, b: Array, p: float, w: Array, lam: Array, target: float)
         u = lam @ A
         gap = best[2]
         for trial in (w, phi(u, q)):
-            now = relative_gap(A, b, trial, lam, p)
+            now = gap_of(A, b, trial, lam, p)
             best = (trial, lam, now) if now < best[2] else best
         since = 0 if best[2] < 0.5 * gap else since + 1
         gap = best[2]
@@ -174,7 +173,7 @@ def solve_linf(A: Array, b: Array) -> Answer | None:
     if found.status != 0:
         return None
     w, lam = np.asarray(found.x[:-1]), np.maximum(-np.asarray(found.ineqlin.marginals), 0.0)
-    best = (w, lam, relative_gap(A, b, w, lam, np.inf))
+    best = (w, lam, gap_of(A, b, w, lam, np.inf))
     tight, free = np.flatnonzero(lam > AT_BOUND * lam.max()), np.abs(w) < 1 - AT_BOUND
     if len(tight) == 0:
         return best
@@ -184,5 +183,5 @@ def solve_linf(A: Array, b: Array) -> Answer | None:
     fixed[free] = np.clip(inner[:-1], -1, 1)
     exact = np.zeros(len(b))
     exact[tight] = np.maximum(np.linalg.lstsq(basis.T, np.append(np.zeros(free.sum()), -1.0), rcond=None)[0], 0.0)
-    pairs = [(x, y, relative_gap(A, b, x, y, np.inf)) for x in (w, fixed) for y in (lam, exact)]
+    pairs = [(x, y, gap_of(A, b, x, y, np.inf)) for x in (w, fixed) for y in (lam, exact)]
     return min(pairs, key=lambda pair: pair[2])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lightning_maxmargin.svm.certify import missed_share, relative_gap
 from lightning_maxmargin.svm.generate import Outcome, worst_rows
 from lightning_maxmargin.svm.norms.conic import solve_semidefinite
 from lightning_maxmargin.svm.norms.lp import solve_linf, solve_lp
@@ -84,12 +85,9 @@ def _bounds(problem: RowProblem, norm: Norm, ids: Index, lam: Array, margins: Ar
     """Gap over all rows or, if that is more, by how much a row with b = 0 is missed; and whether one is."""
     on, zero = problem.rhs > 0, problem.live & (problem.rhs == 0)
     smallest = float((margins[on] / problem.rhs[on]).min())
-    size = problem.row_norms[zero] * np.linalg.norm(W)
-    depth = np.divide(-margins[zero], size, out=np.zeros_like(size), where=size > 0).max(initial=0.0)
-    dual, combined = float(lam @ problem.rhs.ravel()[ids]), dual_norm_of(problem.combine(ids, lam), norm)
-    if smallest <= 0 or dual <= 0 or combined == 0:
-        return np.inf, depth > MISSED
-    return max(depth, 1 - dual / combined * smallest / norm_of(W, norm)), depth > MISSED
+    depth = missed_share(margins[zero], problem.row_norms[zero] * np.linalg.norm(W))
+    value, combined = float(lam @ problem.rhs.ravel()[ids]), dual_norm_of(problem.combine(ids, lam), norm)
+    return max(depth, relative_gap(value, combined, smallest, norm_of(W, norm), 1)), depth > MISSED
 
 
 def _solve_working(

@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from lightning_maxmargin.svm.certify import missed_share, relative_gap
 from lightning_maxmargin.svm.rows import Array
 
 
@@ -66,15 +67,12 @@ class Semidefinite(ABC):
     def answer(self, y: Array, Y: Array, lam: Array) -> tuple[Array, Array]:
         """W and the multipliers of the rows."""
 
-    def relative_gap(self, W: Array, lam: Array) -> float:
+    def gap_of(self, W: Array, lam: Array) -> float:
         """1 - dual / primal, free of scale; or what rows b = 0 miss."""
         on, margins = self.b > 0, self.rows(W)
-        smallest = float((margins[on] / self.b[on]).min())
-        dual = float(self.b @ lam)
-        if smallest <= 0 or dual <= 0:
-            return np.inf
-        missed = -float(margins[~on].min(initial=0.0)) / float(np.linalg.norm(W))
-        return max(missed, 1 - dual / self.dual_norm(self.combine(lam)) * smallest / self.norm(W))
+        smallest, combined = float((margins[on] / self.b[on]).min()), self.dual_norm(self.combine(lam))
+        gap = relative_gap(float(self.b @ lam), combined, smallest, self.norm(W), 1)
+        return max(gap, missed_share(margins[~on], np.full(int((~on).sum()), np.linalg.norm(W))))
 
     @abstractmethod
     def norm(self, W: Array) -> float: ...

@@ -9,6 +9,8 @@ import numpy.typing as npt
 from scipy.linalg import eigh, qr, solve_triangular
 from scipy.linalg.lapack import dpotrf, dpotrs, dpstrf
 
+from lightning_maxmargin.svm.certify import missed_share, relative_gap
+
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.int64]
@@ -55,15 +57,13 @@ def point_of(A: Array | None, gram: Array | None, lam: Array, p: Array | None = 
     return Point(lam, None, y, square, square)
 
 
-def relative_gap(point: Point, b: Array) -> float:
-    """1 - Q/P: P = .5 ||p||^2 / min(y/b)^2 over b > 0, Q = .5 (b'lam)^2 / ||A'lam||^2."""
-    value, on = float(b @ point.lam), b > 0
+def gap_of(point: Point, b: Array) -> float:
+    """The certificate's gap on these rows; a row with b = 0 that p misses is no gap and counts by its size."""
+    on = b > 0
     smallest = float((point.y[on] / b[on]).min()) if on.any() else 0.0
-    if point.square <= 0 or point.dual_square <= 0 or smallest <= 0 or value <= 0:
-        return np.inf
-    # A row with b = 0 that p misses is no gap; it counts by its size all the same.
-    missed = max(0.0, -float(point.y[~on].min(initial=0.0)) / np.sqrt(point.square))
-    return 1 - value**2 / point.dual_square * smallest**2 / point.square + missed
+    length = float(np.sqrt(point.square))
+    gap = relative_gap(float(b @ point.lam), float(np.sqrt(point.dual_square)), smallest, length)
+    return gap + missed_share(point.y[~on], np.full(int((~on).sum()), length))
 
 
 def on_active(A: Array | None, gram: Array | None, b: Array, on: Index) -> tuple[Array, Array | None]:
@@ -130,7 +130,7 @@ def finish(
     Returns: the best point seen, by the gap of the small problem.
     """
     start = point_of(A, gram, np.zeros(len(b)) if lam is None else lam)
-    best = Finish(start, relative_gap(start, b), False)
+    best = Finish(start, gap_of(start, b), False)
     seen: set[bytes] = set()
     for at in range(rounds):
         on = np.flatnonzero(active)
@@ -144,7 +144,7 @@ def finish(
         y = point.y if p is not None or not (trial < 0).any() else point_of(A, gram, trial).y
         negative = trial < -TINY_LAM * float(np.abs(trial).max())
         missed = y - b < -TINY_SLACK * max(1.0, float(np.sqrt(point.square)))
-        exact, gap = not negative.any() and not missed.any(), relative_gap(point, b)
+        exact, gap = not negative.any() and not missed.any(), gap_of(point, b)
         if gap < best.gap or (exact and gap <= best.gap + 1e-12):
             best = Finish(point, gap, exact)
         if exact:
