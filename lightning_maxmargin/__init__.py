@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning_maxmargin.callbacks import AttentionSource, MarginMonitor
+    from lightning_maxmargin.callbacks import AttentionSource, HeadMonitor, MarginMonitor
     from lightning_maxmargin.core import TokenSelector
     from lightning_maxmargin.keys import register_key
     from lightning_maxmargin.modules.ensemble import Ensemble
@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AttentionSource": "callbacks",
     "Ensemble": "modules.ensemble",
+    "HeadMonitor": "callbacks",
     "JointSelection": "modules.joint",
     "MarginMonitor": "callbacks",
     "TokenSelector": "core",
@@ -31,6 +32,7 @@ _HOMES = {
 __all__ = [
     "AttentionSource",
     "Ensemble",
+    "HeadMonitor",
     "JointSelection",
     "MarginMonitor",
     "TokenSelector",

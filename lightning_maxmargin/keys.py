@@ -18,6 +18,9 @@ Format = Literal["gap", "near one", "number", "text"]
 #: command line.
 Source = Literal["selector", "head", "heads", "ensemble", "module", "run"]
 
+#: What a key holds; None where it is undefined.
+Value = float | str | None
+
 LIMITS = ("strict", "relaxed", "rate_coupled")
 STEP = "trainer/global_step"
 NORM = "norm/attention"

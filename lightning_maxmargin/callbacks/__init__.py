@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_maxmargin.callbacks.ensemble_monitor import EnsembleMonitor
 from lightning_maxmargin.callbacks.guard import FiniteGuard
+from lightning_maxmargin.callbacks.head_monitor import HeadMonitor
 from lightning_maxmargin.callbacks.interrupt import Interrupt
 from lightning_maxmargin.callbacks.margin_monitor import MarginMonitor
 from lightning_maxmargin.callbacks.progress import StepProgress
@@ -17,6 +18,7 @@ __all__ = [
     "AttentionSource",
     "EnsembleMonitor",
     "FiniteGuard",
+    "HeadMonitor",
     "Interrupt",
     "MarginMonitor",
     "RunSummary",

@@ -1,53 +1,47 @@
-"""Watches both margins and directions converge to their SVMs."""
+"""Watches both margins and directions of a TokenSelector converge to their SVMs."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 
-from lightning_maxmargin.callbacks.schedule import next_step
-from lightning_maxmargin.callbacks.verdict import heads_verdict, verdict
-from lightning_maxmargin.callbacks.watch import Failure, Forward, Gathered, HeadWatch, as_failure
+from lightning_maxmargin.callbacks.head_monitor import HeadMonitor
+from lightning_maxmargin.callbacks.monitor import Monitor
+from lightning_maxmargin.callbacks.verdict import verdict
+from lightning_maxmargin.callbacks.watch import Forward
 from lightning_maxmargin.core import Sequences, TokenSelector
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.keys import check_registered
-from lightning_maxmargin.probe.attention import HeadSnapshot
+from lightning_maxmargin.keys import Value
 from lightning_maxmargin.probe.own import OwnNumbers
-from lightning_maxmargin.probe.selector import Probe, Snapshot, Value, head_vector
+from lightning_maxmargin.probe.selector import Probe, Snapshot, head_vector
 from lightning_maxmargin.probe.sources import AttentionSource
-from lightning_maxmargin.reduce import leave_group_at_exit
 
 
-class MarginMonitor(Callback):
+class MarginMonitor(Monitor):
     """Logs, at geometrically spaced steps, the margins of attention and head against their SVMs.
 
-    Of a module of this package: attention and label margin and the direction gaps. Of any other LightningModule, with
-    ``sources``: for every head the margin of one query's attention against the head's own Att-SVM, its norm and its
-    sparsity, as ``head0/KEY`` (``LAYER/head0/KEY`` with several layers). The keys are listed in
-    :mod:`lightning_maxmargin.keys`.
+    Of a module of this package: attention and label margin and the direction gaps; the keys are listed in
+    :mod:`lightning_maxmargin.keys`. One process measures in float64, all receive the numbers (or the error), and all
+    log the same keys; one that is undefined is left out of the log and null in :attr:`last`. The cost is two passes
+    over the data per evaluation, plus the SVMs whenever a selected token has changed; ``monitor/seconds`` says what it
+    has come to.
 
-    One process measures in float64, all receive the numbers (or the error), and all log the same keys; one that is
-    undefined is left out of the log and null in :attr:`last`. The cost is two passes over the data per look, plus the
-    SVMs: of a TokenSelector whenever a selected token has changed since the last look, of a foreign head at every look,
-    since its inputs change as well. ``monitor/seconds`` says what it has come to.
+    Any other module is watched by :class:`HeadMonitor`; ``MarginMonitor(sources=...)`` makes one, as it did before
+    there were two.
 
     Args:
-        per_decade: looks per factor of ten in steps.
+        per_decade: evaluations per factor of ten in steps.
         split: which split of the data module to measure.
-        data: the sequences themselves, for use without one of this package's data modules. With ``sources``: a batch,
-            or a loader or list of batches, the same on all processes.
-        sources: the attention layer of a foreign module, or several by name.
-        forward: with ``sources``, ``forward(module, batch)``; else ``module(batch)``, or ``module(batch[0])`` for a
-            tuple or list.
-        samples: with ``sources``, how many to look at.
-        maps: with ``sources``, of how many samples to keep the attention rows of every look.
-        every_n_epochs: look after so many epochs instead of the geometric steps.
-        metrics: numbers of your own by key, ``metric(model, data, output, selected)``, measured at every look;
+        data: the sequences themselves, for use without one of this package's data modules.
+        sources: as of :class:`HeadMonitor`, which is what one then gets; likewise ``forward``, ``samples``, ``maps``.
+        forward: see ``sources``.
+        samples: see ``sources``.
+        maps: see ``sources``.
+        every_n_epochs: evaluates after so many epochs instead of the geometric steps.
+        metrics: numbers of your own by key, ``metric(model, data, output, selected)``, measured at every evaluation;
             :func:`~lightning_maxmargin.keys.register_key` gives one a meaning in the report.
         limits: limit problems of your own by name, ``limit(data, selected)``, a solution with ``status``,
             ``direction`` and ``margin``: ``mine`` logs ``direction_gap/mine``, and ``relative_margin/mine`` where the
@@ -55,20 +49,16 @@ class MarginMonitor(Callback):
 
     Attributes:
         last: the latest numbers by key.
-        history: all of them, with ``step`` and ``epoch``.
+        history: all of them, with ``step``.
         snapshot: the latest :class:`Snapshot` (on the first process).
-        heads: with ``sources``, the latest :class:`HeadSnapshot` (on the first process).
-        rows: with ``sources``, (step, {head: (maps, T)}) of every look (on the first process).
-        paths: (step, p or W, v) of every look at a two-dimensional problem.
+        paths: (step, p or W, v) of every evaluation of a two-dimensional problem.
         message: what the numbers mean, where they need words.
 
     Raises:
-        InputError: there is neither ``data`` nor a data module of this package; the module has no TokenSelector and no
-            ``sources`` are given; a source's name is wrong or it is not what a source may be.
+        InputError: there is neither ``data`` nor a data module of this package; the module has no TokenSelector.
 
     Example:
-        >>> source = AttentionSource(keys="attn.k", queries="attn.q", heads=2)
-        >>> MarginMonitor(sources=source, data=torch.zeros(4, 5, 8)).last
+        >>> MarginMonitor(per_decade=5).last
         {}
     """
 
@@ -85,37 +75,23 @@ class MarginMonitor(Callback):
         metrics: dict[str, Callable[..., Any]] | None = None,
         limits: dict[str, Callable[..., Any]] | None = None,
     ) -> None:
-        for name, number in (("per_decade", per_decade), ("samples", samples), ("every_n_epochs", every_n_epochs)):
-            if number is not None and number < 1:
-                raise InputError(f"monitor.{name}: {number}; a positive number is asked")
-        if sources is not None and data is None:
-            raise InputError("MarginMonitor: sources need data: a batch, or a loader or list of batches")
-        self.per_decade, self.split, self.data = per_decade, split, data
-        self.sources = {"": sources} if isinstance(sources, AttentionSource) else dict(sources or {})
-        self.forward, self.samples, self.maps, self.every_n_epochs = forward, samples, maps, every_n_epochs
+        if sources is not None:
+            if type(self) is not MarginMonitor:
+                raise InputError(f"{type(self).__name__}: sources are for HeadMonitor; derive from it")
+            # Not by __new__, whose signature would hide this one from the command line.
+            self.__class__ = HeadMonitor  # type: ignore[assignment]
+            HeadMonitor.__init__(self, sources, data, forward, samples, maps, per_decade, every_n_epochs)  # type: ignore[arg-type]
+            return
+        super().__init__(per_decade, every_n_epochs)
+        self.check_positive(samples=samples)
+        self.split, self.data = split, data
         self.own = OwnNumbers(metrics, limits)
-        self.last: dict[str, Value] = {}
-        self.history: list[dict[str, Any]] = []
         self.paths: list[tuple[int, torch.Tensor, torch.Tensor]] = []
-        self.rows: list[tuple[int, dict[str, torch.Tensor]]] = []
         self.snapshot: Snapshot | None = None
-        self.heads: HeadSnapshot | None = None
-        self.message = ""
-        self.seconds = 0.0
         self.sequences: Sequences
-        self._probe: Probe | None = None
-        self._watch: HeadWatch | None = None
-        self._next: int | None = None
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        leave_group_at_exit()
+        self._probe: Probe
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.sources:
-            self._watch = HeadWatch(pl_module, self.sources, self.data, self.forward, self.samples)
-            if not self.history:
-                self.look(trainer, pl_module)
-            return
         model = _selector_of(pl_module)
         if trainer.is_global_zero:
             self.sequences = self._find(trainer)
@@ -128,85 +104,23 @@ class MarginMonitor(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._next = None if self.every_n_epochs else next_step(trainer.global_step, self.per_decade)
-        if not self.sources:
-            pl_module.pause_at = self._next  # type: ignore[assignment]
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        pl_module.pause_at = self._next  # type: ignore[assignment]
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if (self._next is not None and trainer.global_step >= self._next) or trainer.global_step == trainer.max_steps:
-            self.look(trainer, pl_module)
+    def measure(self, step: int, pl_module: pl.LightningModule, readings: None) -> dict[str, Value]:
+        self.snapshot = self._probe.measure(_selector_of(pl_module))
+        self._remember(step, self.snapshot.direction, self.snapshot.head)
+        return dict(self.snapshot.values)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0 and not self._seen(trainer):
-            self.look(trainer, pl_module)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step and not self._seen(trainer):
-            self.look(trainer, pl_module)
-        if trainer.is_global_zero:
-            self.message = heads_verdict(self.last) if self.sources else verdict(self.history, pl_module)
-
-    def look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Value]:
-        """Measures now, on one process, and logs on all."""
-        start = time.perf_counter()
-        gathered = None if self._watch is None else self._watch.gather(trainer, pl_module)
-        outcome: tuple[Failure | None, dict[str, Value]] = (None, {})
-        if trainer.is_global_zero:
-            outcome = self._measure(trainer.global_step, pl_module, gathered)
-            self.seconds += time.perf_counter() - start
-            outcome[1]["monitor/seconds"] = self.seconds
-        if trainer.world_size > 1:
-            outcome = trainer.strategy.broadcast(outcome)
-        failure, values = outcome
-        if failure is not None:
-            kind, words = failure
-            raise kind(f"MarginMonitor at step {trainer.global_step}: {words}")
-        self.last = values
-        # Without sources an epoch is however many steps were left of the inner ones, which a resumed run divides anew.
-        epoch = {"epoch": trainer.current_epoch} if self.sources else {}
-        self.history.append({"step": trainer.global_step, **epoch, **values})
-        check_registered(values)
-        numbers = {k: v for k, v in values.items() if isinstance(v, float) and abs(v) < float("inf")}
-        for logger in trainer.loggers:
-            logger.log_metrics(numbers, step=trainer.global_step)
-        # Without a logger: only for progress bars, checkpoints and early stopping.
-        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in numbers.items()})
-        return values
+    def diagnose(self, pl_module: pl.LightningModule) -> str:
+        return verdict(self.history, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "paths": self.paths, "seconds": self.seconds, "rows": self.rows}
+        return {**super().state_dict(), "paths": self.paths}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history, self.paths, self.seconds = state_dict["history"], state_dict["paths"], state_dict["seconds"]
-        self.rows = state_dict.get("rows", [])
-
-    def _seen(self, trainer: pl.Trainer) -> bool:
-        return bool(self.history) and self.history[-1]["step"] == trainer.global_step
-
-    # --- on the first process ---------------------------------------------------------------------------------
-
-    def _measure(
-        self, step: int, pl_module: pl.LightningModule, gathered: Gathered | None
-    ) -> tuple[Failure | None, dict[str, Value]]:
-        # An error is not raised here: the other processes wait for an answer, and would wait half an hour.
-        try:
-            if self._watch is not None and gathered is not None:
-                return gathered.failure, {} if gathered.failure else self._measure_heads(step, self._watch, gathered)
-            assert self._probe is not None
-            self.snapshot = self._probe.measure(_selector_of(pl_module))
-        except Exception as error:
-            return as_failure(error), {}
-        self._remember(step, self.snapshot.direction, self.snapshot.head)
-        return None, dict(self.snapshot.values)
-
-    def _measure_heads(self, step: int, watch: HeadWatch, gathered: Gathered) -> dict[str, Value]:
-        self.heads = watch.measure(gathered)
-        self.rows.append((step, {head: s[: self.maps].clone() for head, s in self.heads.attention.items()}))
-        statuses: list[str] = [solution.status for solution in self.heads.solutions.values()]
-        counts = {f"heads/{s}": float(statuses.count(s)) for s in ("certified", "infeasible")}
-        return self.heads.values | counts
+        super().load_state_dict(state_dict)
+        self.paths = state_dict["paths"]
 
     def _remember(self, step: int, direction: torch.Tensor, head: torch.Tensor) -> None:
         """Paths in two dimensions, for the figure."""
@@ -231,6 +145,6 @@ def _selector_of(pl_module: pl.LightningModule) -> TokenSelector:
     if not isinstance(found, TokenSelector):
         raise InputError(
             f"MarginMonitor: {type(pl_module).__name__} has no attribute 'selector' that is a TokenSelector; "
-            "of any other module, name its attention: MarginMonitor(sources=AttentionSource(...), data=...)"
+            "of any other module, name its attention: HeadMonitor(AttentionSource(...), data)"
         )
     return found

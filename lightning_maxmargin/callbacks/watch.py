@@ -75,9 +75,9 @@ class HeadWatch:
         torch.distributed.all_gather_object(found, (failure, mine))
         return self._joined(found)
 
-    def measure(self, gathered: Gathered) -> HeadSnapshot:
+    def measure(self, readings: dict[str, Reading]) -> HeadSnapshot:
         """The numbers, on one process."""
-        return self.probe.measure(gathered.readings, self.heads)
+        return self.probe.measure(readings, self.heads)
 
     def _read(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> dict[str, Reading]:
         batch = trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch))
@@ -108,7 +108,7 @@ def _count_heads(module: nn.Module, source: AttentionSource) -> int:
     found = [find_module(module, name) for name in source.names]
     heads = source.heads or getattr(found[0], "num_heads", None)
     if not isinstance(heads, int):
-        raise InputError(f"MarginMonitor.sources: {source.names[0]!r} is a {type(found[0]).__name__}; give heads")
+        raise InputError(f"HeadMonitor.sources: {source.names[0]!r} is a {type(found[0]).__name__}; give heads")
     return heads
 
 
@@ -125,7 +125,7 @@ def _batches(data: Any, samples: int) -> list[Any]:
             if seen >= samples:
                 break
     if not kept:
-        raise InputError("MarginMonitor.data: the loader gave no batch")
+        raise InputError("HeadMonitor.data: the loader gave no batch")
     return kept
 
 

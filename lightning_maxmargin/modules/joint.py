@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -29,6 +30,8 @@ Gradient = Literal["exact", "centred", "naive"]
 class JointSelection(pl.LightningModule):
     """Trains head v and attention W (or p) of f(X) = v' X' softmax(X W z), jointly or one of them.
 
+    From ``value_dim`` on the arguments are those of :class:`TokenSelector`, which explains them in full.
+
     Args:
         dim: d, of the keys.
         loss: ``logistic``, ``exponential``, ``correlation`` (labels -1, 1) or ``cross_entropy`` (classes).
@@ -41,7 +44,19 @@ class JointSelection(pl.LightningModule):
         train: ``both``, ``attention`` (the head stays as it starts) or ``head``.
         inner_steps: most optimisation steps per ``training_step``; many make the cost of the Trainer vanish.
         head_init: as in :class:`TokenSelector`, or ``data``: the true head that the data come with.
-        selector: everything else of :class:`TokenSelector`.
+        value_dim: of the values; ``dim`` where None.
+        parametrization: ``p`` (the shared prompt merged into it), ``W`` or ``KQ`` (W = K Q').
+        query: ``shared``, ``own`` (token ``own_token`` of the sequence) or ``separate`` (it comes with the data).
+        query_dim: dq of separate queries; ``dim`` where None.
+        own_token: the token that asks, for ``query="own"``.
+        prompt: the shared prompt z, scaled to unit length; the first unit vector where None.
+        rank: of K and Q; ``dim`` where None.
+        num_classes: 2 is the binary head v; more is V (K, d).
+        attention_init: ``zeros``, ``normal`` (standard deviation ``init_std``) or the numbers themselves.
+        init_std: standard deviation of ``normal``.
+        head: ``linear``, ``mlp`` or any module from pooled tokens to logits.
+        hidden: width of ``mlp``.
+        activation: of ``mlp``.
 
     Raises:
         InputError: choices that do not go together.
@@ -69,21 +84,37 @@ class JointSelection(pl.LightningModule):
         train: Literal["both", "attention", "head"] = "both",
         inner_steps: int = 100,
         head_init: Init | Literal["data"] = "zeros",
-        **selector: Any,
+        value_dim: int | None = None,
+        parametrization: Literal["p", "W", "KQ"] = "W",
+        query: Literal["shared", "own", "separate"] = "shared",
+        query_dim: int | None = None,
+        own_token: int = 0,
+        prompt: Sequence[float] | None = None,
+        rank: int | None = None,
+        num_classes: int = 2,
+        attention_init: Init = "zeros",
+        init_std: float = 0.1,
+        head: Literal["linear", "mlp"] | torch.nn.Module = "linear",
+        hidden: int = 32,
+        activation: Literal["relu", "gelu", "tanh"] = "relu",
     ) -> None:
         super().__init__()
         # A module is no number of a config: whoever loads the checkpoint gives it again.
-        given = isinstance(selector.get("head"), torch.nn.Module)
-        self.save_hyperparameters(ignore=["optimizer", *(["head"] if given else [])])
-        start = selector.get("attention_init", "zeros")
-        if selector.get("parametrization") == "KQ" and isinstance(start, str) and start == "zeros":
+        own_head = isinstance(head, torch.nn.Module)
+        self.save_hyperparameters(ignore=["optimizer", *(["head"] if own_head else [])])
+        if parametrization == "KQ" and isinstance(attention_init, str) and attention_init == "zeros":
             raise InputError(
                 "model.attention_init: zeros with KQ is a saddle that nothing leaves; use normal or give K"
             )
         self.automatic_optimization = False
         self.head_from_data = head_init == "data"
         with _double_default():
-            self.selector = TokenSelector(dim, head_init="zeros" if head_init == "data" else head_init, **selector)
+            self.selector = TokenSelector(
+                dim, value_dim=value_dim, parametrization=parametrization, query=query, query_dim=query_dim,
+                own_token=own_token, prompt=prompt, rank=rank, num_classes=num_classes, attention_init=attention_init,
+                head_init="zeros" if head_init == "data" else head_init, init_std=init_std, head=head, hidden=hidden,
+                activation=activation,
+            )  # fmt: skip
         self.loss = LOSSES[loss]
         self.make_optimizer, self.gradient = optimizer, gradient
         self.attention_lr, self.head_lr, self.train_part, self.inner_steps = attention_lr, head_lr, train, inner_steps

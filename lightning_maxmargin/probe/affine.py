@@ -57,7 +57,7 @@ def affine_of(module: nn.Module, name: str, seen: Tensor, output: Tensor) -> Aff
     allowed = 8 * torch.finfo(output.dtype).eps * x.shape[-1] ** 0.5 * (x.abs() @ found.weight.abs().T).max()
     if float((found(x) - y).abs().max()) > float(allowed + 8 * torch.finfo(output.dtype).eps * y.abs().max()):
         raise InputError(
-            f"MarginMonitor.sources: {name!r} ({type(module).__name__}) is not affine; name the projection itself"
+            f"HeadMonitor.sources: {name!r} ({type(module).__name__}) is not affine; name the projection itself"
         )
     return found
 

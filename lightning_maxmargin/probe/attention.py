@@ -10,15 +10,13 @@ from torch import Tensor
 
 from lightning_maxmargin.core import masked_softmax, select, take_token
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.keys import measured_by
+from lightning_maxmargin.keys import Value, measured_by
 from lightning_maxmargin.metrics import attention_margin, entropy, relative_margin, score_rows, sparsity
 from lightning_maxmargin.probe.capture import Reading
 from lightning_maxmargin.probe.sources import AttentionSource
 
 if TYPE_CHECKING:
     from lightning_maxmargin.svm import Solution
-
-Value = float | str | None
 
 
 @dataclass

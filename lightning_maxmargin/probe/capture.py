@@ -119,7 +119,7 @@ def _read(root: nn.Module, source: AttentionSource, calls: Calls, mask: Callable
     if source.qkv is not None:
         x, out, whole = _projection(root, source.qkv, calls)
         if out.shape[-1] % 3:
-            raise InputError(f"MarginMonitor.sources: {source.qkv!r} gives {out.shape[-1]} numbers, not three parts")
+            raise InputError(f"HeadMonitor.sources: {source.qkv!r} gives {out.shape[-1]} numbers, not three parts")
         third = plain(out.chunk(3, -1)[2])
         return _reading(source, x, x, third, mask(source.mask), whole.part(1, 3), whole.part(0, 3))
     x, _, keys = _projection(root, str(source.keys), calls)
@@ -133,14 +133,14 @@ def _projection(root: nn.Module, name: str, calls: Calls) -> tuple[Tensor, Tenso
     x = next(iter([*args, *kwargs.values()]), None)
     if not isinstance(x, Tensor) or not isinstance(output, Tensor) or x.ndim != 3:
         what = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise InputError(f"MarginMonitor.sources: {name!r} was given {what}; (n, T, d) is asked")
+        raise InputError(f"HeadMonitor.sources: {name!r} was given {what}; (n, T, d) is asked")
     return x, output, affine_of(find_module(root, name), name, x, output)
 
 
 def _once(name: str, calls: Calls) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     if len(calls[name]) != 1:
         times = f"called {len(calls[name])} times" if calls[name] else "not called"
-        raise InputError(f"MarginMonitor.sources: {name!r} was {times} in one forward pass; once is asked")
+        raise InputError(f"HeadMonitor.sources: {name!r} was {times} in one forward pass; once is asked")
     return calls[name][0]
 
 
@@ -154,18 +154,16 @@ def _read_multihead(root: nn.Module, source: AttentionSource, calls: Calls, mask
     name = str(source.attention)
     layer = find_module(root, name)
     if not isinstance(layer, nn.MultiheadAttention):
-        raise InputError(f"MarginMonitor.sources: {name!r} is a {type(layer).__name__}, not a MultiheadAttention")
+        raise InputError(f"HeadMonitor.sources: {name!r} is a {type(layer).__name__}, not a MultiheadAttention")
     if layer.bias_k is not None or layer.add_zero_attn:
-        raise InputError(f"MarginMonitor.sources: {name!r} adds keys of its own (add_bias_kv, add_zero_attn)")
+        raise InputError(f"HeadMonitor.sources: {name!r} adds keys of its own (add_bias_kv, add_zero_attn)")
     args, kwargs, _ = _once(name, calls)
     given = dict(zip(MULTIHEAD, args, strict=False)) | kwargs
     if given.get("attn_mask") is not None or given.get("is_causal"):
-        raise InputError(
-            f"MarginMonitor.sources: {name!r} is given an attn_mask; masks other than padding are not read"
-        )
+        raise InputError(f"HeadMonitor.sources: {name!r} is given an attn_mask; masks other than padding are not read")
     z, x, v = (t if layer.batch_first else t.transpose(0, 1) for t in (given["query"], given["key"], given["value"]))
     if x.ndim != 3:
-        raise InputError(f"MarginMonitor.sources: {name!r} was given {tuple(x.shape)}; (n, T, d) is asked")
+        raise InputError(f"HeadMonitor.sources: {name!r} was given {tuple(x.shape)}; (n, T, d) is asked")
     queries, keys, values = _multihead_maps(layer)
     padding = given.get("key_padding_mask")
     # Inside TransformerEncoderLayer it has become 0 and -inf.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_maxmargin.core import Sequences, TokenSelector
 from lightning_maxmargin.core.model import Output
-from lightning_maxmargin.keys import register_key
+from lightning_maxmargin.keys import Value, register_key
 from lightning_maxmargin.metrics import direction_gap
 
 #: ``metric(model, data, output, selected)``: a number, or None where it is undefined.
@@ -38,9 +38,7 @@ class OwnNumbers:
             register_key(f"relative_margin/{name}", f"margin of the attention over that of {name!r}; 1 is optimal",
                          format="near one", best="max")  # fmt: skip
 
-    def values(
-        self, model: TokenSelector, data: Sequences, output: Output, selected: Tensor
-    ) -> dict[str, float | str | None]:
+    def values(self, model: TokenSelector, data: Sequences, output: Output, selected: Tensor) -> dict[str, Value]:
         """Every number of the user's own, now.
 
         Args:
@@ -50,7 +48,7 @@ class OwnNumbers:
             selected: (n,), alpha.
         """
         numbers = {name: metric(model, data, output, selected) for name, metric in self.metrics.items()}
-        found: dict[str, float | str | None] = {k: None if x is None else float(x) for k, x in numbers.items()}
+        found: dict[str, Value] = {k: None if x is None else float(x) for k, x in numbers.items()}
         if self.limits and (self._selected is None or not torch.equal(selected, self._selected)):
             seen = Sequences(data.keys, data.labels, data.values, model.queries(data), data.mask, data.index)
             self._solutions = {name: limit(seen, selected) for name, limit in self.limits.items()}

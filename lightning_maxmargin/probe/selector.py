@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_maxmargin.core import Sequences, TokenSelector, select, take_token, without_copies
 from lightning_maxmargin.core.model import Output
-from lightning_maxmargin.keys import LIMITS, measured_by
+from lightning_maxmargin.keys import LIMITS, Value, measured_by
 from lightning_maxmargin.metrics import (
     attention_margin,
     direction_gap,
@@ -28,9 +28,6 @@ from lightning_maxmargin.probe.own import OwnNumbers
 
 if TYPE_CHECKING:
     from lightning_maxmargin.svm import JointSolution, Solution
-
-Value = float | str | None
-
 
 #: Up to so many numbers in the keys every look solves afresh, in a few milliseconds: an answer that began at the last
 #: one differs in its last digit, and a resumed run has looked at other steps.

@@ -76,4 +76,4 @@ def find_module(root: nn.Module, name: str) -> nn.Module:
         return known[name]
     near = difflib.get_close_matches(name, [n for n in known if n], 1, cutoff=0.0)
     hint = f"; the closest is {near[0]!r}" if near else "; it has none"
-    raise InputError(f"MarginMonitor.sources: {type(root).__name__} has no submodule {name!r}{hint}")
+    raise InputError(f"HeadMonitor.sources: {type(root).__name__} has no submodule {name!r}{hint}")

@@ -22,7 +22,7 @@ def map_panels(tokens: Tokens, rows: Rows, epochs: Array) -> list[Panel]:
 
     Args:
         tokens: what was trained on.
-        rows: :attr:`MarginMonitor.rows`.
+        rows: :attr:`HeadMonitor.rows`.
         epochs: (looks,), of each of them.
     """
     looks = np.unique(np.linspace(0, len(rows) - 1, 5).round().astype(int))

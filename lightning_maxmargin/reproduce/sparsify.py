@@ -1,4 +1,4 @@
-"""Attention of a trained transformer: its norm grows and its [CLS] rows grow sparse, watched by MarginMonitor."""
+"""Attention of a trained transformer: its norm grows and its [CLS] rows grow sparse, watched by HeadMonitor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_maxmargin.callbacks import AttentionSource, MarginMonitor
+from lightning_maxmargin.callbacks import AttentionSource, HeadMonitor
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
 from lightning_maxmargin.reproduce.maps import map_panels
@@ -82,7 +82,7 @@ def require(data: str = "digits", **_: Any) -> None:
 
 def train(
     tokens: Tokens, tick: Tick, epochs: int, every: int, samples: int, seed: int, model: dict[str, Any]
-) -> tuple[ClsTransformer, MarginMonitor]:
+) -> tuple[ClsTransformer, HeadMonitor]:
     """A trained module and what was seen on the way; global random states stay as they were."""
     x = tokens.train.tensors[0]
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -90,7 +90,7 @@ def train(
         warnings.filterwarnings("ignore", category=UserWarning)
         torch.manual_seed(seed)
         module = ClsTransformer(x.shape[2], x.shape[1], tokens.classes, **model)
-        monitor = MarginMonitor(
+        monitor = HeadMonitor(
             sources=sources_of(module), data=_looked_at(tokens, samples), samples=samples, maps=samples,
             every_n_epochs=every,
             forward=lambda m, batch: m(*batch[:2]),
@@ -122,7 +122,7 @@ def accuracy(module: ClsTransformer, tokens: Tokens) -> float:
         return float((module(x, *mask).argmax(1) == labels).double().mean())
 
 
-def looks_of(monitor: MarginMonitor) -> dict[str, Any]:
+def looks_of(monitor: HeadMonitor) -> dict[str, Any]:
     """``epoch`` (looks,), ``heads`` by name, and each measured key as (looks, heads)."""
     heads = list(monitor.rows[0][1])
     keys = {key.split("/", 2)[2] for key in monitor.history[0] if key.startswith("layer1/")}

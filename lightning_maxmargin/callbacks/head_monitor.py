@@ -1,0 +1,104 @@
+"""Watches every attention head of any LightningModule converge, or not, to its own Att-SVM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from lightning_maxmargin.callbacks.monitor import Monitor
+from lightning_maxmargin.callbacks.verdict import heads_verdict
+from lightning_maxmargin.callbacks.watch import Forward, Gathered, HeadWatch
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.keys import Value
+from lightning_maxmargin.probe.attention import HeadSnapshot
+from lightning_maxmargin.probe.capture import Reading
+from lightning_maxmargin.probe.sources import AttentionSource
+
+
+class HeadMonitor(Monitor):
+    """Logs, at geometrically spaced steps, every attention head of any LightningModule against its own Att-SVM.
+
+    For each head: the margin of one query's attention, its share of the SVM's, the norm and the sparsity, as
+    ``head0/KEY`` (``LAYER/head0/KEY`` with several layers); the keys are listed in :mod:`lightning_maxmargin.keys`.
+    One process measures in float64, all receive the numbers. The cost is one pass over the samples per evaluation and
+    an SVM per head, solved every time, since a head's inputs change as well.
+
+    Args:
+        sources: the attention layer of the module, or several by name.
+        data: a batch, or a loader or list of batches, the same on all processes.
+        forward: ``forward(module, batch)``; else ``module(batch)``, or ``module(batch[0])`` for a tuple or list.
+        samples: how many to look at.
+        maps: of how many samples to keep the attention rows of every evaluation.
+        per_decade: evaluations per factor of ten in steps.
+        every_n_epochs: evaluates after so many epochs instead of the geometric steps.
+
+    Attributes:
+        last: the latest numbers by key.
+        history: all of them, with ``step`` and ``epoch``.
+        heads: the latest :class:`HeadSnapshot` (on the first process).
+        rows: (step, {head: (maps, T)}) of every evaluation (on the first process).
+        message: which heads have no certified SVM.
+
+    Raises:
+        InputError: no data; a source's name is wrong or it is not what a source may be.
+
+    Example:
+        >>> source = AttentionSource(keys="attn.k", queries="attn.q", heads=2)
+        >>> HeadMonitor(source, torch.zeros(4, 5, 8)).last
+        {}
+    """
+
+    def __init__(
+        self,
+        sources: AttentionSource | Mapping[str, AttentionSource],
+        data: Any = None,
+        forward: Forward | None = None,
+        samples: int = 128,
+        maps: int = 4,
+        per_decade: int = 10,
+        every_n_epochs: int | None = None,
+    ) -> None:
+        super().__init__(per_decade, every_n_epochs)
+        self.check_positive(samples=samples)
+        if data is None:
+            raise InputError("HeadMonitor: sources need data: a batch, or a loader or list of batches")
+        self.sources = {"": sources} if isinstance(sources, AttentionSource) else dict(sources)
+        self.data, self.forward, self.samples, self.maps = data, forward, samples, maps
+        self.rows: list[tuple[int, dict[str, torch.Tensor]]] = []
+        self.heads: HeadSnapshot | None = None
+        self._watch: HeadWatch
+
+    @property
+    def _legacy_state_key(self) -> str:  # type: ignore[override]
+        # Checkpoints of when one class was both monitors.
+        return "MarginMonitor"
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._watch = HeadWatch(pl_module, self.sources, self.data, self.forward, self.samples)
+        if not self.history:
+            self.look(trainer, pl_module)
+
+    def gather(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Gathered:
+        return self._watch.gather(trainer, pl_module)
+
+    def measure(self, step: int, pl_module: pl.LightningModule, readings: dict[str, Reading]) -> dict[str, Value]:
+        self.heads = self._watch.measure(readings)
+        self.rows.append((step, {head: s[: self.maps].clone() for head, s in self.heads.attention.items()}))
+        statuses: list[str] = [solution.status for solution in self.heads.solutions.values()]
+        return self.heads.values | {f"heads/{s}": float(statuses.count(s)) for s in ("certified", "infeasible")}
+
+    def diagnose(self, pl_module: pl.LightningModule) -> str:
+        return heads_verdict(self.last)
+
+    def position(self, trainer: pl.Trainer) -> dict[str, int]:
+        return {"step": trainer.global_step, "epoch": trainer.current_epoch}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.rows = state_dict.get("rows", [])
