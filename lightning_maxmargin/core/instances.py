@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.core.copies import find_copies
 from lightning_maxmargin.core.drift import log_drift
 from lightning_maxmargin.core.losses import MarginLoss
 
@@ -49,6 +51,21 @@ class Instances:
         values = keys if self.values is self.keys else self.values.to(device=device, dtype=dtype)
         labels = self.labels.to(device=device, dtype=dtype)
         return Instances(keys, values, labels, move(self.queries), move(self.mask))
+
+    @cached_property
+    def copies(self) -> tuple[Tensor | None, bool]:
+        """``first`` (T, n, B), as floating numbers, and ``near`` of :class:`~lightning_maxmargin.core.copies.Copies`."""
+
+        def rows(x: Tensor) -> Tensor:
+            return x.permute(*reversed(range(x.ndim))).flatten(0, 1)
+
+        _, T, n, B = self.keys.shape
+        keys = rows(self.keys)
+        values = keys if self.values is self.keys else rows(self.values)
+        found = find_copies(keys, values, None if self.mask is None else rows(self.mask))
+        # Floating, because a product with another kind takes 6 times as long.
+        first = None if found.first is None else found.first.view(B, n, T).permute(2, 1, 0).to(self.keys).contiguous()
+        return first, found.near
 
     @staticmethod
     def stack(
@@ -188,14 +205,19 @@ def instance_directions(
     # infinity times 0 is no number.
     far = torch.finfo(a.dtype).max / 8
     exponent, c = shifted.sub(chosen, alpha=far).add_(log_slope - total.log2()), lead - drift
-    w, size, largest = _weights(exponent, c, data.mask is not None)
+    first, near = data.copies
+    zeros = data.mask is not None or first is not None
+    if first is not None:
+        # The selected one's key with another value pulls nowhere, whatever its weight.
+        exponent = exponent.masked_fill(first == (first * chosen).sum(0), -torch.inf)
+    w, size, largest = _weights(exponent, c, zeros)
     if not float(size.amin()) > THIN:
         at = (~(size > THIN)).nonzero()[:, 0]
         exponent, c = _logarithms(*(x.index_select(-1, at) for x in (exponent, c, shifted, total, lead, anchor)))
-        w[..., at], size[at], largest[at] = _weights(exponent, c, data.mask is not None)
-    w.addcmul_(chosen, w.sum(0), value=-1)
+        w[..., at], size[at], largest[at] = _weights(exponent, c, zeros)
+    pull = _pull_by_differences(data, w, chosen) if near else _pull(data, w.addcmul_(chosen, w.sum(0), value=-1))
     return InstanceDirections(
-        attention=_pull(data, w).div_(size.clamp_min(torch.finfo(w.dtype).tiny)),
+        attention=pull.div_(size.clamp_min(torch.finfo(w.dtype).tiny)),
         head=_head(data, e / total, log_slope) if head else None,
         log_attention=(largest + size.log2()) / LOG2_E,
         margins=m,
@@ -246,7 +268,18 @@ def _chosen(shifted: Tensor) -> Tensor:
 def _pull(data: Instances, w: Tensor) -> Tensor:
     """sum_it w_it k_it [z_i'] of every instance."""
     # One token, then one sequence at a time: no product of the size of the keys.
-    per_sequence = _sum_of_products(data.keys.unbind(1), w.unbind())  # (d, n, B)
+    return _over_sequences(data, _sum_of_products(data.keys.unbind(1), w.unbind()))
+
+
+def _pull_by_differences(data: Instances, w: Tensor, chosen: Tensor) -> Tensor:
+    """sum_it w_it (k_it - k_i,alpha) [z_i'], differences first: for keys that are near, see ``core/exact.py``."""
+    tokens = data.keys.unbind(1)
+    anchor = _sum_of_products(tokens, chosen.unbind())
+    return _over_sequences(data, _sum_of_products((k - anchor for k in tokens), w.unbind()))
+
+
+def _over_sequences(data: Instances, per_sequence: Tensor) -> Tensor:
+    """sum_i of (d, n, B) [times z_i']."""
     if data.queries is None:
         return per_sequence.sum(1)
     return _sum_of_products(per_sequence[:, None].unbind(2), data.queries[None].unbind(2))
