@@ -54,7 +54,7 @@ class Instances:
 
     @cached_property
     def copies(self) -> tuple[Tensor | None, bool]:
-        """``first`` (T, n, B), as floating numbers, and ``near`` of :class:`~lightning_maxmargin.core.copies.Copies`."""
+        """``first`` (T, n, B), in floating point, and ``near`` of :class:`~lightning_maxmargin.core.copies.Copies`."""
 
         def rows(x: Tensor) -> Tensor:
             return x.permute(*reversed(range(x.ndim))).flatten(0, 1)
