@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from lightning_maxmargin.core.ensemble import EnsembleState, Update
 from lightning_maxmargin.core.instances import Instances
 from lightning_maxmargin.core.packing import Packed, pack
+from lightning_maxmargin.core.updates import update_rule
 from lightning_maxmargin.ensemble import EnsembleResult, measure
 from lightning_maxmargin.errors import InputError, NonFiniteError
 from lightning_maxmargin.reduce import AllReduce, leave_group_at_exit
@@ -22,8 +23,6 @@ from lightning_maxmargin.steps import steps_now
 
 Loss = Literal["logistic", "exponential", "correlation"]
 T = TypeVar("T")
-#: What a checkpoint holds of the state.
-SAVED = ("attention", "head", "momentum_attention", "momentum_head")
 
 
 class Ensemble(pl.LightningModule):
@@ -40,7 +39,8 @@ class Ensemble(pl.LightningModule):
         query_dim: of the queries; None trains p.
         num_classes: 2, the head being binary.
         loss: logistic, exponential or correlation, or a list.
-        update: ``normalized`` (lr g / ||g||) or ``accelerated`` (dual acceleration).
+        update: ``normalized`` (lr g / ||g||), ``accelerated`` (dual acceleration), any other rule of
+            :mod:`~lightning_maxmargin.core.updates` by its name, or a rule of one's own (``class_path`` in a config).
         train: ``both``, ``attention`` or ``head``.
         attention_lr: a number or a list.
         head_lr: a number or a list; with ``normalized`` updates rho tends to head_lr / attention_lr.
@@ -85,7 +85,9 @@ class Ensemble(pl.LightningModule):
         inner_steps: int = 100,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        # An object is no number of a config: whoever loads the checkpoint gives it again.
+        self.save_hyperparameters(ignore=[] if isinstance(update, str) else ["update"])
+        self.rule = update_rule(update, "model.update:")
         self.automatic_optimization = False
         # The weights of all processes do not fit one another, so they are no parameters; Lightning wants one to exist.
         self.anchor = torch.nn.Parameter(torch.zeros(1))
@@ -155,7 +157,7 @@ class Ensemble(pl.LightningModule):
             stacked.to(dtype, self.trainer.strategy.root_device),
             attention=start.movedim(0, -1), head=head.movedim(0, -1), train=h["train"],
             attention_lr=self._rates("attention_lr"), head_lr=self._rates("head_lr"),
-            loss=self._dealt("loss"), update=h["update"],
+            loss=self._dealt("loss"), update=self.rule,
         )  # fmt: skip
 
     def _start(self, kind: str, shape: tuple[int, ...], which: int) -> Tensor:
@@ -241,14 +243,18 @@ class Ensemble(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         parts = gather({name: x.cpu() for name, x in self._saved().items()})
-        checkpoint["ensemble"] = {name: torch.cat([p[name] for p in parts], -1) for name in SAVED}
+        checkpoint["ensemble"] = {name: torch.cat([p[name] for p in parts], -1) for name in parts[0]}
         checkpoint["ensemble_steps"] = self.state.steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if not hasattr(self, "state"):
             # Outside of a fit there are no instances to put the weights into.
             return
-        found = checkpoint.get("ensemble", {})
+        found = dict(checkpoint.get("ensemble", {}))
+        for name in ("attention", "head"):
+            if f"momentum_{name}" in found:
+                # Written when ensembles averaged directions, which are minus the gradients.
+                found[f"{name}/momentum"] = -found[f"momentum_{name}"]
         for name, x in self._saved().items():
             if name not in found or found[name].shape != (*x.shape[:-1], self.count):
                 raise InputError("ckpt_path: the checkpoint is of no such ensemble; give the one of this config")
@@ -257,8 +263,10 @@ class Ensemble(pl.LightningModule):
         self.state.refresh()
 
     def _saved(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of the state."""
         s = self.state
-        return dict(zip(SAVED, (s.attention, s.head, *s.momentum), strict=True))
+        kept = {f"{name}/{kind}": x for name, state in s.remembered.items() for kind, x in state.items()}
+        return {"attention": s.attention, "head": s.head, **kept}
 
 
 class EnsembleSteps(Optimizer):

@@ -129,7 +129,11 @@ def test_smaller_instances_fill_up_by_mask() -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"update": "adam"}, "update"), ({"loss": "cross_entropy"}, "loss"), ({"attention": torch.zeros(3)}, "attention")],
+    [
+        ({"update": "lion"}, "update"),
+        ({"loss": "cross_entropy"}, "loss"),
+        ({"attention": torch.zeros(3)}, "attention"),
+    ],
 )
 def test_wrong_options(options: dict[str, object], said: str) -> None:
     keys, labels, _, _ = random(2, 2, 2, 2)

@@ -17,6 +17,7 @@ from torch import Tensor
 from lightning_maxmargin.core.copies import find_copies
 from lightning_maxmargin.core.drift import log_drift
 from lightning_maxmargin.core.losses import MarginLoss
+from lightning_maxmargin.errors import InputError
 
 LOG2_E = math.log2(math.e)
 # Instances whose weights sum to less are worked out again: underflow drops 2^-115 of the largest possible weight.
@@ -152,6 +153,22 @@ class InstanceDirections:
         """(B,), mean loss; worked out when it is asked for."""
         live = self.labels != 0
         return (self.loss_function.value(self.margins) * live).sum(0) / live.sum(0).clamp_min(1)
+
+    def of_log_loss(self) -> tuple[Tensor, Tensor | None]:
+        """Minus the gradients of log L with respect to attention and head, at their size.
+
+        Raises:
+            InputError: the loss takes negative values, or is another in each instance.
+        """
+        if self.loss_function.log_value is None:
+            raise InputError(f"loss {self.loss_function.name} has no logarithm; take a rule that needs no size")
+        live = self.labels != 0
+        log_loss = self.loss_function.log_value(self.margins).where(live, -torch.inf).logsumexp(0)
+        attention = self.attention * (self.log_attention - log_loss).exp()
+        if self.head is None:
+            return attention, None
+        log_head = self.loss_function.log_slope(self.margins).where(live, -torch.inf).logsumexp(0)
+        return attention, self.head * (log_head - log_loss).exp()
 
 
 def token_scores(data: Instances, head: Tensor) -> Tensor:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
+from lightning_maxmargin.core.updates import Accelerated, UpdateRule
 from lightning_maxmargin.optim.base import MarginOptimizer
 
 
@@ -40,13 +38,5 @@ class AcceleratedMargin(MarginOptimizer):
     def __init__(self, params: Any, lr: float = 1.0) -> None:
         super().__init__(params, lr)
 
-    def update(self, loss: Tensor | None) -> None:
-        for group, w, g in self.moving():
-            state = self.state[w]
-            if not state:
-                state["momentum"] = torch.zeros_like(w)
-                state["step"] = 0
-            t = state["step"]
-            state["momentum"].add_(g).mul_(t / (t + 1))
-            state["step"] = t + 1
-            w.sub_(state["momentum"] + g, alpha=group["lr"])
+    def rule(self, group: dict[str, Any]) -> UpdateRule:
+        return Accelerated()

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.core.instances import InstanceDirections, Instances, instance_directions, scores
+from lightning_maxmargin.core.norms import unit
+from lightning_maxmargin.core.updates import Factored
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -56,32 +58,16 @@ class FactoredState(EnsembleState):
         scale = (g.log_attention.exp() / len(self.data.labels))[:, None, None]
         for factor, slope in ((self.K, G @ self.Q), (self.Q, G.mT @ self.K)):
             if self.in_loss:
-                along = unit_matrix(scale * slope - self.ridge * factor)
+                factor.add_(unit(last(scale * slope - self.ridge * factor), instances=True).movedim(-1, 0) * self.lr)
             else:
-                pull = unit_matrix(slope)
-                along = torch.where(pull.any((1, 2), True), unit_matrix(pull - self.ridge * factor), pull)
-            factor.add_(along, alpha=self.lr)
+                rate = self.attention_lr.expand(len(factor))
+                [(moved, _)] = Factored(self.ridge).step_instances([last(factor)], [-last(slope)], [rate], [{}], 0)
+                factor.copy_(moved.movedim(-1, 0))
         self.attention = (self.K @ self.Q.mT).movedim(0, -1).contiguous()
         self.steps += 1
         return g
 
 
-class Adam:
-    """Adam's direction with eps 0 of one tensor's gradients, which keep their scale by themselves."""
-
-    def __init__(self, like: Tensor, b1: float = 0.9, b2: float = 0.999) -> None:
-        self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
-        self.b1, self.b2, self.steps = b1, b2, 0
-
-    def __call__(self, g: Tensor) -> Tensor:
-        self.steps += 1
-        m = self.mean.mul_(self.b1).add_(g, alpha=1 - self.b1) / (1 - self.b1**self.steps)
-        s = self.square.mul_(self.b2).addcmul_(g, g, value=1 - self.b2) / (1 - self.b2**self.steps)
-        return m / s.sqrt().clamp_min(torch.finfo(g.dtype).tiny)
-
-
-def unit_matrix(x: Tensor) -> Tensor:
-    """Every matrix of (B, d, m) over its Frobenius norm, whose square may underflow; 0 stays 0."""
-    tiny = torch.finfo(x.dtype).tiny
-    x = x / x.abs().amax((1, 2), keepdim=True).clamp_min(tiny)
-    return x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(tiny)
+def last(x: Tensor) -> Tensor:
+    """(B, d, m) with the instances last, as update rules take them."""
+    return x.movedim(0, -1)
