@@ -100,11 +100,17 @@ class Normalized(UpdateRule):
         self, weights: Sequence[Tensor], gradients: Sequence[Tensor], rates: Sequence[Tensor], states: Sequence[State],
         count: int,
     ) -> list[tuple[Tensor, State]]:  # fmt: skip
-        # vmap costs 100 us a tensor, a fifth of a step of a thousand small instances.
+        # By hand, because vmap costs 100 us a tensor, a fifth of a step of a thousand small instances.
         return [
-            (moved(w, unit(g, instances=True), lr), s)
-            for w, g, lr, s in zip(weights, gradients, rates, states, strict=True)
+            (w - g * _rate_of_length(g, lr), s) for w, g, lr, s in zip(weights, gradients, rates, states, strict=True)
         ]
+
+
+def _rate_of_length(g: Tensor, rate: Tensor) -> Tensor:
+    """lr / ||g|| of every instance, 0 for a zero direction: lr over the smallest number may be infinite."""
+    # The direction's weights sum to 1 and its length is that of a margin: no underflow in the square.
+    length = g.flatten(0, -2).square().sum(0).sqrt_()
+    return torch.where(length > 0, rate / length, 0.0)
 
 
 @dataclass(frozen=True)
