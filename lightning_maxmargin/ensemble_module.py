@@ -14,14 +14,14 @@ from torch.optim import Optimizer
 
 from lightning_maxmargin.core.ensemble import EnsembleState, Update
 from lightning_maxmargin.core.instances import Instances
+from lightning_maxmargin.core.losses import Loss, find_margin_loss
 from lightning_maxmargin.core.packing import Packed, pack
-from lightning_maxmargin.core.updates import update_rule
+from lightning_maxmargin.core.updates import UpdateRule, update_rule
 from lightning_maxmargin.ensemble import EnsembleResult, measure
 from lightning_maxmargin.errors import InputError, NonFiniteError
 from lightning_maxmargin.reduce import AllReduce, leave_group_at_exit
 from lightning_maxmargin.steps import steps_now
 
-Loss = Literal["logistic", "exponential", "correlation"]
 T = TypeVar("T")
 
 
@@ -38,7 +38,8 @@ class Ensemble(pl.LightningModule):
         value_dim: of the values; d where None.
         query_dim: of the queries; None trains p.
         num_classes: 2, the head being binary.
-        loss: logistic, exponential or correlation, or a list.
+        loss: logistic, exponential, correlation, or a margin loss of one's own (a registered name, or ``class_path``
+            in a config), or a list.
         update: ``normalized`` (lr g / ||g||), ``accelerated`` (dual acceleration), any other rule of
             :mod:`~lightning_maxmargin.core.updates` by its name, or a rule of one's own (``class_path`` in a config).
         train: ``both``, ``attention`` or ``head``.
@@ -73,7 +74,7 @@ class Ensemble(pl.LightningModule):
         value_dim: int | None = None,
         query_dim: int | None = None,
         num_classes: int = 2,
-        loss: Loss | list[Loss] = "logistic",
+        loss: list[str | Loss] | str | Loss = "logistic",
         update: Update = "accelerated",
         train: Literal["both", "attention", "head"] = "both",
         attention_lr: float | list[float] = 1.0,
@@ -86,8 +87,14 @@ class Ensemble(pl.LightningModule):
     ) -> None:
         super().__init__()
         # An object is no number of a config: whoever loads the checkpoint gives it again.
-        self.save_hyperparameters(ignore=[] if isinstance(update, str) else ["update"])
+        given = {"update": isinstance(update, UpdateRule), "loss": any(isinstance(x, Loss) for x in _listed(loss))}
+        self.save_hyperparameters(ignore=[name for name, is_object in given.items() if is_object])
         self.rule = update_rule(update, "model.update:")
+        self._options = {
+            "attention_lr": _listed(attention_lr),
+            "head_lr": _listed(head_lr),
+            "loss": [find_margin_loss(x, "model.loss") for x in _listed(loss)],
+        }
         self.automatic_optimization = False
         # The weights of all processes do not fit one another, so they are no parameters; Lightning wants one to exist.
         self.anchor = torch.nn.Parameter(torch.zeros(1))
@@ -103,10 +110,10 @@ class Ensemble(pl.LightningModule):
             )
         if h["inner_steps"] < 1:
             raise InputError(f"model.inner_steps: {h['inner_steps']}; a positive number is asked")
-        for name in ("attention_lr", "head_lr", "loss"):
-            values = _listed(h[name])
+        for name, values in self._options.items():
             if not values or (name != "loss" and not all(0 < x < math.inf for x in values)):
-                raise InputError(f"model.{name}: {h[name]}; a positive number or a list of them is asked")
+                given = [getattr(x, "name", x) for x in values]
+                raise InputError(f"model.{name}: {given}; a positive number or a list of them is asked")
         if not 0 < h["init_std"] < math.inf:
             raise InputError(f"model.init_std: {h['init_std']}; a positive number is asked")
 
@@ -118,9 +125,9 @@ class Ensemble(pl.LightningModule):
         """
         instance = data.sequences("train").instance
         count = 1 if instance is None else len(instance.unique())
-        for name in ("attention_lr", "head_lr", "loss"):
-            if len(_listed(self.hparams[name])) > count:
-                raise InputError(f"model.{name}: {len(_listed(self.hparams[name]))} entries for {count} instances")
+        for name, values in self._options.items():
+            if len(values) > count:
+                raise InputError(f"model.{name}: {len(values)} entries for {count} instances")
         if self.hparams["head_init"] == "data" and data.head is None:
             raise InputError("model.head_init: 'data' asks for data that come with heads; use zeros or normal")
 
@@ -172,12 +179,12 @@ class Ensemble(pl.LightningModule):
         return torch.tensor(self._dealt(name), dtype=torch.float64)
 
     def _dealt(self, name: str) -> list[Any]:
-        values = _listed(self.hparams[name])
+        values = self._options[name]
         return [values[b % len(values)] for b in self.at.tolist()]
 
     def dealt(self) -> dict[str, list[Any]]:
         """Rates and losses of every instance, of all processes, where they differ."""
-        lists = {name: _listed(self.hparams[name]) for name in ("attention_lr", "head_lr", "loss")}
+        lists = {name: [x.name if isinstance(x, Loss) else x for x in values] for name, values in self._options.items()}
         return {k: [x[b % len(x)] for b in range(self.count)] for k, x in lists.items() if len(x) > 1}
 
     def configure_optimizers(self) -> Optimizer:

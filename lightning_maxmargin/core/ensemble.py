@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.core.instances import InstanceDirections, Instances, instance_directions, scores, token_scores
-from lightning_maxmargin.core.losses import loss_by_instance
+from lightning_maxmargin.core.losses import Loss, loss_by_instance
 from lightning_maxmargin.core.updates import State, UpdateRule, update_rule
 from lightning_maxmargin.errors import InputError
 
@@ -31,7 +31,7 @@ class EnsembleState:
         train: ``both``, ``attention`` or ``head``.
         attention_lr: a number or (B,).
         head_lr: a number or (B,).
-        loss: logistic, exponential or correlation, or one of these for each instance.
+        loss: logistic, exponential, correlation or a user's own margin loss, or one of these for each instance.
         update: the name of a rule, as above, or an :class:`~lightning_maxmargin.core.updates.UpdateRule`.
 
     Raises:
@@ -53,7 +53,7 @@ class EnsembleState:
         train: Literal["both", "attention", "head"] = "both",
         attention_lr: float | Tensor = 0.1,
         head_lr: float | Tensor = 0.1,
-        loss: str | Sequence[str] = "logistic",
+        loss: str | Loss | Sequence[str | Loss] = "logistic",
         update: Update = "normalized",
     ) -> None:
         d, dv, B = len(data.keys), len(data.values), data.keys.shape[-1]
@@ -61,7 +61,7 @@ class EnsembleState:
         self.data = data
         self.attention = self._start("attention", attention, shape)
         self.head = self._start("head", head, (dv, B))
-        names = [loss] * B if isinstance(loss, str) else list(loss)
+        names = [loss] * B if isinstance(loss, str | Loss) else list(loss)
         if len(names) != B:
             raise InputError(f"ensemble: {len(names)} losses for {B} instances; give one, or one for each")
         if train not in ("both", "attention", "head"):
