@@ -45,7 +45,7 @@ class Copies:
 
 
 def find_copies(keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Copies:
-    """Looks at all pairs of each sequence: n T^2 d products in float32, a second for 1,000 texts of 256 tokens.
+    """Looks at all pairs of each sequence: n T^2 d products in float32, 3 s for 1,000 texts of 256 tokens of 384.
 
     Args:
         keys: (n, T, d).
