@@ -24,6 +24,7 @@ class AcceleratedMargin(MarginOptimizer):
     order 1/t^2 for linear models. For attention it is a measured fact, not a theorem.
 
     Example:
+        >>> import torch
         >>> w = torch.nn.Parameter(torch.zeros(1))
         >>> optimizer = AcceleratedMargin([w], lr=1.0)
         >>> for _ in range(2):

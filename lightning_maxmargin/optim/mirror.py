@@ -35,6 +35,7 @@ class MirrorDescent(MarginOptimizer):
     normalised there.
 
     Example:
+        >>> import torch
         >>> w = torch.nn.Parameter(torch.zeros(2))
         >>> optimizer = MirrorDescent([w], lr=1.0, p=3.0)
         >>> w.grad = torch.tensor([-4.0, 0.0])

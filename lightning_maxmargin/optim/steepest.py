@@ -29,6 +29,7 @@ class SignDescent(MarginOptimizer):
     2018): on separable data, linear models trained by steepest descent in a norm converge to the margin of that norm.
 
     Example:
+        >>> import torch
         >>> w = torch.nn.Parameter(torch.zeros(3))
         >>> w.grad = torch.tensor([3e-30, -4.0, 0.0])
         >>> SignDescent([w], lr=0.5).step()
@@ -62,6 +63,7 @@ class Signum(MarginOptimizer):
     Source: Bernstein, Wang, Azizzadenesheli, Anandkumar, "signSGD" (ICML 2018), who name the momentum variant Signum.
 
     Example:
+        >>> import torch
         >>> w = torch.nn.Parameter(torch.zeros(1))
         >>> optimizer = Signum([w], lr=1.0, momentum=0.75)
         >>> for g in (-1.0, 1.0, -1.0):  # the averages are -.25, .0625, -.203125
@@ -102,6 +104,7 @@ class SpectralDescent(MarginOptimizer):
     its margin is the one of the spectral norm as for every steepest descent (see :class:`SignDescent`).
 
     Example:
+        >>> import torch
         >>> W = torch.nn.Parameter(torch.zeros(2, 2))
         >>> W.grad = torch.tensor([[0.0, -3.0], [1e-3, 0.0]])
         >>> SpectralDescent([W], lr=0.5).step()
