@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import Instances
 from lightning_maxmargin.core.selection import without_copies
 from lightning_maxmargin.metrics import direction_gap, globally_optimal, locally_optimal
 from lightning_maxmargin.names import LIMITS

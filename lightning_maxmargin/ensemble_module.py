@@ -12,8 +12,8 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.optim import Optimizer
 
+from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.ensemble import EnsembleState, Update
-from lightning_maxmargin.core.instances import Instances
 from lightning_maxmargin.core.losses import Loss, find_margin_loss
 from lightning_maxmargin.core.packing import Packed, pack
 from lightning_maxmargin.core.updates import UpdateRule, update_rule

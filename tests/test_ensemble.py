@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_maxmargin.core import LOSSES, MarginLoss, Sequences, exact_directions
+from lightning_maxmargin.core.batch import Instances, scores, token_scores
+from lightning_maxmargin.core.batch_directions import instance_directions
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import Instances, instance_directions, scores, token_scores
 from lightning_maxmargin.ensemble import train_ensemble
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.optim import AcceleratedMargin, NormalizedGD

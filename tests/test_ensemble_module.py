@@ -14,8 +14,8 @@ import yaml
 
 from lightning_maxmargin import Ensemble
 from lightning_maxmargin.core import LOSSES, Sequences
+from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import Instances
 from lightning_maxmargin.core.losses import loss_by_instance
 from lightning_maxmargin.core.packing import pack
 from lightning_maxmargin.data import RandomInstances, SequenceData

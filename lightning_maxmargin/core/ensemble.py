@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.core.instances import InstanceDirections, Instances, instance_directions, scores, token_scores
+from lightning_maxmargin.core.batch import Instances, scores, token_scores
+from lightning_maxmargin.core.batch_directions import InstanceDirections, instance_directions
 from lightning_maxmargin.core.losses import Loss, loss_by_instance
 from lightning_maxmargin.core.updates import State, UpdateRule, update_rule
 from lightning_maxmargin.errors import InputError

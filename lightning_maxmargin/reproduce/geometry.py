@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.core.batch_directions import InstanceDirections
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import InstanceDirections
 from lightning_maxmargin.core.updates import Adam, Mirror, Normalized, Sign, Spectral, UpdateRule
 from lightning_maxmargin.ensemble import HARD, SETTLED
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw

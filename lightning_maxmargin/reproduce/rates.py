@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.core.batch import scores, token_scores
+from lightning_maxmargin.core.batch_directions import InstanceDirections, instance_directions
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import InstanceDirections, instance_directions, scores, token_scores
 from lightning_maxmargin.ensemble import EnsembleResult, measure
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw, percentiles
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.core.batch import Instances, scores
+from lightning_maxmargin.core.batch_directions import InstanceDirections, instance_directions
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import InstanceDirections, Instances, instance_directions, scores
 from lightning_maxmargin.core.norms import unit
 from lightning_maxmargin.core.updates import Factored
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.core import Sequences, TokenSelector, exact_directions
-from lightning_maxmargin.core.instances import Instances, instance_directions, token_scores
+from lightning_maxmargin.core.batch import Instances, token_scores
+from lightning_maxmargin.core.batch_directions import instance_directions
 from tests.core.exact_reference import margin_loss, scores_of, with_mpmath
 
 KINDS = ("no copies", "one copy", "several copies", "near copy", "several, some near", "near ties")

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lightning_maxmargin.core import Sequences, exact_directions
+from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.copies import copies_of, find_copies, known_copies
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import Instances
 from lightning_maxmargin.metrics import direction_gap
 from lightning_maxmargin.svm import solve_att_svm
 from tests.core.copy_cases import KINDS, ROUTES, Case, answers, draw_case, reference, relative_error, underflows

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lightning_maxmargin import JointSelection
 from lightning_maxmargin.core import LOSSES, Loss, MarginLoss, Sequences, find_loss, register_loss
+from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import Instances
 from lightning_maxmargin.core.losses import find_margin_loss
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.paths import regularization_path

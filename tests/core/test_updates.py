@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin import optim
+from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import Instances
 from lightning_maxmargin.core.updates import (
     UPDATES,
     Adam,
