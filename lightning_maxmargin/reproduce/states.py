@@ -59,16 +59,12 @@ class FactoredState(EnsembleState):
         scale = (g.log_attention.exp() / len(self.data.labels))[:, None, None]
         for factor, slope in ((self.K, G @ self.Q), (self.Q, G.mT @ self.K)):
             if self.in_loss:
-                factor.add_(unit(last(scale * slope - self.ridge * factor), instances=True).movedim(-1, 0) * self.lr)
+                factor.add_(torch.vmap(unit)(scale * slope - self.ridge * factor), alpha=self.lr)
             else:
-                rate = self.attention_lr.expand(len(factor))
-                [(moved, _)] = Factored(self.ridge).step_instances([last(factor)], [-last(slope)], [rate], [{}], 0)
-                factor.copy_(moved.movedim(-1, 0))
+                factor.copy_(torch.vmap(self._along)(factor, -slope))
         self.attention = (self.K @ self.Q.mT).movedim(0, -1).contiguous()
         self.steps += 1
         return g
 
-
-def last(x: Tensor) -> Tensor:
-    """(B, d, m) with the instances last, as update rules take them."""
-    return x.movedim(0, -1)
+    def _along(self, factor: Tensor, gradient: Tensor) -> Tensor:
+        return Factored(self.ridge).step(factor, gradient, self.lr, {}, self.steps)[0]
