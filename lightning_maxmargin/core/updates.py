@@ -173,7 +173,7 @@ class Signum(UpdateRule):
         return {"average": torch.zeros_like(weight)}
 
     def step(self, weight: Tensor, gradient: Tensor, rate: Rate, state: State, count: int) -> tuple[Tensor, State]:
-        average = _average(state["average"], gradient, self.momentum)
+        average = _average(state["average"], gradient, self.momentum, 1 - self.momentum)
         return moved(weight, average.sign(), rate), {"average": average}
 
 
@@ -196,7 +196,8 @@ class Spectral(UpdateRule):
 
     def step(self, weight: Tensor, gradient: Tensor, rate: Rate, state: State, count: int) -> tuple[Tensor, State]:
         if self.momentum:
-            gradient = _average(state["average"], gradient, self.momentum)
+            # In decimals: 1 - .9 is .09999999999999998 in binary.
+            gradient = _average(state["average"], gradient, self.momentum, round(1 - self.momentum, 12))
             state = {"average": gradient}
         return moved(weight, self._step(gradient), rate), state
 
@@ -269,9 +270,9 @@ class Adam(_Elementwise):
         return moved(weight, step, rate), {"mean": mean, "square": square}
 
 
-def _average(average: Tensor, g: Tensor, momentum: float) -> Tensor:
+def _average(average: Tensor, g: Tensor, stays: float, comes: float) -> Tensor:
     # Only the direction of g counts: an average of gradients that shrink would be one of the oldest.
-    return (average * momentum).add(scaled(g), alpha=1 - momentum)
+    return (average * stays).add(scaled(g), alpha=comes)
 
 
 def mirror(w: Tensor, p: float) -> Tensor:
