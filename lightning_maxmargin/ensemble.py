@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import Instances
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
 
 __all__ = ["EnsembleResult", "measure", "train_ensemble"]

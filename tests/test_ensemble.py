@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_maxmargin.core import LOSSES, MarginLoss, Sequences, exact_directions
+from lightning_maxmargin.core.batch import Instances, scores, token_scores
+from lightning_maxmargin.core.batch_directions import instance_directions
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import Instances, instance_directions, scores, token_scores
 from lightning_maxmargin.ensemble import train_ensemble
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.optim import AcceleratedMargin, NormalizedGD
@@ -129,7 +130,11 @@ def test_smaller_instances_fill_up_by_mask() -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"update": "adam"}, "update"), ({"loss": "cross_entropy"}, "loss"), ({"attention": torch.zeros(3)}, "attention")],
+    [
+        ({"update": "lion"}, "update"),
+        ({"loss": "cross_entropy"}, "loss"),
+        ({"attention": torch.zeros(3)}, "attention"),
+    ],
 )
 def test_wrong_options(options: dict[str, object], said: str) -> None:
     keys, labels, _, _ = random(2, 2, 2, 2)

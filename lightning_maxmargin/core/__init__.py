@@ -27,23 +27,29 @@ Ataee Tarzanagh, Li, Thrampoulidis, Oymak, "Transformers as Support Vector Machi
 
 from lightning_maxmargin.core.attention import centred_pool, masked_softmax, naive_pool
 from lightning_maxmargin.core.exact import Directions, exact_directions
-from lightning_maxmargin.core.losses import LOSSES, CrossEntropy, MarginLoss
+from lightning_maxmargin.core.losses import LOSSES, CrossEntropy, Loss, MarginLoss, find_loss, register_loss
 from lightning_maxmargin.core.model import TokenSelector
 from lightning_maxmargin.core.selection import select, take_token, without_copies
 from lightning_maxmargin.core.sequences import Sequences, check_sequences
+from lightning_maxmargin.core.updates import UpdateRule, register_update
 
 __all__ = [
     "LOSSES",
     "CrossEntropy",
     "Directions",
+    "Loss",
     "MarginLoss",
     "Sequences",
     "TokenSelector",
+    "UpdateRule",
     "centred_pool",
     "check_sequences",
     "exact_directions",
+    "find_loss",
     "masked_softmax",
     "naive_pool",
+    "register_loss",
+    "register_update",
     "select",
     "take_token",
     "without_copies",

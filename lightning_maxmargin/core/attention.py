@@ -40,7 +40,9 @@ def naive_pool(scores: Tensor, values: Tensor, mask: Tensor | None = None) -> tu
     return torch.einsum("nt,ntd->nd", attention, values), attention
 
 
-def centred_pool(scores: Tensor, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def centred_pool(
+    scores: Tensor, values: Tensor, mask: Tensor | None = None, centred: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """x_alpha + sum_t s_t (x_t - x_alpha) with s = softmax(a - a_alpha): the same number, with a live gradient.
 
     Softmax backward forms s_t (u_t - sum_k s_k u_k). Centred, the selected entry u_alpha is exactly 0, so the
@@ -48,10 +50,14 @@ def centred_pool(scores: Tensor, values: Tensor, mask: Tensor | None = None) -> 
     (||p|| about 100 in float32 and 745 in float64 at unit margin); beyond that see
     :func:`~lightning_maxmargin.core.exact.exact_directions`.
 
+    Where a key is the selected one's, or near it, hand in ``centred``, made of differences of keys: the gradient of
+    a difference of scores is a difference of sums, whose rounding is more than every e^-gap.
+
     Args:
         scores: (n, T).
         values: (n, T, d).
         mask: (n, T) bool.
+        centred: (n, T), a_it - a_i,alpha for the first largest score; taken from ``scores`` where None.
 
     Returns:
         pooled (n, d), attention (n, T).
@@ -65,7 +71,8 @@ def centred_pool(scores: Tensor, values: Tensor, mask: Tensor | None = None) -> 
     anchor = take_token(values, alpha)
     if mask is not None:
         anchor = anchor.masked_fill(~mask.any(1, keepdim=True), 0.0)
-    centred = scores - take_token(scores, alpha)[:, None]
+    if centred is None:
+        centred = scores - take_token(scores, alpha)[:, None]
     attention = hide(centred, mask).exp()
     # The selected entry is exactly exp(0) = 1, so the sum is at least 1 and a padded row divides by no zero.
     attention = attention / attention.sum(1, keepdim=True).clamp_min(1)

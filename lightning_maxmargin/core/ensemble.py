@@ -8,18 +8,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.core.instances import InstanceDirections, Instances, instance_directions, scores, token_scores
-from lightning_maxmargin.core.losses import loss_by_instance
+from lightning_maxmargin.core.batch import Instances, scores, token_scores
+from lightning_maxmargin.core.batch_directions import InstanceDirections, instance_directions
+from lightning_maxmargin.core.losses import Loss, loss_by_instance
+from lightning_maxmargin.core.updates import State, UpdateRule, update_rule
 from lightning_maxmargin.errors import InputError
 
-Update = Literal["normalized", "accelerated"]
+#: The name of a rule, or a rule.
+Update = str | UpdateRule
 
 
 class EnsembleState:
     """B models f(X) = v' X' softmax(a), each on its own instance, moved together by exact directions.
 
     ``normalized``: w <- w + lr g / ||g||, per instance and tensor. ``accelerated``: dual acceleration, whose g has
-    weights that sum to 1. Rates may differ by instance.
+    weights that sum to 1. Every other rule of :mod:`~lightning_maxmargin.core.updates`, and a user's own, likewise, of
+    each instance by itself. Rates may differ by instance.
 
     Args:
         data: the instances; their device and dtype are the ensemble's.
@@ -28,8 +32,8 @@ class EnsembleState:
         train: ``both``, ``attention`` or ``head``.
         attention_lr: a number or (B,).
         head_lr: a number or (B,).
-        loss: logistic, exponential or correlation, or one of these for each instance.
-        update: as above.
+        loss: logistic, exponential, correlation or a user's own margin loss, or one of these for each instance.
+        update: the name of a rule, as above, or an :class:`~lightning_maxmargin.core.updates.UpdateRule`.
 
     Raises:
         InputError: shapes that disagree, or a choice that does not exist.
@@ -50,7 +54,7 @@ class EnsembleState:
         train: Literal["both", "attention", "head"] = "both",
         attention_lr: float | Tensor = 0.1,
         head_lr: float | Tensor = 0.1,
-        loss: str | Sequence[str] = "logistic",
+        loss: str | Loss | Sequence[str | Loss] = "logistic",
         update: Update = "normalized",
     ) -> None:
         d, dv, B = len(data.keys), len(data.values), data.keys.shape[-1]
@@ -58,16 +62,17 @@ class EnsembleState:
         self.data = data
         self.attention = self._start("attention", attention, shape)
         self.head = self._start("head", head, (dv, B))
-        names = [loss] * B if isinstance(loss, str) else list(loss)
+        names = [loss] * B if isinstance(loss, str | Loss) else list(loss)
         if len(names) != B:
             raise InputError(f"ensemble: {len(names)} losses for {B} instances; give one, or one for each")
         if train not in ("both", "attention", "head"):
             raise InputError(f"ensemble: train {train!r} is none of both, attention, head")
-        if update not in ("normalized", "accelerated"):
-            raise InputError(f"ensemble: update {update!r} is none of normalized, accelerated")
-        self.loss, self.train, self.update = loss_by_instance(names), train, update
+        self.loss, self.train, self.rule = loss_by_instance(names), train, update_rule(update)
+        if self.rule.gradient_scale == "log_loss" and self.loss.log_value is None:
+            raise InputError(f"ensemble: update {update!r} takes the gradient of log L; give one loss, not correlation")
         self.attention_lr, self.head_lr = self._rate(attention_lr), self._rate(head_lr)
-        self.momentum = [torch.zeros_like(self.attention), torch.zeros_like(self.head)]
+        #: What the rule remembers of each trained tensor.
+        self.remembered: dict[str, State] = {name: self.rule.start(getattr(self, name)) for name in self.trained}
         self.steps = 0
         self._last: InstanceDirections | None = None
         self._gamma = token_scores(data, self.head)
@@ -84,6 +89,11 @@ class EnsembleState:
         if rate.shape not in ((), (self.data.keys.shape[-1],)) or not bool((rate > 0).all() & rate.isfinite().all()):
             raise InputError("ensemble: a rate is a positive number, or one for each instance")
         return rate
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """``attention``, ``head`` or both."""
+        return ("attention", "head") if self.train == "both" else (self.train,)
 
     @property
     def loss_now(self) -> Tensor:
@@ -110,25 +120,24 @@ class EnsembleState:
             self._gamma = token_scores(self.data, self.head)
         a = scores(self.data, self.attention)
         g = instance_directions(self.data, a, self._gamma, self.loss, head=self.train != "attention")
-        if self.train != "head":
-            self._move(self.attention, g.attention, self.attention_lr, 0)
-        if g.head is not None:
-            self._move(self.head, g.head, self.head_lr, 1)
+        self.move(g)
         self.steps += 1
         self._last = g
         return g
 
-    def _move(self, w: Tensor, g: Tensor, lr: Tensor, which: int) -> None:
-        if self.update == "accelerated":
-            t = self.steps
-            m = self.momentum[which].add_(g).mul_(t / (t + 1))
-            w.add_((m + g) * lr)
-            return
-        flat = g.flatten(0, -2)
-        # The direction's weights sum to 1 and its length is that of a margin: no underflow in the square.
-        length = flat.square().sum(0).sqrt_()
-        # A zero direction moves nothing: lr over the smallest number is infinite for lr > 4, and 0 times it NaN.
-        w.add_(g * torch.where(length > 0, lr / length, 0.0))
+    def move(self, g: InstanceDirections) -> None:
+        """Moves what is trained by these directions."""
+        gradients = g.of_log_loss() if self.rule.gradient_scale == "log_loss" else (g.attention, g.head)
+        found = {name: -x for name, x in zip(("attention", "head"), gradients, strict=True) if x is not None}
+        count, names = self.data.keys.shape[-1], self.trained
+        rates = [{"attention": self.attention_lr, "head": self.head_lr}[name].expand(count) for name in names]
+        new = self.rule.step_instances(
+            [getattr(self, name) for name in names], [found[name] for name in names], rates,
+            [self.remembered[name] for name in names], self.steps,
+        )  # fmt: skip
+        for name, (weight, kept) in zip(names, new, strict=True):
+            getattr(self, name).copy_(weight)
+            self.remembered[name] = kept
 
     def selected(self) -> Tensor:
         """alpha of every instance in float64, (B, n)."""

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
 
+Kind = TypeVar("Kind", bound="Loss")
+
+
+class Loss(ABC):
+    """A loss of logits and labels, of each sequence by itself: what a user's own derives from.
+
+    Attributes:
+        name: its name in configs and messages.
+    """
+
+    name: str
+
+    @abstractmethod
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Per sequence, (n,), from logits (n,) and labels -1, 1, or from logits (n, K) and class indices."""
+
 
 @dataclass(frozen=True)
-class MarginLoss:
+class MarginLoss(Loss):
     """A decreasing loss l(m) of the label margin m = Y f.
 
     Attributes:
@@ -32,7 +50,7 @@ class MarginLoss:
         return self.value(labels * logits)
 
 
-class CrossEntropy:
+class CrossEntropy(Loss):
     """Cross-entropy of class logits (n, K) and class indices (n,), per sequence: log(1 + sum_{k != y} e^(f_k - f_y)).
 
     Centred at the label's logit for the reason that pooling is centred at the selected token: the textbook gradient
@@ -58,7 +76,8 @@ def _log_logistic(m: Tensor) -> Tensor:
     return torch.where(m > 40, -m, _softplus(-m.clamp_max(40)).log())
 
 
-LOSSES: dict[str, MarginLoss | CrossEntropy] = {
+#: Every loss that has a name; :func:`register_loss` adds to it.
+LOSSES: dict[str, Loss] = {
     "logistic": MarginLoss("logistic", lambda m: _softplus(-m), lambda m: -_softplus(m), _log_logistic),
     "exponential": MarginLoss("exponential", lambda m: (-m).exp(), lambda m: -m, lambda m: -m),
     "correlation": MarginLoss("correlation", lambda m: -m, torch.zeros_like, None),
@@ -66,35 +85,80 @@ LOSSES: dict[str, MarginLoss | CrossEntropy] = {
 }
 
 
-def loss_by_instance(names: Sequence[str]) -> MarginLoss:
-    """One loss that treats entry b of the last axis with the loss ``names[b]``, for ensembles.
+def register_loss(loss: Loss) -> None:
+    """From now on a loss of this name, wherever one is taken by name.
 
     Args:
-        names: of margin losses, one for each instance.
+        loss: a :class:`MarginLoss` for exact directions, ensembles and paths, or any other :class:`Loss` for autograd.
 
     Raises:
-        InputError: a name is that of no margin loss.
+        InputError: it is no Loss, or its name is taken by another.
+
+    Example:
+        >>> flat = MarginLoss("flat", lambda m: torch.sigmoid(-m), lambda m: -abs(m) - 2 * _softplus(-abs(m)), None)
+        >>> register_loss(flat)
+        >>> find_loss("flat") is flat
+        True
+        >>> del LOSSES["flat"]
+    """
+    if not isinstance(loss, Loss):
+        raise InputError(f"register_loss: {loss!r} is no Loss; make a MarginLoss, or derive a class from Loss")
+    if LOSSES.setdefault(loss.name, loss) is not loss:
+        raise InputError(f"register_loss: there is a loss {loss.name!r} already; choose another name")
+
+
+def find_loss(loss: str | Loss, where: str = "loss") -> Loss:
+    """The loss of this name, or the loss itself.
+
+    Raises:
+        InputError: there is none of that name, or it is no Loss.
+    """
+    return _find(loss, where, LOSSES, Loss)  # type: ignore[type-abstract]
+
+
+def find_margin_loss(loss: str | Loss, where: str = "loss") -> MarginLoss:
+    """The same where a loss of the margin m = Y f is needed, with the logarithm of its slope."""
+    table = {name: found for name, found in LOSSES.items() if isinstance(found, MarginLoss)}
+    return _find(loss, where, table, MarginLoss)
+
+
+def _find(loss: str | Loss, where: str, table: Mapping[str, Kind], kind: type[Kind]) -> Kind:
+    if isinstance(loss, kind):
+        return loss
+    if isinstance(loss, str) and loss in table:
+        return table[loss]
+    known = ", ".join(map(repr, table))
+    given = repr(loss) if isinstance(loss, str) else type(loss).__name__
+    raise InputError(f"{where}: expected one of {known}, or a {kind.__name__}, got {given}")
+
+
+def loss_by_instance(losses: Sequence[str | Loss]) -> MarginLoss:
+    """One loss that treats entry b of the last axis with ``losses[b]``, for ensembles.
+
+    Args:
+        losses: names of margin losses, or these themselves, one for each instance.
+
+    Raises:
+        InputError: one is no margin loss.
 
     Example:
         >>> loss = loss_by_instance(["exponential", "correlation"])
         >>> loss.value(torch.tensor([[0.0, 2.0]])).tolist()
         [[1.0, -2.0]]
     """
-    for name in names:
-        if not isinstance(LOSSES.get(name), MarginLoss):
-            raise InputError(f"ensemble: loss {name!r} is none of logistic, exponential, correlation")
-    kinds = {name: torch.tensor([n == name for n in names]) for name in dict.fromkeys(names)}
-    parts = {name: LOSSES[name] for name in kinds}
+    found = [find_margin_loss(loss, "ensemble: loss") for loss in losses]
+    parts = {id(part): part for part in found}
+    kinds = {key: torch.tensor([id(part) == key for part in found]) for key in parts}
 
     def pick(attribute: str) -> Callable[[Tensor], Tensor]:
         def f(m: Tensor) -> Tensor:
             whole = torch.empty_like(m)
-            for name, part in parts.items():
-                whole = torch.where(kinds[name].to(m.device), getattr(part, attribute)(m), whole)
+            for key, part in parts.items():
+                whole = torch.where(kinds[key].to(m.device), getattr(part, attribute)(m), whole)
             return whole
 
         return f
 
-    if len(kinds) == 1:
-        return parts[names[0]]  # type: ignore[return-value]
+    if len(parts) == 1:
+        return found[0]
     return MarginLoss("by instance", pick("value"), pick("log_slope"), None)

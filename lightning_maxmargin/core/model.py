@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_maxmargin.core.attention import centred_pool, naive_pool
+from lightning_maxmargin.core.copies import copies_of
 from lightning_maxmargin.core.heads import apply_psi, make_head
+from lightning_maxmargin.core.selection import select, take_token
 from lightning_maxmargin.core.sequences import Sequences
 from lightning_maxmargin.errors import InputError
 
@@ -183,19 +185,34 @@ class TokenSelector(nn.Module):
 
     def scores(self, data: Sequences) -> Tensor:
         """a_it = k_it' W z_i, (n, T)."""
-        z = self.queries(data)
+        return self._scores_of(data.keys, self.queries(data))
+
+    def _scores_of(self, keys: Tensor, z: Tensor | None) -> Tensor:
         if z is None:
-            return data.keys @ self.direction
+            return keys @ self.direction
         target = (z @ self.Q) @ self.K.T if self.parametrization == "KQ" else z @ self.W.T
-        return torch.einsum("ntd,nd->nt", data.keys, target)
+        return torch.einsum("ntd,nd->nt", keys, target)
+
+    def _centred_scores(self, data: Sequences, scores: Tensor) -> Tensor | None:
+        """(k_it - k_i,alpha)' W z_i where keys are equal or near and a gradient will be asked for; None elsewhere."""
+        if not scores.requires_grad:
+            return None
+        copies = copies_of(data.keys, data.values, data.mask)
+        if not (copies.equal or copies.near):
+            return None
+        selected = select(scores.detach(), data.mask)
+        return self._scores_of(data.keys - take_token(data.keys, selected)[:, None], self.queries(data))
 
     def forward(self, data: Sequences, pooling: Literal["centred", "naive"] = "centred") -> Output:
         """logits (n,) or (n, K), attention (n, T) and scores (n, T)."""
         # Outside autocast: bfloat16 scores have 3 digits, so at norm 1,000 they would be off by more than 1.
         with torch.autocast(data.keys.device.type, enabled=False):
             scores = self.scores(data)
-            pool = centred_pool if pooling == "centred" else naive_pool
-            pooled, attention = pool(scores, data.values, data.mask)
+            if pooling == "centred":
+                centred = self._centred_scores(data, scores)
+                pooled, attention = centred_pool(scores, data.values, data.mask, centred)
+            else:
+                pooled, attention = naive_pool(scores, data.values, data.mask)
             return Output(self.logits(pooled), attention, scores)
 
     def set_attention_gradient(self, direction: Tensor) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.core.copies import Copies, known_copies, remember_copies
 from lightning_maxmargin.errors import InputError
 
 
@@ -72,7 +73,17 @@ class Sequences:
         new = {k: f(t) for k in self.FIELDS if (t := getattr(self, k)) is not None}
         if self.values is self.keys:
             del new["values"]
-        return Sequences(**new)
+        moved = Sequences(**new)
+        self._pass_on_copies(moved, f)
+        return moved
+
+    def _pass_on_copies(self, moved: Sequences, f: Callable[[Tensor], Tensor]) -> None:
+        """What is known of the keys holds for a part of them; near keys may be equal in another dtype."""
+        known = known_copies(self.keys, self.values, self.mask)
+        if known is None or moved.keys is self.keys or (known.near and moved.keys.dtype != self.keys.dtype):
+            return
+        first = None if known.first is None else f(known.first)
+        remember_copies(moved.keys, moved.values, moved.mask, Copies(first, known.near, known.equal))
 
     @staticmethod
     def pad(

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from lightning_maxmargin.core import Sequences, check_sequences
+from lightning_maxmargin.core.copies import copies_of
 from lightning_maxmargin.data.sampling import BatchLoader
 from lightning_maxmargin.errors import InputError
 
@@ -68,7 +69,10 @@ class SequenceData(pl.LightningDataModule):
         return None if queries is None else queries.shape[1]
 
     def train_dataloader(self) -> BatchLoader:
-        return BatchLoader(self.splits["train"], self.batch_size, self.shuffle, self.seed)
+        data = self.splits["train"]
+        # What equal keys there are is looked up once and goes with every minibatch.
+        copies_of(data.keys, data.values, data.mask)
+        return BatchLoader(data, self.batch_size, self.shuffle, self.seed)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         return self._evaluation("val")

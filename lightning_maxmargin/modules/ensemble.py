@@ -12,18 +12,17 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.optim import Optimizer
 
+from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.ensemble import EnsembleState, Update
-from lightning_maxmargin.core.instances import Instances
+from lightning_maxmargin.core.losses import Loss, find_margin_loss
 from lightning_maxmargin.core.packing import Packed, pack
+from lightning_maxmargin.core.updates import UpdateRule, update_rule
 from lightning_maxmargin.errors import InputError, NonFiniteError
 from lightning_maxmargin.modules.steps import steps_now
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
 from lightning_maxmargin.reduce import AllReduce, leave_group_at_exit
 
-Loss = Literal["logistic", "exponential", "correlation"]
 T = TypeVar("T")
-#: What a checkpoint holds of the state.
-SAVED = ("attention", "head", "momentum_attention", "momentum_head")
 
 
 class Ensemble(pl.LightningModule):
@@ -39,8 +38,10 @@ class Ensemble(pl.LightningModule):
         value_dim: of the values; d where None.
         query_dim: of the queries; None trains p.
         num_classes: 2, the head being binary.
-        loss: logistic, exponential or correlation, or a list.
-        update: ``normalized`` (lr g / ||g||) or ``accelerated`` (dual acceleration).
+        loss: logistic, exponential, correlation, or a margin loss of one's own (a registered name, or ``class_path``
+            in a config), or a list.
+        update: ``normalized`` (lr g / ||g||), ``accelerated`` (dual acceleration), any other rule of
+            :mod:`~lightning_maxmargin.core.updates` by its name, or a rule of one's own (``class_path`` in a config).
         train: ``both``, ``attention`` or ``head``.
         attention_lr: a number or a list.
         head_lr: a number or a list; with ``normalized`` updates rho tends to head_lr / attention_lr.
@@ -73,7 +74,7 @@ class Ensemble(pl.LightningModule):
         value_dim: int | None = None,
         query_dim: int | None = None,
         num_classes: int = 2,
-        loss: Loss | list[Loss] = "logistic",
+        loss: list[str | Loss] | str | Loss = "logistic",
         update: Update = "accelerated",
         train: Literal["both", "attention", "head"] = "both",
         attention_lr: float | list[float] = 1.0,
@@ -85,7 +86,15 @@ class Ensemble(pl.LightningModule):
         inner_steps: int = 100,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        # An object is no number of a config: whoever loads the checkpoint gives it again.
+        given = {"update": isinstance(update, UpdateRule), "loss": any(isinstance(x, Loss) for x in _listed(loss))}
+        self.save_hyperparameters(ignore=[name for name, is_object in given.items() if is_object])
+        self.rule = update_rule(update, "model.update:")
+        self._options = {
+            "attention_lr": _listed(attention_lr),
+            "head_lr": _listed(head_lr),
+            "loss": [find_margin_loss(x, "model.loss") for x in _listed(loss)],
+        }
         self.automatic_optimization = False
         # The weights of all processes do not fit one another, so they are no parameters; Lightning wants one to exist.
         self.anchor = torch.nn.Parameter(torch.zeros(1))
@@ -101,10 +110,10 @@ class Ensemble(pl.LightningModule):
             )
         if h["inner_steps"] < 1:
             raise InputError(f"model.inner_steps: {h['inner_steps']}; a positive number is asked")
-        for name in ("attention_lr", "head_lr", "loss"):
-            values = _listed(h[name])
+        for name, values in self._options.items():
             if not values or (name != "loss" and not all(0 < x < math.inf for x in values)):
-                raise InputError(f"model.{name}: {h[name]}; a positive number or a list of them is asked")
+                given = [getattr(x, "name", x) for x in values]
+                raise InputError(f"model.{name}: {given}; a positive number or a list of them is asked")
         if not 0 < h["init_std"] < math.inf:
             raise InputError(f"model.init_std: {h['init_std']}; a positive number is asked")
 
@@ -116,9 +125,9 @@ class Ensemble(pl.LightningModule):
         """
         instance = data.sequences("train").instance
         count = 1 if instance is None else len(instance.unique())
-        for name in ("attention_lr", "head_lr", "loss"):
-            if len(_listed(self.hparams[name])) > count:
-                raise InputError(f"model.{name}: {len(_listed(self.hparams[name]))} entries for {count} instances")
+        for name, values in self._options.items():
+            if len(values) > count:
+                raise InputError(f"model.{name}: {len(values)} entries for {count} instances")
         if self.hparams["head_init"] == "data" and data.head is None:
             raise InputError("model.head_init: 'data' asks for data that come with heads; use zeros or normal")
 
@@ -155,7 +164,7 @@ class Ensemble(pl.LightningModule):
             stacked.to(dtype, self.trainer.strategy.root_device),
             attention=start.movedim(0, -1), head=head.movedim(0, -1), train=h["train"],
             attention_lr=self._rates("attention_lr"), head_lr=self._rates("head_lr"),
-            loss=self._dealt("loss"), update=h["update"],
+            loss=self._dealt("loss"), update=self.rule,
         )  # fmt: skip
 
     def _start(self, kind: str, shape: tuple[int, ...], which: int) -> Tensor:
@@ -170,12 +179,12 @@ class Ensemble(pl.LightningModule):
         return torch.tensor(self._dealt(name), dtype=torch.float64)
 
     def _dealt(self, name: str) -> list[Any]:
-        values = _listed(self.hparams[name])
+        values = self._options[name]
         return [values[b % len(values)] for b in self.at.tolist()]
 
     def dealt(self) -> dict[str, list[Any]]:
         """Rates and losses of every instance, of all processes, where they differ."""
-        lists = {name: _listed(self.hparams[name]) for name in ("attention_lr", "head_lr", "loss")}
+        lists = {name: [x.name if isinstance(x, Loss) else x for x in values] for name, values in self._options.items()}
         return {k: [x[b % len(x)] for b in range(self.count)] for k, x in lists.items() if len(x) > 1}
 
     def configure_optimizers(self) -> Optimizer:
@@ -241,14 +250,18 @@ class Ensemble(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         parts = gather({name: x.cpu() for name, x in self._saved().items()})
-        checkpoint["ensemble"] = {name: torch.cat([p[name] for p in parts], -1) for name in SAVED}
+        checkpoint["ensemble"] = {name: torch.cat([p[name] for p in parts], -1) for name in parts[0]}
         checkpoint["ensemble_steps"] = self.state.steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if not hasattr(self, "state"):
             # Outside of a fit there are no instances to put the weights into.
             return
-        found = checkpoint.get("ensemble", {})
+        found = dict(checkpoint.get("ensemble", {}))
+        for name in ("attention", "head"):
+            if f"momentum_{name}" in found:
+                # Written when ensembles averaged directions, which are minus the gradients.
+                found[f"{name}/momentum"] = -found[f"momentum_{name}"]
         for name, x in self._saved().items():
             if name not in found or found[name].shape != (*x.shape[:-1], self.count):
                 raise InputError("ckpt_path: the checkpoint is of no such ensemble; give the one of this config")
@@ -257,8 +270,10 @@ class Ensemble(pl.LightningModule):
         self.state.refresh()
 
     def _saved(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of the state."""
         s = self.state
-        return dict(zip(SAVED, (s.attention, s.head, *s.momentum), strict=True))
+        kept = {f"{name}/{kind}": x for name, state in s.remembered.items() for kind, x in state.items()}
+        return {"attention": s.attention, "head": s.head, **kept}
 
 
 class EnsembleSteps(Optimizer):

@@ -16,7 +16,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric
 
-from lightning_maxmargin.core import LOSSES, MarginLoss, Sequences, TokenSelector, exact_directions, select
+from lightning_maxmargin.core import (
+    CrossEntropy,
+    Loss,
+    MarginLoss,
+    Sequences,
+    TokenSelector,
+    exact_directions,
+    find_loss,
+    select,
+)
 from lightning_maxmargin.core.model import Init, Output
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import SelectionAccuracy, label_rows
@@ -34,7 +43,8 @@ class JointSelection(pl.LightningModule):
 
     Args:
         dim: d, of the keys.
-        loss: ``logistic``, ``exponential``, ``correlation`` (labels -1, 1) or ``cross_entropy`` (classes).
+        loss: ``logistic``, ``exponential``, ``correlation`` (labels -1, 1) or ``cross_entropy`` (classes); a
+            registered name, or a :class:`~lightning_maxmargin.core.losses.Loss` (``class_path`` in a config).
         gradient: ``exact`` (closed-form log-domain direction, any norm; linear binary heads), ``centred`` (autograd
             through centred pooling, true magnitudes, any head and loss) or ``naive`` (textbook autograd, kept to show
             how it stalls). None takes ``exact`` where head and optimizer allow it, else ``centred``.
@@ -76,7 +86,7 @@ class JointSelection(pl.LightningModule):
     def __init__(
         self,
         dim: int,
-        loss: Literal["logistic", "exponential", "correlation", "cross_entropy"] = "logistic",
+        loss: str | Loss = "logistic",
         gradient: Gradient | None = None,
         optimizer: OptimizerCallable = NormalizedGD,
         attention_lr: float | None = None,
@@ -99,9 +109,10 @@ class JointSelection(pl.LightningModule):
         activation: Literal["relu", "gelu", "tanh"] = "relu",
     ) -> None:
         super().__init__()
-        # A module is no number of a config: whoever loads the checkpoint gives it again.
-        own_head = isinstance(head, torch.nn.Module)
-        self.save_hyperparameters(ignore=["optimizer", *(["head"] if own_head else [])])
+        # An object is no number of a config: whoever loads the checkpoint gives it again.
+        objects = {"head": head, "loss": loss}
+        given = [name for name, x in objects.items() if isinstance(x, torch.nn.Module | Loss)]
+        self.save_hyperparameters(ignore=["optimizer", *given])
         if parametrization == "KQ" and isinstance(attention_init, str) and attention_init == "zeros":
             raise InputError(
                 "model.attention_init: zeros with KQ is a saddle that nothing leaves; use normal or give K"
@@ -115,7 +126,7 @@ class JointSelection(pl.LightningModule):
                 head_init="zeros" if head_init == "data" else head_init, init_std=init_std, head=head, hidden=hidden,
                 activation=activation,
             )  # fmt: skip
-        self.loss = LOSSES[loss]
+        self.loss = find_loss(loss, "model.loss")
         self.make_optimizer, self.gradient = optimizer, gradient
         self.attention_lr, self.head_lr, self.train_part, self.inner_steps = attention_lr, head_lr, train, inner_steps
         self.pause_at: int | None = None  # a callback that wants to look at this step says so here
@@ -125,13 +136,15 @@ class JointSelection(pl.LightningModule):
 
     def _check(self) -> None:
         binary = isinstance(self.loss, MarginLoss)
-        if binary != (self.selector.num_classes == 2):
+        known = isinstance(self.loss, MarginLoss | CrossEntropy)
+        if known and binary != (self.selector.num_classes == 2):
             raise InputError(
                 f"model.loss: {self.loss.name} does not fit {self.selector.num_classes} classes; "
                 "two classes take logistic, exponential or correlation, more take cross_entropy"
             )
         if self.gradient == "exact" and not (binary and self.selector.linear):
-            which = "more classes" if not binary else "a nonlinear head"
+            which = f"the loss {self.loss.name}" if not binary else "a nonlinear head"
+            which = "more classes" if self.selector.num_classes > 2 else which
             raise InputError(f"model.gradient: exact is for linear binary heads; use centred for {which}")
         if self.head_from_data and not self.selector.linear:
             raise InputError("model.head_init: 'data' is for head: linear; leave it out for another head")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
+from lightning_maxmargin.core.updates import Accelerated, UpdateRule
 from lightning_maxmargin.optim.base import MarginOptimizer
 
 
@@ -26,6 +24,7 @@ class AcceleratedMargin(MarginOptimizer):
     order 1/t^2 for linear models. For attention it is a measured fact, not a theorem.
 
     Example:
+        >>> import torch
         >>> w = torch.nn.Parameter(torch.zeros(1))
         >>> optimizer = AcceleratedMargin([w], lr=1.0)
         >>> for _ in range(2):
@@ -40,13 +39,5 @@ class AcceleratedMargin(MarginOptimizer):
     def __init__(self, params: Any, lr: float = 1.0) -> None:
         super().__init__(params, lr)
 
-    def update(self, loss: Tensor | None) -> None:
-        for group, w, g in self.moving():
-            state = self.state[w]
-            if not state:
-                state["momentum"] = torch.zeros_like(w)
-                state["step"] = 0
-            t = state["step"]
-            state["momentum"].add_(g).mul_(t / (t + 1))
-            state["step"] = t + 1
-            w.sub_(state["momentum"] + g, alpha=group["lr"])
+    def rule(self, group: dict[str, Any]) -> UpdateRule:
+        return Accelerated()

@@ -9,37 +9,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_maxmargin.core.norms import scaled as scaled
+from lightning_maxmargin.core.norms import unit as unit
+from lightning_maxmargin.core.updates import State, UpdateRule
 from lightning_maxmargin.errors import InputError
-
-
-def scaled(g: Tensor) -> Tensor:
-    """g divided by its largest absolute entry, so that no power of it underflows: 1e-30 squared is zero in float32.
-
-    Args:
-        g: of any shape; zeros stay zeros.
-
-    Example:
-        >>> scaled(torch.tensor([2e-30, -4e-30])).tolist()
-        [0.5, -1.0]
-    """
-    top = g.abs().max()
-    return g / torch.where(top > 0, top, torch.ones_like(top))
-
-
-def unit(g: Tensor, order: float = 2.0) -> Tensor:
-    """g / ||g||, in the l_order norm of its entries (Frobenius for a matrix), at any scale of g.
-
-    Args:
-        g: of any shape; zeros stay zeros.
-        order: of the norm, at least 1.
-
-    Example:
-        >>> [round(x, 4) for x in unit(torch.tensor([3e-30, 4e-30])).tolist()]
-        [0.6, 0.8]
-    """
-    g = scaled(g)
-    # At least 1 unless g is zero, because its largest entry is 1 now.
-    return g / torch.linalg.vector_norm(g, order).clamp_min(torch.finfo(g.dtype).tiny)
 
 
 class MarginOptimizer(Optimizer):
@@ -82,9 +55,22 @@ class MarginOptimizer(Optimizer):
         self.update(loss)
         return loss
 
+    def rule(self, group: dict[str, Any]) -> UpdateRule:
+        """How the parameters of this group move; a subclass gives this or :meth:`update`."""
+        raise TypeError(f"{type(self).__name__} does not say how it moves")
+
     def update(self, loss: Tensor | None) -> None:
         """Moves every parameter by its ``.grad``."""
-        raise TypeError(f"{type(self).__name__} does not say how it moves")
+        if type(self).rule is MarginOptimizer.rule:
+            self.rule({})
+        for group, w, g in self.moving():
+            rule, kept = self.rule(group), self.state[w]
+            count = kept.get("step", 0)
+            state: State = {k: x for k, x in kept.items() if k != "step"} or rule.start(w)
+            new, state = rule.step(w, g, group["lr"], state, count)
+            w.copy_(new)
+            if state:
+                kept.update(state, step=count + 1)
 
     def moving(self) -> list[tuple[dict[str, Any], Tensor, Tensor]]:
         """(group, parameter, gradient) of every parameter that has one."""

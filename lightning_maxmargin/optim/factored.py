@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from lightning_maxmargin.core.updates import Factored, UpdateRule
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.optim.base import MarginOptimizer, unit
+from lightning_maxmargin.optim.base import MarginOptimizer
 
 
 class FactoredGD(MarginOptimizer):
@@ -52,9 +52,5 @@ class FactoredGD(MarginOptimizer):
             raise InputError(f"FactoredGD: ridge is {ridge}; zero or a positive number is asked")
         super().__init__(params, lr, ridge=ridge)
 
-    def update(self, loss: Tensor | None) -> None:
-        for group, w, g in self.moving():
-            g = unit(g)
-            step = unit(g + group["ridge"] * w)
-            # By a mask: a zero gradient says nothing, and the ridge alone would be a whole step towards zero.
-            w.sub_(torch.where(g.any(), step, g), alpha=group["lr"])
+    def rule(self, group: dict[str, Any]) -> UpdateRule:
+        return Factored(group["ridge"])

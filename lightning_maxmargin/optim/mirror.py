@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from lightning_maxmargin.core.updates import Mirror, UpdateRule
+from lightning_maxmargin.core.updates import mirror as mirror
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.optim.base import MarginOptimizer, unit
+from lightning_maxmargin.optim.base import MarginOptimizer
 
 
 class MirrorDescent(MarginOptimizer):
@@ -36,6 +35,7 @@ class MirrorDescent(MarginOptimizer):
     normalised there.
 
     Example:
+        >>> import torch
         >>> w = torch.nn.Parameter(torch.zeros(2))
         >>> optimizer = MirrorDescent([w], lr=1.0, p=3.0)
         >>> w.grad = torch.tensor([-4.0, 0.0])
@@ -51,25 +51,5 @@ class MirrorDescent(MarginOptimizer):
         self.p = self.margin_norm = float(p)
         super().__init__(params, lr)
 
-    def update(self, loss: Tensor | None) -> None:
-        for group, w, g in self.moving():
-            q = self.p / (self.p - 1)
-            step = group["lr"] * unit(g, q)
-            # There and back costs a rounding: an entry without gradient stays to the last bit.
-            w.copy_(torch.where(step == 0, w, mirror(mirror(w, self.p) - step, q)))
-
-
-def mirror(w: Tensor, p: float) -> Tensor:
-    """The gradient of ||w||_p^p / p: sign(w) |w|^(p-1). Its inverse is the same map with q = p / (p - 1).
-
-    Args:
-        w: of any shape.
-        p: above 1.
-
-    Example:
-        >>> y = mirror(torch.tensor([-2.0, 0.0, 3.0]), 3.0)
-        >>> y.tolist(), [round(x, 4) for x in mirror(y, 1.5).tolist()]
-        ([-4.0, 0.0, 9.0], [-2.0, 0.0, 3.0])
-    """
-    # Exactly linear, without a power's rounding.
-    return w if p == 2 else w.sign() * w.abs().pow(p - 1)
+    def rule(self, group: dict[str, Any]) -> UpdateRule:
+        return Mirror(self.p)

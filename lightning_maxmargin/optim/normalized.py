@@ -7,8 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.core.updates import Normalized, Polyak, UpdateRule
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.optim.base import MarginOptimizer, unit
+from lightning_maxmargin.optim.base import MarginOptimizer
 
 
 class NormalizedGD(MarginOptimizer):
@@ -55,18 +56,16 @@ class NormalizedGD(MarginOptimizer):
         self.gradient_scale = "direction" if step_size == "constant" else "log_loss"
         super().__init__(params, lr)
 
-    def update(self, loss: Tensor | None) -> None:
-        if self.step_size == "polyak":
-            return self._polyak(1.0 if loss is None else torch.as_tensor(loss).detach() - self.optimum)
-        for group, w, g in self.moving():
-            w.sub_(unit(g), alpha=group["lr"])
+    def rule(self, group: dict[str, Any]) -> UpdateRule:
+        return Normalized()
 
-    def _polyak(self, excess: Tensor | float) -> None:
+    def update(self, loss: Tensor | None) -> None:
+        if self.step_size == "constant":
+            return super().update(loss)
+        excess = 1.0 if loss is None else torch.as_tensor(loss).detach() - self.optimum
         moving = self.moving()
-        top = torch.stack([g.abs().max() for _, _, g in moving]).max() if moving else torch.zeros(())
-        if not top > 0:
-            return
-        # Divided by the largest entry first: the square of 1e-30 is zero in float32.
-        norm = top * torch.stack([(g / top).norm() for _, _, g in moving]).norm()
-        for group, w, g in moving:
-            w.sub_(g / norm * torch.as_tensor(group["lr"] * excess / norm).clamp(max=self.max_step))
+        weights, gradients = [w for _, w, _ in moving], [g for _, _, g in moving]
+        rates = [group["lr"] * excess for group, _, _ in moving]
+        found = Polyak(self.max_step).step_all(weights, gradients, rates, [{} for _ in moving], 0)
+        for w, (new, _) in zip(weights, found, strict=True):
+            w.copy_(new)

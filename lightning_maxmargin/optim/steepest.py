@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
+from lightning_maxmargin.core import updates
+from lightning_maxmargin.core.norms import newton_schulz as newton_schulz
+from lightning_maxmargin.core.norms import polar_factor as polar_factor
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.optim.base import MarginOptimizer, scaled, unit
+from lightning_maxmargin.optim.base import MarginOptimizer
 
 
 class SignDescent(MarginOptimizer):
@@ -29,6 +29,7 @@ class SignDescent(MarginOptimizer):
     2018): on separable data, linear models trained by steepest descent in a norm converge to the margin of that norm.
 
     Example:
+        >>> import torch
         >>> w = torch.nn.Parameter(torch.zeros(3))
         >>> w.grad = torch.tensor([3e-30, -4.0, 0.0])
         >>> SignDescent([w], lr=0.5).step()
@@ -41,9 +42,8 @@ class SignDescent(MarginOptimizer):
     def __init__(self, params: Any, lr: float = 0.01) -> None:
         super().__init__(params, lr)
 
-    def update(self, loss: Tensor | None) -> None:
-        for group, w, g in self.moving():
-            w.sub_(g.sign(), alpha=group["lr"])
+    def rule(self, group: dict[str, Any]) -> updates.UpdateRule:
+        return updates.Sign()
 
 
 class Signum(MarginOptimizer):
@@ -63,6 +63,7 @@ class Signum(MarginOptimizer):
     Source: Bernstein, Wang, Azizzadenesheli, Anandkumar, "signSGD" (ICML 2018), who name the momentum variant Signum.
 
     Example:
+        >>> import torch
         >>> w = torch.nn.Parameter(torch.zeros(1))
         >>> optimizer = Signum([w], lr=1.0, momentum=0.75)
         >>> for g in (-1.0, 1.0, -1.0):  # the averages are -.25, .0625, -.203125
@@ -79,13 +80,8 @@ class Signum(MarginOptimizer):
             raise InputError(f"Signum: momentum is {momentum}; a number from 0 to below 1 is asked")
         super().__init__(params, lr, momentum=momentum)
 
-    def update(self, loss: Tensor | None) -> None:
-        for group, w, g in self.moving():
-            state = self.state[w]
-            if not state:
-                state["average"] = torch.zeros_like(w)
-            state["average"].mul_(group["momentum"]).add_(scaled(g), alpha=1 - group["momentum"])
-            w.sub_(state["average"].sign(), alpha=group["lr"])
+    def rule(self, group: dict[str, Any]) -> updates.UpdateRule:
+        return updates.Signum(group["momentum"])
 
 
 class SpectralDescent(MarginOptimizer):
@@ -108,6 +104,7 @@ class SpectralDescent(MarginOptimizer):
     its margin is the one of the spectral norm as for every steepest descent (see :class:`SignDescent`).
 
     Example:
+        >>> import torch
         >>> W = torch.nn.Parameter(torch.zeros(2, 2))
         >>> W.grad = torch.tensor([[0.0, -3.0], [1e-3, 0.0]])
         >>> SpectralDescent([W], lr=0.5).step()
@@ -128,56 +125,9 @@ class SpectralDescent(MarginOptimizer):
             raise InputError(f"SpectralDescent: method is {method!r}; svd or newton_schulz is asked")
         if steps < 1:
             raise InputError(f"SpectralDescent: steps is {steps}; a positive number is asked")
-        self.method, self.steps = method, steps
+        self.method: Literal["svd", "newton_schulz"] = method
+        self.steps = steps
         super().__init__(params, lr)
 
-    def update(self, loss: Tensor | None) -> None:
-        for group, w, g in self.moving():
-            if g.ndim < 2:
-                step = unit(g)
-            else:
-                matrix = g.flatten(1)
-                step = polar_factor(matrix) if self.method == "svd" else newton_schulz(matrix, self.steps)
-            w.sub_(step.view_as(w), alpha=group["lr"])
-
-
-def polar_factor(G: Tensor) -> Tensor:
-    """U V' of the thin singular value decomposition of G, over the singular values above rounding.
-
-    Args:
-        G: (m, n), of any rank and scale; zeros give zeros.
-
-    Example:
-        >>> polar_factor(torch.tensor([[2.0, 0.0], [0.0, 0.0]])).tolist()
-        [[1.0, 0.0], [0.0, 0.0]]
-    """
-    U, s, Vh = torch.linalg.svd(scaled(G), full_matrices=False)
-    # The backward error of an SVD: smaller singular values, and their vectors, are rounding.
-    above = s > s[0] * max(G.shape) * torch.finfo(G.dtype).eps
-    return (U * above) @ Vh
-
-
-def newton_schulz(G: Tensor, steps: int = 20) -> Tensor:
-    """X <- (15 X - 10 X X'X + 3 X X'X X'X) / 8 from G / ||G||_F: singular values in (0, 1] go to 1, to third order.
-
-    A small one grows by 15/8 a step: after ``steps`` those above (8/15)^steps ||G||_F are at 1, those far below are as
-    good as zero. 20 steps reach 3e-6 of ||G||_F; in float32 more would raise rounding (6e-8) to a direction.
-
-    Args:
-        G: (m, n), of any scale; zeros give zeros.
-        steps: at least 1.
-
-    Source: Higham, "Functions of matrices" (2008), the Pade family for the polar factor; unlike Muon's five
-    quintic steps this one converges.
-
-    Example:
-        >>> newton_schulz(torch.tensor([[0.0, -3.0], [0.01, 0.0]])).round(decimals=4).abs().tolist()
-        [[0.0, 1.0], [1.0, 0.0]]
-    """
-    X = unit(G)
-    wide = X.shape[0] < X.shape[1]
-    X = X.mT if wide else X
-    for _ in range(steps):
-        A = X.mT @ X
-        X = (15 * X - 10 * X @ A + 3 * X @ (A @ A)) / 8
-    return X.mT if wide else X
+    def rule(self, group: dict[str, Any]) -> updates.UpdateRule:
+        return updates.Spectral(self.method, self.steps)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.core import LOSSES, MarginLoss, Sequences, check_sequences
+from lightning_maxmargin.core import MarginLoss, Sequences, check_sequences
+from lightning_maxmargin.core.losses import Loss, find_margin_loss
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.paths.alone import AttentionPath
 from lightning_maxmargin.paths.ball import Cone, Point
@@ -57,7 +58,7 @@ def regularization_path(
     radii: ListOf[float] | ListOf[ListOf[float]],
     *,
     head: Tensor | Head | None = None,
-    loss: str = "logistic",
+    loss: str | Loss = "logistic",
     selected: Tensor | None = None,
     cone: float | None = None,
     starts: int = 8,
@@ -106,9 +107,7 @@ def regularization_path(
         raise InputError(
             f"path: the data hold {len(data.instance.unique())} instances, which share no path; pass one problem"
         )
-    chosen = LOSSES.get(loss)
-    if not isinstance(chosen, MarginLoss):
-        raise InputError(f"path: loss {loss!r} is none of logistic, exponential, correlation")
+    chosen = find_margin_loss(loss, "path: loss")
     for name, number, least in (("starts", starts, 1), ("seed", seed, 0)):
         if number < least:
             raise InputError(f"path: {name} is {number}; pass {least} or more")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.core.instances import Instances
+from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.data import RandomData
 from lightning_maxmargin.reproduce.panel import Array, Line
 from lightning_maxmargin.reproduce.textbook import loop_rate

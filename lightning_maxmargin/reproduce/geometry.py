@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.core.batch_directions import InstanceDirections
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.optim.base import scaled, unit
-from lightning_maxmargin.optim.mirror import mirror
-from lightning_maxmargin.optim.steepest import polar_factor
+from lightning_maxmargin.core.updates import Adam, Mirror, Normalized, Sign, Spectral, UpdateRule
 from lightning_maxmargin.probe.ensemble import HARD, SETTLED
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
 from lightning_maxmargin.reproduce.panel import Line, Panel
-from lightning_maxmargin.reproduce.states import Adam
 
 Norm = str | float
 WORDS: dict[Norm, str] = {"l2": "Frobenius", "linf": "l∞"}
@@ -56,33 +54,30 @@ class GeometryState(EnsembleState):
     """
 
     def __init__(self, drawn: Drawn, rule: str, lr: float, decay: float = 0.0, p: float = 2.0) -> None:
-        super().__init__(drawn.stacked(), head=drawn.head.T, train="attention", attention_lr=lr)
-        self.rule, self.decay, self.p = rule, decay, p
-        self._adam = Adam(self.attention)
+        super().__init__(drawn.stacked(), head=drawn.head.T, train="attention", attention_lr=lr, update=_rule(rule, p))
+        self.first, self.decay = self.attention_lr, decay
 
-    def _move(self, w: Tensor, g: Tensor, lr: Tensor, which: int) -> None:
-        lr = lr / (1 + self.steps / 10) ** self.decay
-        if self.rule == "mirror":
-            q = self.p / (self.p - 1)
-            w.copy_(mirror(mirror(w, self.p) + lr * _each(partial(unit, order=q), g), q))
-        else:
-            w.add_(self._direction(g) * lr)
-
-    def _direction(self, g: Tensor) -> Tensor:
-        if self.rule == "gd":
-            return _each(unit, g)
-        if self.rule == "sign":
-            return g.sign()
-        if self.rule == "adam":
-            return self._adam(g)
-        if self.rule == "muon":
-            g = self.momentum[0].mul_(0.9).add_(_each(scaled, g), alpha=0.1)
-        return _each(polar_factor, g)
+    def move(self, g: InstanceDirections) -> None:
+        self.attention_lr = self.first / (1 + self.steps / 10) ** self.decay
+        super().move(g)
 
 
-def _each(f: Callable[[Tensor], Tensor], g: Tensor) -> Tensor:
-    """f of every instance's matrix; instances last."""
-    return torch.vmap(f, in_dims=-1, out_dims=-1)(g)
+@dataclass(frozen=True)
+class _AdamOfDirections(Adam):
+    """Adam of directions whose weights sum to 1, which keep their scale by themselves."""
+
+    gradient_scale: ClassVar[Literal["direction", "log_loss"]] = "direction"
+
+
+def _rule(name: str, p: float) -> UpdateRule:
+    rules = {
+        "gd": Normalized(),
+        "sign": Sign(),
+        "spectral": Spectral(),
+        "muon": Spectral(momentum=0.9),
+        "adam": _AdamOfDirections(),
+    }
+    return Mirror(p) if name == "mirror" else rules[name]
 
 
 def optimizer_geometry(

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import Instances
 from lightning_maxmargin.data.random import RandomData
 from lightning_maxmargin.reproduce.paths import Setting
 from lightning_maxmargin.reproduce.textbook import TextbookEnsemble

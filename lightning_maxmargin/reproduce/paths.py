@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import Instances
 from lightning_maxmargin.data.paper import PaperData
 from lightning_maxmargin.metrics import direction_gap
 from lightning_maxmargin.reproduce.panel import Array, Line, Panel

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.core.batch import scores, token_scores
+from lightning_maxmargin.core.batch_directions import InstanceDirections, instance_directions
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import instance_directions, scores, token_scores
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw, percentiles
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
 from lightning_maxmargin.reproduce.panel import Line, Panel
-from lightning_maxmargin.reproduce.states import Adam
 
 
 class LossState(EnsembleState):
@@ -27,41 +27,32 @@ class LossState(EnsembleState):
     """
 
     def __init__(self, drawn: Drawn, rule: str, lr: float) -> None:
-        super().__init__(drawn.stacked(), attention_lr=lr, head_lr=lr)
-        self.rule, self.lr = rule, lr
-        self._adam = Adam(self.attention), Adam(self.head)
+        # Plain gradient descent is no rule of this package: it is here to be compared with.
+        self.plain = rule == "gd"
+        super().__init__(drawn.stacked(), attention_lr=lr, head_lr=lr, update="normalized" if self.plain else rule)
 
     def gradients(self) -> tuple[list[Tensor], Tensor]:
         """Minus the gradients of log L, of p and v, and log L (B,): nothing of it underflows."""
         a, gamma = scores(self.data, self.attention), token_scores(self.data, self.head)
         g = instance_directions(self.data, a, gamma, self.loss)
-        m = (a.softmax(0) * gamma).sum(0)
-        assert g.head is not None
-        assert self.loss.log_value is not None
-        log_loss = self.loss.log_value(m).logsumexp(0)
-        slope = self.loss.log_slope(m).logsumexp(0)
-        scaled = [g.attention * (g.log_attention - log_loss).exp(), g.head * (slope - log_loss).exp()]
-        return scaled, log_loss - np.log(len(m))
+        attention, head = g.of_log_loss()
+        assert head is not None
+        return [attention, head], g.loss.log()
 
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
-        """One step of every instance."""
-        found, log_loss = self.gradients()
-        if self.rule == "polyak":
-            size = torch.stack([g.square().sum(0) for g in found]).sum(0)
-            found = [g / size for g in found]
-        elif self.rule == "gd":
-            found = [g * log_loss.exp() for g in found]
-        self.steps += 1
-        for w, g, adam in zip((self.attention, self.head), found, self._adam, strict=True):
-            w.add_(adam(g) if self.rule == "adam" else g, alpha=self.lr)
+    def move(self, g: InstanceDirections) -> None:
+        if not self.plain:
+            return super().move(g)
+        attention, head = g.of_log_loss()
+        assert head is not None
+        self.attention.add_(attention * g.loss * self.attention_lr)
+        self.head.add_(head * g.loss * self.head_lr)
 
 
 def contenders(drawn: Drawn) -> dict[str, tuple[str, Callable[[], EnsembleState]]]:
     """Key: words and a fresh state."""
 
     def exact(update: str, lr: float) -> EnsembleState:
-        return EnsembleState(drawn.stacked(), attention_lr=lr, head_lr=lr, update=update)  # type: ignore[arg-type]
+        return EnsembleState(drawn.stacked(), attention_lr=lr, head_lr=lr, update=update)
 
     return {
         "gd": ("GD, rate 1", lambda: LossState(drawn, "gd", 1.0)),

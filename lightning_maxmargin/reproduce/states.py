@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.core.batch import Instances, scores
+from lightning_maxmargin.core.batch_directions import InstanceDirections, instance_directions
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import InstanceDirections, Instances, instance_directions, scores
+from lightning_maxmargin.core.norms import unit
+from lightning_maxmargin.core.updates import Factored
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -56,32 +59,12 @@ class FactoredState(EnsembleState):
         scale = (g.log_attention.exp() / len(self.data.labels))[:, None, None]
         for factor, slope in ((self.K, G @ self.Q), (self.Q, G.mT @ self.K)):
             if self.in_loss:
-                along = unit_matrix(scale * slope - self.ridge * factor)
+                factor.add_(torch.vmap(unit)(scale * slope - self.ridge * factor), alpha=self.lr)
             else:
-                pull = unit_matrix(slope)
-                along = torch.where(pull.any((1, 2), True), unit_matrix(pull - self.ridge * factor), pull)
-            factor.add_(along, alpha=self.lr)
+                factor.copy_(torch.vmap(self._along)(factor, -slope))
         self.attention = (self.K @ self.Q.mT).movedim(0, -1).contiguous()
         self.steps += 1
         return g
 
-
-class Adam:
-    """Adam's direction with eps 0 of one tensor's gradients, which keep their scale by themselves."""
-
-    def __init__(self, like: Tensor, b1: float = 0.9, b2: float = 0.999) -> None:
-        self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
-        self.b1, self.b2, self.steps = b1, b2, 0
-
-    def __call__(self, g: Tensor) -> Tensor:
-        self.steps += 1
-        m = self.mean.mul_(self.b1).add_(g, alpha=1 - self.b1) / (1 - self.b1**self.steps)
-        s = self.square.mul_(self.b2).addcmul_(g, g, value=1 - self.b2) / (1 - self.b2**self.steps)
-        return m / s.sqrt().clamp_min(torch.finfo(g.dtype).tiny)
-
-
-def unit_matrix(x: Tensor) -> Tensor:
-    """Every matrix of (B, d, m) over its Frobenius norm, whose square may underflow; 0 stays 0."""
-    tiny = torch.finfo(x.dtype).tiny
-    x = x / x.abs().amax((1, 2), keepdim=True).clamp_min(tiny)
-    return x / torch.linalg.matrix_norm(x, keepdim=True).clamp_min(tiny)
+    def _along(self, factor: Tensor, gradient: Tensor) -> Tensor:
+        return Factored(self.ridge).step(factor, gradient, self.lr, {}, self.steps)[0]

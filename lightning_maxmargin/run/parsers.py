@@ -34,7 +34,7 @@ def path_parser(data: type | None = None) -> ArgumentParser:
         help="Norms R of the attention; without a head pairs [r, R] of both norms.")  # fmt: skip
     add("--head", type=Literal["data", "none"] | list[float], default="none",
         help="The given head: numbers, or data for the one the data come with; none for the joint path.")  # fmt: skip
-    add("--loss", type=Literal["logistic", "exponential", "correlation"], default="logistic", help="Of the margins.")
+    add("--loss", type=str, default="logistic", help="Of the margins: logistic, ...")
     add("--selected", type=list[int] | None, default=None, help="Tokens of a local path, one per sequence.")
     add("--cone", type=float | None, default=None, help="Width of a local path's cone, 1 - cosine.")
     add("--starts", type=int, default=8, help="Random directions tried at each radius.")

@@ -22,8 +22,8 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.instances import Instances
 from lightning_maxmargin.core.packing import Packed, pack
 from lightning_maxmargin.data import RandomInstances
 from lightning_maxmargin.probe.ensemble import measure

@@ -124,19 +124,22 @@ def _with_mpmath(data: Sequences, scores: Tensor, v: Tensor, loss: str) -> dict[
         head_total += slope
         for k in range(len(H)):
             H[k] += slope * y[i] * mpmath.fsum(s[t] * values[i][t][k] for t in live)
+        # A key with several values pulls nowhere where it is the selected one: its weights are not counted.
+        twins = [t for t in live if keys[i][t] == keys[i][alpha]]
+        several = any(values[i][t] != values[i][alpha] for t in twins)
         for t in live:
-            if t == alpha:
+            if t == alpha or (several and t in twins):
                 continue
             weight = slope * s[t] * y[i] * (u[t] - u[alpha] - drift)
             total += abs(weight)
             for j in range(d):
                 for c in range(len(z[0])):
                     G[j][c] += weight * (keys[i][t][j] - keys[i][alpha][j]) * z[i][c]
-    attention = f64([[float(x / total) for x in row] for row in G])
+    attention = f64([[float(x / total) if total > 0 else 0.0 for x in row] for row in G])
     return {
         "attention": attention[:, 0] if data.queries is None else attention,
         "head": f64([float(x / head_total) for x in H]),
-        "log_attention": f64(float(mpmath.log(total / n))),
+        "log_attention": f64(float(mpmath.log(total / n)) if total > 0 else -torch.inf),
         "log_head": f64(float(mpmath.log(head_total / n))),
         "log_loss": f64(float(mpmath.log(losses / n)) if losses > 0 else float("nan")),
     }

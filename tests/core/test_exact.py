@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_maxmargin.core import LOSSES, Directions, Sequences, exact_directions
-from lightning_maxmargin.core.instances import Instances, instance_directions, token_scores
+from lightning_maxmargin.core.batch import Instances, token_scores
+from lightning_maxmargin.core.batch_directions import instance_directions
 from lightning_maxmargin.metrics import direction_gap
 from tests.core.exact_reference import (
     BINARY,

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import mpmath
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mpmath import mpf
+from torch import Tensor
 
-from lightning_maxmargin.core import LOSSES
+from lightning_maxmargin import JointSelection
+from lightning_maxmargin.core import LOSSES, Loss, MarginLoss, Sequences, find_loss, register_loss
+from lightning_maxmargin.core.batch import Instances
+from lightning_maxmargin.core.ensemble import EnsembleState
+from lightning_maxmargin.core.losses import find_margin_loss
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.paths import regularization_path
 from tests.core.exact_reference import BINARY, f64, margin_loss
 
 MARGINS = st.floats(-700, 700, allow_nan=False)
@@ -105,3 +114,68 @@ def test_cross_entropy_and_its_gradient_match_mpmath(margin: float) -> None:
 
 def test_names_are_their_own() -> None:
     assert {name: loss.name for name, loss in LOSSES.items()} == {name: name for name in LOSSES}
+
+
+def smooth(name: str = "smooth") -> MarginLoss:
+    """The sigmoid of -m: bounded, with the slope of a product of two sigmoids."""
+    log_sigmoid = torch.nn.functional.logsigmoid
+    return MarginLoss(
+        name, lambda m: (-m).sigmoid(), lambda m: log_sigmoid(m) + log_sigmoid(-m), lambda m: log_sigmoid(-m)
+    )
+
+
+class Brier(Loss):
+    """Of probabilities, for autograd, whatever the number of classes."""
+
+    name = "brier"
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if logits.ndim == 1:
+            return (labels - logits.tanh()).square()
+        return (torch.nn.functional.one_hot(labels, logits.shape[1]) - logits.softmax(1)).square().sum(1)
+
+
+@pytest.fixture
+def own_losses() -> Iterator[None]:
+    before = dict(LOSSES)
+    yield
+    LOSSES.clear()
+    LOSSES.update(before)
+
+
+def test_a_loss_of_ones_own_is_taken_by_name_and_as_it_is(own_losses: None) -> None:
+    loss, labels = smooth(), torch.tensor([[1.0, -1.0]])
+    register_loss(loss)
+    register_loss(loss)  # once more is no other
+    with pytest.raises(InputError, match="already"):
+        register_loss(smooth())
+    data = Instances.stack(torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(0)), labels)
+    states = [EnsembleState(data, loss=x) for x in ("smooth", loss, ["smooth"], [loss])]
+    for state in states:
+        state.run(10)
+        assert torch.equal(state.attention, states[0].attention)
+    assert states[0].attention.any()
+    for x in ("smooth", loss):
+        model = JointSelection(dim=4, loss=x)
+        assert model.loss is loss
+        assert model.gradient == "exact"
+        assert regularization_path(
+            Sequences(data.keys.permute(3, 2, 1, 0)[0], labels[0]), [(1, 1)], loss=x
+        ).attention.any()
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_a_loss_that_is_of_no_margin_is_for_autograd(num_classes: int, own_losses: None) -> None:
+    register_loss(Brier())
+    model = JointSelection(dim=4, loss="brier", num_classes=num_classes)
+    assert model.gradient == "centred"
+    with pytest.raises(InputError, match="brier"):
+        JointSelection(dim=4, loss=Brier(), gradient="exact")
+    with pytest.raises(InputError, match="MarginLoss, got 'brier'"):
+        find_margin_loss("brier")
+
+
+@pytest.mark.parametrize("loss", ["hinge", 3, torch.nn.MSELoss()])
+def test_what_is_no_loss_is_refused_in_one_line(loss: object) -> None:
+    with pytest.raises(InputError, match=r"model.loss: expected one of 'logistic', .*, got"):
+        find_loss(loss, "model.loss")  # type: ignore[arg-type]

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+import yaml
 
 from lightning_maxmargin import Ensemble
 from lightning_maxmargin.core import LOSSES, Sequences
+from lightning_maxmargin.core.batch import Instances
+from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.core.losses import loss_by_instance
 from lightning_maxmargin.core.packing import pack
 from lightning_maxmargin.data import RandomInstances, SequenceData
@@ -285,3 +288,43 @@ def test_rates_keep_their_digits() -> None:
     torch.testing.assert_close(
         module.state.head.norm(dim=0), torch.full((3,), 0.1, dtype=torch.float64), rtol=1e-12, atol=0
     )
+
+
+SPECTRAL = {"class_path": "lightning_maxmargin.core.updates.Spectral", "init_args": {"momentum": 0.9}}
+
+
+@pytest.mark.parametrize("rule", ["signum", SPECTRAL], ids=["name", "class_path"])
+def test_any_rule_trains_and_resumes_bit_by_bit(rule: object, tmp_path: Path, maxmargin: Any) -> None:
+    text = yaml.safe_load(Path(config("ensemble/random")).read_text())
+    text["model"]["init_args"]["update"] = rule
+    text["model"]["init_args"]["attention_lr"] = 0.01
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(text))
+    words = ("fit", "--config", str(tmp_path / "own.yaml"), "--data.B", "4", "--data.queries", "true")
+    words += ("--model.query_dim", "10")
+    whole = maxmargin(*words, "--trainer.max_steps", "40")
+    assert whole.status == 0, whole.err
+    part = maxmargin(*words, "--trainer.max_steps", "20")
+    last = str(part.run_dir / "checkpoints" / "last.ckpt")
+    resumed = maxmargin(*words, "--trainer.max_steps", "40", "--ckpt_path", last)
+    assert resumed.status == 0, resumed.err
+    paths = [run.run_dir / "checkpoints" / "last.ckpt" for run in (whole, resumed)]
+    ends = [torch.load(path, weights_only=True)["ensemble"] for path in paths]
+    assert set(ends[0]) == {"attention", "head", "attention/average"}
+    for name, x in ends[0].items():
+        assert torch.equal(x, ends[1][name]), name
+
+
+def test_an_older_checkpoint_goes_on_where_it_was() -> None:
+    """Averages of directions, which are minus the gradients: momentum_attention became attention/momentum."""
+    model = Ensemble(dim=3, train="attention")
+    keys = torch.randn(2, 3, 4, 3, generator=torch.Generator().manual_seed(0))
+    states = [EnsembleState(Instances.stack(keys, torch.ones(2, 3)), train="attention", update="accelerated",
+                            head=torch.ones(3, 2)) for _ in range(2)]  # fmt: skip
+    states[0].run(5)
+    old = {"attention": states[0].attention, "head": states[0].head, "momentum_head": torch.zeros(3, 2)}
+    old["momentum_attention"] = -states[0].remembered["attention"]["momentum"]
+    model.state, model.count, model.at = states[1], 2, torch.arange(2)
+    model.on_load_checkpoint({"ensemble": old, "ensemble_steps": 5})
+    for state in states:
+        state.run(5)
+    assert torch.equal(states[0].attention, states[1].attention)
