@@ -216,6 +216,8 @@ def parts_of(
             problem = RowProblem.attention(to_array(block, "keys"), selected[start:stop], *cut)  # type: ignore[arg-type]
         except InputError as error:
             raise InputError(f"block from sequence {start}: {error}") from error
+        if problem.extreme:
+            raise InputError(f"block from sequence {start}: sizes that float64 cannot square; rescale the keys")
         yield Part(problem, start)
         seen = stop
     if seen != n:
