@@ -18,7 +18,8 @@ from lightning_maxmargin.svm.batch_input import Many, blame, check_many
 from lightning_maxmargin.svm.batch_rows import ManyRows, Mask, inverse, judge
 from lightning_maxmargin.svm.certify import TOLERANCES
 from lightning_maxmargin.svm.checks import to_array
-from lightning_maxmargin.svm.rows import Array, Index
+from lightning_maxmargin.svm.qp.daqp import batch_multipliers
+from lightning_maxmargin.svm.rows import Array
 from lightning_maxmargin.svm.solution import BatchSolution, Ragged, Solution, Status, stack
 from lightning_maxmargin.svm.threads import one_thread
 
@@ -27,8 +28,6 @@ METHODS = ("auto", "daqp", "torch", "loop")
 FINE = 1e-11
 # Above this many numbers an instance is no small problem: the interior point overtakes DAQP (see small.TINY).
 TINY = 20_000
-# DAQP's marks for a row that starts active at its lower bound.
-ACTIVE = 1 + 2
 # Numbers in the rows of a chunk: 800 kB stay in the second-level cache.
 CHUNK = 100_000
 # Earlier directions and multipliers, (B, d) or (B, d, dq) and (B, n, T).
@@ -135,43 +134,16 @@ def _solve(rows: ManyRows, guess: Guess) -> tuple[Array, Array]:
     if rows.queries is None:
         # DAQP scales rows itself; only right-hand sides must have the size of the rows.
         top = rows.row_norms.max(axis=1, initial=0.0)[:, None]
-        return by_daqp(rows.delta, rows.rhs * top, rows.count, start)
+        return batch_multipliers(rows.delta, rows.rhs * top, rows.count, start)
     scale = inverse(rows.row_norms)
     try:
         A: Array = np.asarray(np.linalg.cholesky(rows.gram()), np.float64)
     except np.linalg.LinAlgError:
         return np.zeros((len(scale), *rows.shape)), np.zeros_like(scale)
     b = rows.rhs * scale
-    _, lam = by_daqp(A, b * inverse(b.max(axis=1, initial=0.0))[:, None], rows.count, start)
+    _, lam = batch_multipliers(A, b * inverse(b.max(axis=1, initial=0.0))[:, None], rows.count, start)
     lam *= scale
     return rows.combine(lam), lam
-
-
-def by_daqp(A: Array, b: Array, count: Index, start: Mask | None) -> tuple[Array, Array]:
-    """p (B, r) and lam (B, M) of ``min .5||p||^2, A p >= b`` on the first ``count`` rows; zeros where there is none."""
-    from daqp import solve
-
-    B, M, r = A.shape
-    # Without its Hessian DAQP 0.11 solves for p and returns wrong multipliers.
-    H, f, upper, sense = np.eye(r), np.zeros(r), np.full(M, 1e30), np.zeros(M, np.int32)
-    limit = 20 * (M + r)
-    starts = None
-    if start is not None:
-        start &= (start.sum(axis=1) <= r)[:, None]
-        starts = ACTIVE * start.astype(np.int32)
-    # Arrays of results kept alive in a list would cost a microsecond each.
-    p, lam, cut, whole = np.zeros((B, r)), np.zeros((B, M)), count.tolist(), bool((count == M).all())
-    for at in range(B):
-        a, low, high, kind = A[at], b[at], upper, sense
-        if not whole:
-            a, low, high, kind = a[: cut[at]], low[: cut[at]], high[: cut[at]], kind[: cut[at]]
-        if starts is not None:
-            kind = starts[at] if whole else starts[at, : cut[at]]
-        p[at], _, flag, info = solve(H, f, a, high, low, kind, primal_tol=1e-11, iter_limit=limit)
-        # On other flags info["lam"] is memory nobody wrote.
-        if flag == 1:
-            lam[at, : cut[at]] = info["lam"]
-    return p, np.maximum(-lam, 0.0)
 
 
 def _judged(rows: ManyRows, direction: Array, lam: Array) -> dict[str, Any]:
