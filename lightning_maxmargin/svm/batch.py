@@ -1,4 +1,4 @@
-"""Many small problems at once: everything is computed for all of them together, but for one call of DAQP each.
+"""BatchInput small problems at once: everything is computed for all of them together, but for one call of DAQP each.
 
 With n=6, T=8, d=10 a call of DAQP takes 7 to 11 microseconds, solving one problem alone in Python 470. An instance
 whose answer is not certified here is solved again on its own, which also finds the proof that there is none.
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.batch_input import Many, blame, check_many
-from lightning_maxmargin.svm.batch_rows import ManyRows, Mask, inverse, judge
+from lightning_maxmargin.svm.batch_input import BatchInput, attribute_to_instance, check_batch
+from lightning_maxmargin.svm.batch_rows import BatchRows, Mask, inverse, judge
 from lightning_maxmargin.svm.certify import TOLERANCES
 from lightning_maxmargin.svm.checks import to_array
 from lightning_maxmargin.svm.qp.daqp import batch_multipliers
@@ -52,18 +52,18 @@ def solve_batch(
     """
     if method not in METHODS:
         raise InputError(f"method {method!r} is unknown: use one of {', '.join(METHODS)}")
-    many = check_many(keys, selected, queries, mask, rhs)
+    batch = check_batch(keys, selected, queries, mask, rhs)
 
     def alone(b: int) -> Solution:
         return one(b, warm[b] if warm is not None and b < len(warm) else None)
 
-    _, n, T, d = many.keys.shape
-    m, dim = n * T, d * (1 if many.queries is None else many.queries.shape[2])
+    _, n, T, d = batch.keys.shape
+    m, dim = n * T, d * (1 if batch.queries is None else batch.queries.shape[2])
     if method == "loop" or m * min(m, dim) > TINY:
         return stack([alone(b) for b in range(len(keys))])
-    found = solve_rows(many, alone, _guess(warm, many))
+    found = solve_rows(batch, alone, _guess(warm, batch))
     if found is None:
-        blame(keys, selected, queries, mask, rhs)
+        attribute_to_instance(keys, selected, queries, mask, rhs)
         raise InputError("keys are too large to square: rescale them")
     return found
 
@@ -82,21 +82,21 @@ def label_batch(
         return stack([one(b) for b in range(B)])
     rows = x * y[:, :, None]
     keys = np.stack([rows, np.zeros_like(rows)], axis=2)
-    found = solve_rows(Many(keys, np.zeros((B, n), np.int64), None, None, None, binary=True), one, None)
+    found = solve_rows(BatchInput(keys, np.zeros((B, n), np.int64), None, None, None, binary=True), one, None)
     return stack([one(b) for b in range(B)]) if found is None else found
 
 
-def _guess(warm: BatchSolution | None, many: Many) -> Guess:
+def _guess(warm: BatchSolution | None, batch: BatchInput) -> Guess:
     """What an earlier stacked Solution says, where it has the shape of the problem."""
-    if warm is None or tuple(warm.dual.shape) != many.keys.shape[:3]:
+    if warm is None or tuple(warm.dual.shape) != batch.keys.shape[:3]:
         return None
-    dq = () if many.queries is None else (many.queries.shape[2],)
-    if tuple(warm.direction.shape) != (len(many.keys), many.keys.shape[3], *dq):
+    dq = () if batch.queries is None else (batch.queries.shape[2],)
+    if tuple(warm.direction.shape) != (len(batch.keys), batch.keys.shape[3], *dq):
         return None
     return to_array(warm.direction, "direction"), to_array(warm.dual, "dual")
 
 
-def _start(rows: ManyRows, direction: Array, dual: Array) -> Mask:
+def _start(rows: BatchRows, direction: Array, dual: Array) -> Mask:
     """Rows (B, M) to start DAQP with: those active earlier, of instances where no margin of theirs has halved."""
     start = (np.take_along_axis(dual.reshape(len(dual), -1), rows.ids, axis=1) > 0) & (rows.rhs > 0)
     ratio = rows.margins(rows.projected(direction)) * inverse(rows.rhs)
@@ -105,22 +105,22 @@ def _start(rows: ManyRows, direction: Array, dual: Array) -> Mask:
     return np.asarray(start & ((lowest > 0) & (lowest > 0.5 * largest))[:, None])
 
 
-def solve_rows(many: Many, alone: Callable[[int], Solution], guess: Guess) -> BatchSolution | None:
+def solve_rows(batch: BatchInput, alone: Callable[[int], Solution], guess: Guess) -> BatchSolution | None:
     """All instances in chunks by DAQP, ``alone`` for those not certified; None on NaN or Inf."""
     with one_thread():
-        whole = _in_chunks(many, guess)
+        whole = _in_chunks(batch, guess)
     if whole is None:
         return None
     again = np.flatnonzero(~whole.pop("good")).tolist()
-    return _assembled(whole, many.binary).exchanged({b: alone(b) for b in again})
+    return _assembled(whole, batch.binary).exchanged({b: alone(b) for b in again})
 
 
-def _in_chunks(many: Many, guess: Guess) -> dict[str, Any] | None:
-    step = max(1, CHUNK // many.keys[0].size)
+def _in_chunks(batch: BatchInput, guess: Guess) -> dict[str, Any] | None:
+    step = max(1, CHUNK // batch.keys[0].size)
     parts: list[dict[str, Any]] = []
-    for at in range(0, len(many.keys), step):
+    for at in range(0, len(batch.keys), step):
         cut = slice(at, at + step)
-        rows = many.rows(cut)
+        rows = batch.rows(cut)
         if not np.isfinite(rows.delta.sum()):
             return None
         direction, lam = _solve(rows, None if guess is None else (guess[0][cut], guess[1][cut]))
@@ -128,7 +128,7 @@ def _in_chunks(many: Many, guess: Guess) -> dict[str, Any] | None:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _solve(rows: ManyRows, guess: Guess) -> tuple[Array, Array]:
+def _solve(rows: BatchRows, guess: Guess) -> tuple[Array, Array]:
     """Directions (B, d) or (B, d, dq) and multipliers (B, M)."""
     start = None if guess is None else _start(rows, *guess)
     if rows.queries is None:
@@ -146,7 +146,7 @@ def _solve(rows: ManyRows, guess: Guess) -> tuple[Array, Array]:
     return rows.combine(lam), lam
 
 
-def _judged(rows: ManyRows, direction: Array, lam: Array) -> dict[str, Any]:
+def _judged(rows: BatchRows, direction: Array, lam: Array) -> dict[str, Any]:
     found = judge(rows, direction, lam, TOLERANCES.tight)
     return {
         "direction": found.direction,

@@ -33,22 +33,22 @@ from lightning_maxmargin.svm.generate import (
 )
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution, Status, answered, infeasible, nothing_to_separate
-from lightning_maxmargin.svm.sources import Final, Report, Source, merge, parts_of
+from lightning_maxmargin.svm.sources import ShardCertificate, ShardSummary, Source, merge, shards_of
 from lightning_maxmargin.svm.threads import one_thread
 
 
 class Shard(Protocol):
-    """A place that holds some of the sequences. ``Part`` is one in this process; another may ask a remote one."""
+    """A place that holds some of the sequences. ``LocalShard`` is one in this process; another may ask a remote one."""
 
     def mean_row(self) -> Array:
         """The sum over sequences of their mean row, of the direction's shape."""
         ...
 
-    def worst_rows(self, direction: Array, k: int, everything: bool = False) -> Report:
+    def worst_rows(self, direction: Array, k: int, everything: bool = False) -> ShardSummary:
         """The k rows that the direction misses most (with ``everything`` the smallest, missed or not)."""
         ...
 
-    def final(self, direction: Array) -> Final:
+    def final(self, direction: Array) -> ShardCertificate:
         """What a certificate needs to know of the rows here."""
         ...
 
@@ -66,8 +66,8 @@ def solve_shards(look: Look, grid: tuple[int, int], goal: str = "puts the select
     Example:
         >>> import torch
         >>> keys = torch.tensor([[[-0.1, 1.0], [1.0, 0.0], [0.0, 0.0]]])
-        >>> from lightning_maxmargin.svm.sources import Part
-        >>> shard = Part(RowProblem.attention(keys, torch.tensor([0])), start=0)
+        >>> from lightning_maxmargin.svm.sources import LocalShard
+        >>> shard = LocalShard(RowProblem.attention(keys, torch.tensor([0])), start=0)
         >>> [round(x, 4) for x in solve_shards(lambda: [shard], (1, 3)).direction.tolist()]
         [-0.099, 0.9901]
     """
@@ -95,7 +95,7 @@ def solve_source(
     Raises: InputError where blocks and arguments disagree; sequences are then counted from the start of their block.
     """
     n, tokens = len(selected), next((np.shape(block)[1] for _, block in source.blocks()), 0)
-    return solve_shards(lambda: parts_of(source, selected, queries, mask, rhs), (n, tokens))
+    return solve_shards(lambda: shards_of(source, selected, queries, mask, rhs), (n, tokens))
 
 
 class ShardRows(EuclideanRounds):
@@ -104,18 +104,18 @@ class ShardRows(EuclideanRounds):
     Args: look() goes once over the shards; first, the rows to begin with.
     """
 
-    def __init__(self, look: Look, first: Report, most: int) -> None:
+    def __init__(self, look: Look, first: ShardSummary, most: int) -> None:
         super().__init__()
         self.look, self.start, self.most = look, first, most
 
-    def first(self) -> Report:
+    def first(self) -> ShardSummary:
         return self.start
 
-    def solve(self, working: Report) -> Answer:
+    def solve(self, working: ShardSummary) -> Answer:
         problem = working_problem(working)
         return self.answer_of(problem, problem.ids, False)
 
-    def evaluate(self, working: Report, answer: Answer) -> Evaluation[Report]:
+    def evaluate(self, working: ShardSummary, answer: Answer) -> Evaluation[ShardSummary]:
         p, length = answer.direction, float(np.linalg.norm(answer.direction))
         found = merge((shard.worst_rows(p, self.most) for shard in self.look()), self.most)
         gap = _gap(working_problem(working), working.rhs, answer.lam, found.smallest, length)
@@ -124,7 +124,7 @@ class ShardRows(EuclideanRounds):
         fresh = found.without(working.ids)
         return Evaluation(self.gap, fresh, len(fresh.ids) == 0 and not self.rough, found.smallest)
 
-    def grow(self, working: Report, answer: Answer, evaluation: Evaluation[Report]) -> Report:
+    def grow(self, working: ShardSummary, answer: Answer, evaluation: Evaluation[ShardSummary]) -> ShardSummary:
         problem, fresh, lam = working_problem(working), evaluation.fresh, answer.lam
         margins = problem.exact_margins(answer.direction, problem.ids)
         keep = worth_keeping(margins, working.rhs, problem.row_norms[:, 1], lam, len(fresh.ids), problem.dim)
@@ -132,7 +132,7 @@ class ShardRows(EuclideanRounds):
         return working.only(np.flatnonzero(keep)).plus(fresh)
 
 
-def working_problem(rows: Report) -> RowProblem:
+def working_problem(rows: ShardSummary) -> RowProblem:
     """Explicit rows as a problem: row i is token 1 of sequence i, against the selected token 0."""
     keys = np.stack([rows.delta, np.zeros_like(rows.delta)], axis=1)
     rhs = np.stack([np.zeros_like(rows.rhs), rows.rhs], axis=1)
@@ -155,7 +155,7 @@ def _spread(grid: tuple[int, int], ids: Index, lam: Array) -> Array:
     return dual
 
 
-def _solved(look: Look, grid: tuple[int, int], goal: str, found: Generated[Report]) -> Solution:
+def _solved(look: Look, grid: tuple[int, int], goal: str, found: Generated[ShardSummary]) -> Solution:
     working, p, lam = found.working, found.answer.direction, found.answer.lam
     assert found.evaluation is not None
     smallest = found.evaluation.smallest
@@ -185,7 +185,7 @@ def _nothing(look: Look, grid: tuple[int, int], shape: tuple[int, ...]) -> Solut
     return nothing_to_separate(shape, grid, any(x.live for x in finals), sum(x.merged for x in finals))
 
 
-def _infeasible(look: Look, grid: tuple[int, int], goal: str, found: Generated[Report]) -> Solution:
+def _infeasible(look: Look, grid: tuple[int, int], goal: str, found: Generated[ShardSummary]) -> Solution:
     problem, lam, shape = working_problem(found.working), found.answer.lam, found.answer.direction.shape
     dual = _spread(grid, found.working.ids, lam)
     merged = sum(shard.final(np.zeros(shape)).merged for shard in look())
