@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import shlex
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from lightning_maxmargin.figures.draw import draw_figures
 from lightning_maxmargin.figures.examples import choose, counts, show
 from lightning_maxmargin.figures.read import RunFiles
 from lightning_maxmargin.figures.verdict import number_table, verdict
+from lightning_maxmargin.run.atomic import write_text
 
 CAPTIONS = {
     "paths": (
@@ -65,13 +65,8 @@ def write_report(run_dir: Path) -> Path:
     run = RunFiles.load(run_dir)
     figures = [_figure(path) for path in draw_figures(run, run.run_dir / "figures")]
     page = run.run_dir / "report.html"
-    part = page.with_name(f".{page.name}.{os.getpid()}.part")
-    try:
-        # A lone surrogate, legal in JSON, has no UTF-8: it becomes a question mark.
-        part.write_bytes(render(run, figures).encode("utf-8", errors="replace"))
-        part.replace(page)
-    finally:
-        part.unlink(missing_ok=True)
+    # A lone surrogate, legal in JSON, has no UTF-8: it becomes a question mark.
+    write_text(page, render(run, figures), errors="replace")
     return page
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from lightning_maxmargin.figures.read import Array
 from lightning_maxmargin.keys import ROUNDING
+from lightning_maxmargin.run.atomic import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,13 +49,9 @@ def new_figure(height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes the PNG in one move, so that a reader never meets half of one."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(part, format="png", dpi=DPI)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Writes it as its suffix says, in one move, so that a reader never meets half of it."""
+    with whole(path) as part:
+        figure.savefig(part, format=path.suffix[1:], dpi=DPI)
     return path
 
 
