@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning_maxmargin.figures.diagnosis import diagnosis, number_table
 from lightning_maxmargin.figures.draw import draw_figures
 from lightning_maxmargin.figures.examples import choose, counts, show
 from lightning_maxmargin.figures.read import RunFiles
-from lightning_maxmargin.figures.verdict import number_table, verdict
 from lightning_maxmargin.run.atomic import write_text
 
 CAPTIONS = {
@@ -83,7 +83,7 @@ def render(run: RunFiles, figures: list[Figure]) -> str:
     return environment.get_template("report.html").render(
         name=run.text("name") or run.run_dir.resolve().name,
         message=run.text("message"),
-        verdict=verdict(run),
+        diagnosis=diagnosis(run),
         numbers=number_table(run),
         figures=figures,
         examples=[show(e) for e in choose(run.examples)],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_maxmargin.figures.style import COLORS, DPI, SMALL, TEXT, TITLE, dress, save
+from lightning_maxmargin.figures.style import COLORS, DPI, SMALL, TEXT, TITLE, save, style_axes
 from lightning_maxmargin.reproduce.panel import Line, Panel
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _figure(panels: list[Panel], title: str, columns: int) -> Figure:
 
 
 def _draw_lines(ax: Axes, panel: Panel) -> None:
-    dress(ax, panel.title, panel.xlabel, panel.ylabel)
+    style_axes(ax, panel.title, panel.xlabel, panel.ylabel)
     if "x" in panel.log:
         ax.set_xscale("log")
     if "y" in panel.log:
