@@ -15,7 +15,7 @@ from lightning_maxmargin import JointSelection, MarginMonitor, keys, register_ke
 from lightning_maxmargin.data import PaperData
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.figures import RunFiles
-from lightning_maxmargin.figures.verdict import number_table
+from lightning_maxmargin.figures.diagnosis import number_table
 from lightning_maxmargin.run.summary import write_summary
 from tests.conftest import ROOT, config
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 #: Up to so many numbers in the keys every look solves afresh, in a few milliseconds: an answer that began at the last
 #: one differs in its last digit, and a resumed run has looked at other steps.
-SMALL = 100_000
+SMALL_DATA_NUMBERS = 100_000
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Probe:
     ) -> None:
         self.data = data.to("cpu").to(torch.float64)
         self.train, self._own = train, own or OwnNumbers(None, None)
-        self._small = self.data.keys.numel() <= SMALL
+        self._small = self.data.keys.numel() <= SMALL_DATA_NUMBERS
         self._geometry = Geometry(self.data, norm, warm=not self._small)
         self._selected: Tensor | None = None
         self._others: Tensor | None = None  # the mask less copies of the selected tokens, which the SVM merges as well

@@ -7,13 +7,13 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from uuid import uuid4
 
 from platformdirs import user_cache_dir
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lightning_maxmargin.run.atomic import whole
 from lightning_maxmargin.text.encoders import Encoder
 
 FEATURE_VERSION = 1  # raised whenever the same sentence would get another vector
@@ -81,9 +81,5 @@ def _read(path: Path, rows: int) -> Tensor | None:
 
 def _write(path: Path, vectors: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
-    try:
-        save_file({"vectors": vectors.contiguous()}, temporary, metadata={"sha256": _checksum(vectors)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path) as part:
+        save_file({"vectors": vectors.contiguous()}, part, metadata={"sha256": _checksum(vectors)})
