@@ -55,8 +55,9 @@ def test_config_runs_and_fills_the_run_directory(name: str, maxmargin: Any) -> N
     assert "run_dir" not in yaml.safe_load((outcome.run_dir / "config.yaml").read_text())
 
 
-def test_tight_reaches_the_strict_limit(maxmargin: Any) -> None:
-    s = maxmargin("fit", "--config", config("joint/tight")).summary
+@pytest.mark.parametrize("length", [steps(500), FULL])
+def test_tight_reaches_the_strict_limit(length: tuple[str, ...], maxmargin: Any) -> None:
+    s = maxmargin("fit", "--config", config("joint/tight"), *length).summary
     assert s["direction_gap/strict"] <= 1e-6
     assert s["direction_gap/head"] <= 1e-6
     assert (s["status/attention"], s["status/head"]) == ("certified", "certified")
@@ -87,7 +88,7 @@ def test_naive_gradient_stalls_and_the_summary_says_so(precision: str, length: t
     assert "stalled" in s["message"]
 
 
-@pytest.mark.parametrize("length", [steps(3000), FULL])
+@pytest.mark.parametrize("length", [steps(2000), FULL])
 @pytest.mark.parametrize("prompt", ["[1.0, 0.0]", "[0.3, -0.7]"])
 def test_p_and_W_walk_the_same_path(prompt: str, length: tuple[str, ...], maxmargin: Any) -> None:
     words = ("fit", "--config", config("joint/relaxed"), *length)
@@ -136,7 +137,8 @@ def test_own_arrays(tmp_path: Path, maxmargin: Any) -> None:
     keys, labels = rng.normal(size=(6, 4, 5)), np.array([1, -1, 1, -1, 1, -1])
     np.savez(tmp_path / "data.npz", keys=keys, labels=labels)
     np.savez(tmp_path / "test.npz", keys=keys[:3], labels=labels[:3])
-    outcome = maxmargin("fit", "--config", config("tensor"), "--data.path", "data.npz", "--data.test_path", "test.npz")
+    paths = ("--data.path", "data.npz", "--data.test_path", "test.npz")
+    outcome = maxmargin("fit", "--config", config("tensor"), *paths, "--trainer.max_steps", "500")
     assert outcome.status == 0, outcome.err
     assert outcome.summary["test/accuracy"] == 1.0
     assert outcome.summary["status/attention"] == "certified"
@@ -146,6 +148,7 @@ def test_three_classes(tmp_path: Path, maxmargin: Any) -> None:
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "data.npz", keys=rng.normal(size=(6, 4, 12)), labels=np.array([0, 1, 2, 0, 1, 2]))
     words = ["--data.num_classes", "3", "--model.loss", "cross_entropy", "--model.gradient", "centred"]
+    words += ["--trainer.max_steps", "500"]
     outcome = maxmargin("fit", "--config", config("tensor"), "--data.path", "data.npz", *words)
     assert outcome.status == 0, outcome.err
     assert outcome.summary["status/head"] == "certified"
