@@ -65,6 +65,20 @@ def maxmargin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
     return call
 
 
+def fit_once(folder: Path, *words: str) -> Outcome:
+    """A run that the tests of a module share and none of them changes: W&B and the report off unless asked for."""
+    from lightning_maxmargin.cli import main
+
+    quiet = ("--wandb", "disabled", "--report", "false", "--trainer.enable_progress_bar", "false")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for variable in ("MAXMARGIN_RUN_DIR", "LOCAL_RANK"):
+            patch.delenv(variable, raising=False)
+        patch.setattr(sys, "argv", ["maxmargin"])
+        status = main(["fit", "--run_dir", str(folder / "run"), *quiet, *words])
+    return Outcome(status, "", "", folder / "run")
+
+
 def config(name: str) -> str:
     """The path of a shipped config."""
     return str(ROOT / "configs" / f"{name}.yaml")
