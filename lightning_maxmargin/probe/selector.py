@@ -168,7 +168,7 @@ class Probe:
         return values | {
             "direction_gap/attention": gaps.get(nearest),
             "relative_margin/attention": self._relative(self._solutions[nearest], output, alpha, norm),
-            "status/attention": best.status,
+            "status/attention": best.status.value,
             "svm/limit": nearest,
             "svm/duality_gap": best.gap,
             "svm/violation": best.violation,
@@ -200,7 +200,7 @@ class Probe:
         values: dict[str, Value] = {"margin/head": margin, "status/head": None}
         if self._head is None:
             return values
-        values["status/head"] = self._head.status
+        values["status/head"] = self._head.status.value
         if self._head.status == "certified":
             values["direction_gap/head"] = direction_gap(model.head, self._head.direction)
             values["relative_margin/head"] = relative_margin(margin, self._head.margin)

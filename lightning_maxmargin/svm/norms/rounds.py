@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lightning_maxmargin.svm.certify import missed_share, relative_gap
+from lightning_maxmargin.svm.certify import relative_gap, worst_miss
 from lightning_maxmargin.svm.generate import (
     MAX_ROUNDS,
     ROUGH,
@@ -68,8 +68,8 @@ class NormRounds:
     def evaluate(self, working: Index, answer: Answer) -> Evaluation[Index]:
         """The gap over all rows or, if that is more, by how much a row with b = 0 is missed."""
         problem, W = self.problem, answer.direction
-        margins, zero = problem.margins(W), problem.live & (problem.rhs == 0)
-        missed = missed_share(margins[zero], problem.row_norms[zero] * np.linalg.norm(W))
+        margins = problem.margins(W)
+        missed = worst_miss(problem, margins, float(np.linalg.norm(W)))
         value = float(answer.lam @ problem.rhs.ravel()[working])
         combined = dual_norm_of(problem.combine(working, answer.lam), self.norm)
         smallest = smallest_of(problem, margins)
