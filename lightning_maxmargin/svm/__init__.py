@@ -5,6 +5,7 @@ from lightning_maxmargin.svm.api import solve_att_svm, solve_label_svm
 from lightning_maxmargin.svm.certify import certify, certify_infeasible
 from lightning_maxmargin.svm.joint import JointSolution, solve_joint_svm
 from lightning_maxmargin.svm.norms.names import dual_norm_of, norm_of, relative_margin_in
+from lightning_maxmargin.svm.norms.registry import WorkingRows, register_norm
 from lightning_maxmargin.svm.rows import RowProblem
 from lightning_maxmargin.svm.solution import BatchSolution, Solution, Status, only
 
@@ -14,11 +15,13 @@ __all__ = [
     "RowProblem",
     "Solution",
     "Status",
+    "WorkingRows",
     "certify",
     "certify_infeasible",
     "dual_norm_of",
     "norm_of",
     "only",
+    "register_norm",
     "relative_margin_in",
     "solve_att_svm",
     "solve_finite_part",
