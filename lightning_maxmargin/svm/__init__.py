@@ -1,8 +1,9 @@
 """The limit problems, solved with certificates. ``p``, ``W`` and ``v`` are the papers' letters; see ``problem``."""
 
-from lightning_maxmargin.svm.active_set import solve_finite_part, solve_kept_svm, solve_rows
+from lightning_maxmargin.svm.active_set import solve_finite_part, solve_kept_svm
 from lightning_maxmargin.svm.api import solve_att_svm, solve_label_svm
 from lightning_maxmargin.svm.certify import certify, certify_infeasible
+from lightning_maxmargin.svm.custom import CustomSolution, solve_cvxpy, solve_rows
 from lightning_maxmargin.svm.joint import JointSolution, solve_joint_svm
 from lightning_maxmargin.svm.norms.names import dual_norm_of, norm_of, relative_margin_in
 from lightning_maxmargin.svm.norms.registry import WorkingRows, register_norm
@@ -11,6 +12,7 @@ from lightning_maxmargin.svm.solution import BatchSolution, Solution, Status, on
 
 __all__ = [
     "BatchSolution",
+    "CustomSolution",
     "JointSolution",
     "RowProblem",
     "Solution",
@@ -24,6 +26,7 @@ __all__ = [
     "register_norm",
     "relative_margin_in",
     "solve_att_svm",
+    "solve_cvxpy",
     "solve_finite_part",
     "solve_joint_svm",
     "solve_kept_svm",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,12 @@ WEIGHTS = np.array([1.0, 2.0, 0.5])
 
 
 @pytest.fixture(autouse=True)
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+def own_registry() -> Iterator[None]:
     """What a test registers is gone after it."""
-    monkeypatch.setattr(registry, "NORMS", dict(registry.NORMS))
+    before = dict(registry.NORMS)
+    yield
+    registry.NORMS.clear()
+    registry.NORMS.update(before)
 
 
 def l1(w: Any) -> Any:

@@ -97,7 +97,7 @@ class NormEntry:
             return self.solve(working)
         from lightning_maxmargin.svm.norms.stated import solve_stated
 
-        return solve_stated(self, working)
+        return solve_stated(self, working.shape, working.rows, working.rhs)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """That value and dual fit each other for directions of this shape, as far as random pairs tell.
