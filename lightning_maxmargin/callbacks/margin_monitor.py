@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -92,11 +92,9 @@ class MarginMonitor(Monitor):
         self._probe: Probe
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        model = _selector_of(pl_module)
+        model, norm = _selector_of(pl_module), _norm_of(trainer.optimizers)
         if trainer.is_global_zero:
             self.sequences = self._find(trainer)
-            norms = {getattr(o, "margin_norm", "l2") for o in trainer.optimizers}
-            norm = norms.pop() if len(norms) == 1 else "l2"
             self._probe = Probe(self.sequences, getattr(pl_module, "train_part", "both"), norm, self.own)
             if not self.paths:
                 self._remember(trainer.global_step, model.direction, head_vector(model))
@@ -138,6 +136,19 @@ class MarginMonitor(Monitor):
                 f"MarginMonitor: no {self.split!r} sequences; use a data module of this package or give data="
             )
         return found
+
+
+def _norm_of(optimizers: Sequence[Any]) -> str | float:
+    """The norm whose margin the optimizers maximise; l2 where they disagree."""
+    from lightning_maxmargin.svm.norms.registry import check_norm
+
+    for optimizer in optimizers:
+        try:
+            check_norm(getattr(optimizer, "margin_norm", "l2"), matrix=True)
+        except InputError as error:
+            raise InputError(f"{type(optimizer).__name__}.margin_norm: {error}") from error
+    norms = {getattr(optimizer, "margin_norm", "l2") for optimizer in optimizers}
+    return norms.pop() if len(norms) == 1 else "l2"
 
 
 def _selector_of(pl_module: pl.LightningModule) -> TokenSelector:

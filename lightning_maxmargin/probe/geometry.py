@@ -19,7 +19,8 @@ class Geometry:
 
     Args:
         data: all sequences, in float64 on the CPU.
-        norm: of the optimizer's ``margin_norm``: ``linf``, ``spectral``, ``nuclear`` or a number.
+        norm: of the optimizer's ``margin_norm``: ``linf``, ``spectral``, ``nuclear``, a number, or a name that
+            ``register_norm`` knows.
         warm: whether to start at the last answer.
     """
 
@@ -30,8 +31,11 @@ class Geometry:
 
     def applies(self, model: TokenSelector) -> bool:
         """Whether this norm is another than l2 for this model: a vector has no singular values."""
-        euclidean = self.norm in ("l2", 2) or (self.norm in ("spectral", "nuclear") and model.direction.ndim == 1)
-        return not euclidean
+        if self.norm in ("l2", 2):
+            return False
+        from lightning_maxmargin.svm.norms.registry import is_of_matrices
+
+        return not (is_of_matrices(self.norm) and model.direction.ndim == 1)
 
     def values(self, model: TokenSelector, scores: Tensor, selected: Tensor) -> dict[str, float | str | None]:
         """``svm/norm``, and margin and gap in it: ``relative_margin/norm``, ``direction_gap/norm``.

@@ -16,7 +16,8 @@ from lightning_maxmargin.metrics import direction_gap
 #: ``metric(model, data, output, selected)``: a number, or None where it is undefined.
 OwnMetric = Callable[[TokenSelector, Sequences, Output, Tensor], float | None]
 #: ``limit(data, selected)``: a solution with ``status``, ``direction`` and ``margin``, as the solvers of ``svm`` give.
-#: One that also has ``achieved(direction)``, the margin of a unit direction, gets a relative margin.
+#: One that also has ``achieved(direction)``, the margin of a unit direction, gets a relative margin; those of
+#: ``svm.solve_rows`` and ``svm.solve_cvxpy`` have it.
 OwnLimit = Callable[[Sequences, Tensor], Any]
 
 
@@ -60,6 +61,7 @@ class OwnNumbers:
                 continue
             found[f"direction_gap/{name}"] = direction_gap(model.direction, solution.direction)
             if hasattr(solution, "achieved"):
-                achieved = float(solution.achieved(model.direction / norm))
-                found[f"relative_margin/{name}"] = achieved / float(solution.margin)
+                achieved = solution.achieved(model.direction / norm)
+                if achieved is not None:
+                    found[f"relative_margin/{name}"] = float(achieved) / float(solution.margin)
         return found

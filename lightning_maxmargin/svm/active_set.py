@@ -1,4 +1,4 @@
-"""Several kept tokens, finite parts and graph-SVM rows: limit problems with equalities among their rows."""
+"""Several kept tokens and finite parts: limit problems with equalities among their rows."""
 
 from __future__ import annotations
 
@@ -10,45 +10,13 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.certify import TOLERANCES
-from lightning_maxmargin.svm.checks import check_finite, check_keys, check_mask, to_array
-from lightning_maxmargin.svm.equalities import EqualityRows, certify_equalities, solve_equalities
-from lightning_maxmargin.svm.rows import Array, RowProblem
-from lightning_maxmargin.svm.solution import Solution, Status, answered, infeasible
-from lightning_maxmargin.svm.threads import one_thread
+from lightning_maxmargin.svm.checks import check_keys, check_mask, to_array
+from lightning_maxmargin.svm.custom import shortest
+from lightning_maxmargin.svm.equalities import EqualityRows
+from lightning_maxmargin.svm.rows import RowProblem
+from lightning_maxmargin.svm.solution import Solution
 
 Mask = npt.NDArray[np.bool_]
-
-
-def solve_rows(rows: Tensor, rhs: Tensor, equal: Tensor) -> Solution:
-    r"""``argmin ||w|| s.t. <w, row_i> = rhs_i where equal_i, <w, row_i> >= rhs_i elsewhere``, any signs in rhs.
-
-    The general door: for example the graph SVM of next-token prediction ("Mechanics of Next Token Prediction with
-    Self-Attention", arXiv 2403.08081) has equalities with right-hand side 0 inside a strongly connected component of
-    the token-priority graph and inequalities with 1 along strict priority.
-
-    Args: rows (m, d), rhs (m,), equal (m,) of 0 and 1; any float dtype, solved in float64.
-    Returns: Solution with direction (d,), dual (m,) (any sign on equalities, w = sum dual * row, or the Farkas vector),
-        support (s,) the tight inequalities, violation the most that any row misses by, equalities included.
-    Raises: InputError on shapes that disagree, NaN or Inf.
-
-    Example:
-        >>> rows, rhs = torch.tensor([[1.0, 1.0], [1.0, 0.0]]), torch.tensor([0.0, 1.0])
-        >>> [round(x, 12) for x in solve_rows(rows, rhs, torch.tensor([True, False])).direction.tolist()]
-        [1.0, -1.0]
-    """
-    x, b, e = to_array(rows, "rows"), to_array(rhs, "rhs"), to_array(equal, "equal")
-    if x.ndim != 2 or 0 in x.shape:
-        raise InputError(f"rows have shape {list(x.shape)}: pass (rows, features), none of them empty")
-    for name, value in (("rhs", b), ("equal", e)):
-        if value.shape != (len(x),):
-            raise InputError(f"{name} has shape {list(value.shape)} for {len(x)} rows: pass one number each")
-    check_finite(x, "rows")
-    check_finite(b, "rhs")
-    if not np.isin(e, (0, 1)).all():
-        raise InputError("equal holds numbers other than 0 and 1: pass true for equalities")
-    solution, tight = _solve(x, b, e.astype(bool), "meets the rows")
-    return replace(solution, support=torch.from_numpy(np.flatnonzero(tight)))
 
 
 def solve_kept_svm(
@@ -76,8 +44,8 @@ def solve_kept_svm(
     ids = np.flatnonzero(live)
     equal = inside.ravel()[ids]
     rows = problem.rows(ids)
-    solution, tight = _solve(rows, np.where(equal, 0.0, 1.0), equal, "keeps these tokens and no others")
-    return _in_tokens(solution, problem, ids, tight, merged)
+    stated = EqualityRows(rows, np.where(equal, 0.0, 1.0), equal)
+    return _in_tokens(shortest(stated, "keeps these tokens and no others"), problem, ids, merged)
 
 
 def solve_finite_part(
@@ -119,8 +87,8 @@ def solve_finite_part(
     logs = np.log(np.where(inside, s, 1.0))
     rows = np.where(problem.live.ravel()[ids, None], problem.rows(ids), 0.0)
     rhs = (logs[chosen][:, None] - logs).ravel()[ids]
-    solution, tight = _solve(rows, rhs, np.ones(len(ids), bool), "has these ratios")
-    return _in_tokens(solution, problem, ids, tight, 0)
+    stated = EqualityRows(rows, rhs, np.ones(len(ids), bool))
+    return _in_tokens(shortest(stated, "has these ratios"), problem, ids, 0)
 
 
 def _rows_of(keys: Tensor, kept: Tensor, queries: Tensor | None, mask: Tensor | None) -> tuple[RowProblem, Mask]:
@@ -151,35 +119,7 @@ def _equal_to_kept(problem: RowProblem, inside: Mask) -> Mask:
     return equal & ~inside
 
 
-def _solve(rows: Array, rhs: Array, equal: Mask, goal: str) -> tuple[Solution, Mask]:
-    """A Solution over the rows in order, its support empty, and which inequalities are tight."""
-    problem = EqualityRows(rows, rhs, equal)
-    with one_thread():
-        answer = solve_equalities(problem)
-    gap, violation, status = certify_equalities(problem, answer)
-    length = float(np.linalg.norm(answer.w))
-    size = np.linalg.norm(rows, axis=1) * length + np.abs(rhs)
-    tight = ~equal & (np.abs(rows @ answer.w - rhs) <= TOLERANCES.tight * size) & (status is not Status.INFEASIBLE)
-    nothing = np.zeros(0, np.int64)
-    if status is Status.INFEASIBLE:
-        return infeasible(answer.w.shape, answer.dual, nothing, goal, violation, answer.rounds, 0), tight
-    solution = answered(
-        status,
-        answer.w,
-        answer.dual,
-        nothing,
-        margin=0.0 if answer.infeasible else (1 / length if length > 0 else float("inf")),
-        gap=1.0 if answer.infeasible else gap,
-        violation=violation,
-        rounds=answer.rounds,
-        known=f"no direction was shown to be the shortest that {goal}, nor that none does",
-    )
-    return solution, tight
-
-
-def _in_tokens(
-    solution: Solution, problem: RowProblem, ids: npt.NDArray[np.int64], tight: Mask, merged: int
-) -> Solution:
+def _in_tokens(solution: Solution, problem: RowProblem, ids: npt.NDArray[np.int64], merged: int) -> Solution:
     """The Solution of rows ``ids`` with dual and support by (sequence, token) and the direction's own shape."""
     dual = np.zeros(problem.live.shape)
     dual.ravel()[ids] = solution.dual.numpy()
@@ -188,6 +128,6 @@ def _in_tokens(
         solution,
         direction=solution.direction.reshape(problem.shape),
         dual=torch.from_numpy(dual),
-        support=torch.from_numpy(np.stack(np.divmod(ids[tight], T), axis=1)),
+        support=torch.from_numpy(np.stack(np.divmod(ids[solution.support.numpy()], T), axis=1)),
         merged=merged,
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.batch import label_batch, solve_batch
 from lightning_maxmargin.svm.checks import check_labels, check_values
-from lightning_maxmargin.svm.norms.names import Norm, check_norm
+from lightning_maxmargin.svm.norms.registry import Norm, check_norm
 from lightning_maxmargin.svm.rows import RowProblem
 from lightning_maxmargin.svm.shards import solve_source
 from lightning_maxmargin.svm.solution import BatchSolution, Solution

@@ -20,6 +20,7 @@ from lightning_maxmargin.svm.certify import (
     relative_gap,
 )
 from lightning_maxmargin.svm.generate import generate
+from lightning_maxmargin.svm.norms.names import Norm, dual_norm_of, norm_of
 from lightning_maxmargin.svm.rational import (
     RATIONAL_NUMBERS,
     RATIONAL_RANK,
@@ -161,12 +162,15 @@ def _shortest_above(A: Array, b: Array) -> tuple[Array, Array, bool, int]:
     return outcome.direction[:-1] * size, lam[:-1] * size, outcome.infeasible, outcome.rounds
 
 
-def certify_equalities(problem: EqualityRows, answer: EqualityAnswer) -> tuple[float, float, Status]:
+def certify_equalities(
+    problem: EqualityRows, answer: EqualityAnswer, norm: Norm = "l2", shape: tuple[int, ...] | None = None
+) -> tuple[float, float, Status]:
     r"""Gap, violation and status of any answer, from the original rows alone.
 
     ``gap = 1 - (rhs'dual)^2 / (||sum dual row||^2 ||w||^2)`` (the best scaling of the dual, which any right-hand side
     allows), violation = the most that a row misses its right-hand side by, relative to ``||row|| ||w|| + |rhs|``.
     Infeasible: ``||sum dual row||`` relative to ``sum |dual| ||row||``, with rhs'dual > 0 proved; gap is then inf.
+    In another norm of directions of this shape without the squares, and with the dual norm of the sum.
     """
     dual, w, rhs = answer.dual, answer.w, problem.rhs
     combined, value = float(np.linalg.norm(dual @ problem.rows)), float(dual @ rhs)
@@ -183,16 +187,21 @@ def certify_equalities(problem: EqualityRows, answer: EqualityAnswer) -> tuple[f
     missed = np.where(problem.equal, np.abs(missed), np.maximum(missed, 0.0))
     size = norms * length + np.abs(rhs)
     violation = float(np.divide(missed, size, out=np.zeros_like(size), where=size > 0).max(initial=0.0))
+    if norm != "l2":
+        combined = dual_norm_of((dual @ problem.rows).reshape(shape or -1), norm)
+        length = norm_of(w.reshape(shape or -1), norm)
     # Rows within the violation that is allowed count as met.
-    gap = 0.0 if length == 0 else min(relative_gap(value, combined, 1.0, length), 1.0)
-    lost = (len(dual) + len(w) + 12) * EPS * (float(np.abs(dual) @ norms) / max(combined, 1e-300))
+    gap = 0.0 if length == 0 else min(relative_gap(value, combined, 1.0, length, 2 if norm == "l2" else 1), 1.0)
+    # A sum whose Euclidean rounding is known may be this many times as far off in another norm.
+    entries = 1.0 if norm == "l2" else float(len(w)) ** 0.5
+    lost = entries * (len(dual) + len(w) + 12) * EPS * (float(np.abs(dual) @ norms) / max(combined, 1e-300))
     lost += (len(dual) + 12) * EPS * float(np.abs(dual) @ np.abs(rhs)) / max(value, 1e-300)
     if (
         length > 0
         and is_certified(abs(gap), violation, signs)
         and not is_certified(abs(gap) + 2 * lost, violation, signs)
     ):
-        if problem.rows.size > TOLERANCES.rational_numbers:
+        if norm != "l2" or problem.rows.size > TOLERANCES.rational_numbers:
             return gap, violation, Status.UNVERIFIED
         gap = exact_gap(problem.rows, rhs, w, dual)
     return gap, violation, Status.CERTIFIED if is_certified(gap, violation, signs) else Status.UNVERIFIED

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lightning_maxmargin.svm.norms.names import Norm
+from lightning_maxmargin.svm.norms.registry import Norm, check_norm, entry_of
+from lightning_maxmargin.svm.norms.stated import SETTINGS, objective, solve_silently
 from lightning_maxmargin.svm.rows import Array, RowProblem
 
 Mask = npt.NDArray[np.bool_]
-SETTINGS: dict[str, float] = {"tol_gap_abs": 1e-12, "tol_gap_rel": 1e-12, "tol_feas": 1e-12, "max_iter": 200}
 
 
-def _solve(objective: Any, constraints: list[Any], settings: dict[str, float] = SETTINGS) -> str:
+def _solve(goal: Any, constraints: list[Any], settings: dict[str, float] = SETTINGS) -> str:
     import cvxpy as cp
 
-    problem = cp.Problem(objective, constraints)
-    with warnings.catch_warnings():
-        # Tolerances of 1e-12 are a wish; what comes back is judged by the tests.
-        warnings.filterwarnings("ignore", message="Solution may be inaccurate")
-        problem.solve(solver=cp.CLARABEL, **settings)
-    return str(problem.status)
+    problem = cp.Problem(goal, constraints)
+    return solve_silently(problem, solver=cp.CLARABEL, **settings)
 
 
 def reference_rows(problem: RowProblem) -> Array | None:
@@ -40,16 +35,11 @@ def reference_norm(problem: RowProblem, norm: Norm, **settings: float) -> Array 
     """argmin ||W|| s.t. <W, row> >= b in a norm of ``solve_att_svm``, of the direction's shape; None if infeasible."""
     import cvxpy as cp
 
-    w, ids = cp.Variable(problem.dim), problem.ids
-    if norm in ("spectral", "nuclear"):
-        W = cp.reshape(w, problem.shape, order="C")
-        size = cp.sigma_max(W) if norm == "spectral" else cp.normNuc(W)
-    else:
-        order: Any = {"l2": 2, "linf": "inf"}.get(str(norm), norm)
-        size = cp.norm(w, order)
-    rows = [problem.rows(ids) @ w >= problem.rhs.ravel()[ids]]
-    status = _solve(cp.Minimize(size), rows, settings or SETTINGS)
-    return None if "infeasible" in status else np.asarray(w.value).reshape(problem.shape)
+    W, ids = cp.Variable(problem.shape), problem.ids
+    flat = W if W.ndim == 1 else cp.vec(W, order="C")
+    size = objective(entry_of(check_norm(norm, W.ndim == 2)), W)
+    status = _solve(cp.Minimize(size), [problem.rows(ids) @ flat >= problem.rhs.ravel()[ids]], settings or SETTINGS)
+    return None if "infeasible" in status else np.asarray(W.value)
 
 
 def reference_equalities(rows: Array, rhs: Array, equal: Mask) -> Array | None:

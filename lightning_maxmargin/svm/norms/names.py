@@ -15,37 +15,15 @@ from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.checks import to_array
+from lightning_maxmargin.svm.norms.registry import Norm as Norm
+from lightning_maxmargin.svm.norms.registry import Value, check_norm, entry_of
 from lightning_maxmargin.svm.rows import Array, RowProblem
 from lightning_maxmargin.svm.solution import Solution
-
-Norm = str | float
-NAMES = ("l2", "linf", "spectral", "nuclear")
-OF_MATRICES = ("spectral", "nuclear")
-ADVICE = f"use {', '.join(map(repr, NAMES))}, or a number p > 1 for lp"
-_DUAL = {"l2": "l2", "linf": "l1", "spectral": "nuclear", "nuclear": "spectral"}
-
-
-def check_norm(norm: Norm, matrix: bool) -> Norm:
-    """The norm as this package writes it: 2 becomes "l2", other numbers a float.
-
-    Raises: InputError on unknown names, numbers outside (1, inf), and norms of matrices without queries.
-    """
-    if isinstance(norm, str):
-        if norm not in NAMES:
-            raise InputError(f"norm {norm!r} is unknown: {ADVICE}")
-        if norm in OF_MATRICES and not matrix:
-            raise InputError(f"norm {norm!r} is one of matrices: pass queries, or use 'l2', 'linf' or a number p > 1")
-        return norm
-    if isinstance(norm, bool) or not isinstance(norm, int | float | np.integer | np.floating):
-        raise InputError(f"norm is a {type(norm).__name__}: {ADVICE}")
-    if not 1 < norm < math.inf:
-        raise InputError(f"norm is {norm}: lp needs a number p with 1 < p < inf; the largest entry is 'linf'")
-    return "l2" if norm == 2 else float(norm)
 
 
 def is_unique(norm: Norm) -> bool | None:
     """True where the norm is strictly convex, so that its optimum is unique; None where nothing is known."""
-    return None if norm in ("linf", *OF_MATRICES) else True
+    return entry_of(norm).unique
 
 
 def norm_of(W: Tensor | Array, norm: Norm) -> float:
@@ -60,7 +38,7 @@ def norm_of(W: Tensor | Array, norm: Norm) -> float:
         [5.0, 4.0, 4.0, 7.0, 4.497941]
     """
     x = to_array(W, "W")
-    return _value(x, check_norm(norm, x.ndim == 2))
+    return _value(x, entry_of(check_norm(norm, x.ndim == 2)).value)
 
 
 def dual_norm_of(M: Tensor | Array, norm: Norm) -> float:
@@ -75,21 +53,15 @@ def dual_norm_of(M: Tensor | Array, norm: Norm) -> float:
         [5.0, 7.0, 7.0, 4.0, 4.497941]
     """
     x = to_array(M, "M")
-    norm = check_norm(norm, x.ndim == 2)
-    return _value(x, _DUAL[norm] if isinstance(norm, str) else norm / (norm - 1))
+    return _value(x, entry_of(check_norm(norm, x.ndim == 2)).dual)
 
 
-def _value(x: Array, norm: Norm) -> float:
+def _value(x: Array, of_size_one: Value) -> float:
     size = float(np.abs(x).max(initial=0.0))
     if size == 0 or not np.isfinite(x).all():
         return size if np.isfinite(size) else math.inf
     # Powers and squares of extreme numbers would under- or overflow.
-    x = x / size
-    if norm in OF_MATRICES:
-        values = np.linalg.svd(x, compute_uv=False)
-        return size * float(values[0] if norm == "spectral" else values.sum())
-    order = {"l2": 2.0, "linf": math.inf, "l1": 1.0}[norm] if isinstance(norm, str) else norm
-    return size * float(np.linalg.norm(x.ravel(), order))
+    return size * float(of_size_one(x / size))
 
 
 def relative_margin_in(W: Tensor | Array, problem: RowProblem, solution: Solution) -> float | None:

@@ -19,10 +19,8 @@ from lightning_maxmargin.svm.generate import (
     smallest_of,
     worst_rows,
 )
-from lightning_maxmargin.svm.norms.conic import solve_semidefinite
-from lightning_maxmargin.svm.norms.lp import solve_linf, solve_lp
 from lightning_maxmargin.svm.norms.names import Norm, dual_norm_of, norm_of
-from lightning_maxmargin.svm.norms.semidefinite import Nuclear, Spectral
+from lightning_maxmargin.svm.norms.registry import WorkingRows, entry_of
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
 # Up to this many rows there is nothing to gain by leaving some out.
@@ -114,22 +112,8 @@ def _solve_working(
     lam[np.isin(ids, start[1])] = start[2][np.isin(start[1], ids)]
     lam = lam * norms
     lam = lam / max(float(lam.max()), 1e-300)
-    if norm in ("spectral", "nuclear"):
-        assert problem.queries is not None
-        delta, z = problem.differences(ids), problem.queries[ids // problem.live.shape[1]]
-        length = np.linalg.norm(delta, axis=1)
-        delta, z = delta / length[:, None], z * (length / norms)[:, None]
-        form = Nuclear(delta, z, b) if norm == "nuclear" else Spectral(delta, z, b)
-        W, lam, gap = solve_semidefinite(form, W, lam, **({"target": rough} if rough else {}))
-    else:
-        A = problem.rows(ids) / norms[:, None]
-        if isinstance(norm, str):
-            answer = solve_linf(A, b)
-            if answer is None:
-                return None
-        else:
-            answer = solve_lp(A, b, norm, W.ravel(), lam, rough)
-        W, lam, gap = answer
-    if not np.isfinite(gap):
+    found = entry_of(norm).solve_working(WorkingRows(problem, ids, norms, b, W, lam, rough))
+    if found is None:
         return None
+    W, lam = found
     return W.reshape(problem.shape) * top, lam / norms
