@@ -115,5 +115,6 @@ def test_a_name_has_one_meaning(own_registry: None) -> None:
 
 
 def test_a_run_measures_nothing_that_is_not_registered(maxmargin: Any) -> None:
-    summary = maxmargin("fit", "--config", config("text/planted"), "--trainer.max_steps", "5").summary
+    words = ("--data.train", "60", "--data.test", "30", "--data.T", "4", "--trainer.max_steps", "5")
+    summary = maxmargin("fit", "--config", config("text/planted"), *words).summary
     assert set(summary) == set(keys.measured_by("selector", "ensemble", "run"))

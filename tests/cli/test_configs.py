@@ -15,7 +15,8 @@ from tests.conftest import ROOT, config
 CONFIGS = sorted(str(p.relative_to(ROOT / "configs"))[:-5] for p in (ROOT / "configs").rglob("*.yaml"))
 JOINT = [c for c in CONFIGS if c.startswith("joint/")]
 TASKS = [c for c in CONFIGS if c.startswith(("joint/", "attention/"))]
-# As long as the configs say, what scripts/claims.py measures: slow. The same bounds hold after fewer steps.
+# As long as the configs say: slow, and measured again by scripts/claims.py (of attention/, visual1 alone: the others
+# are trained by maxmargin reproduce). The same bounds hold after fewer steps.
 FULL = pytest.param((), marks=pytest.mark.slow, id="full length")
 
 
@@ -89,17 +90,16 @@ def test_naive_gradient_stalls_and_the_summary_says_so(precision: str, length: t
 
 
 @pytest.mark.parametrize("length", [steps(2000), FULL])
-@pytest.mark.parametrize("prompt", ["[1.0, 0.0]", "[0.3, -0.7]"])
-def test_p_and_W_walk_the_same_path(prompt: str, length: tuple[str, ...], maxmargin: Any) -> None:
+def test_p_and_W_walk_the_same_path(length: tuple[str, ...], maxmargin: Any) -> None:
     words = ("fit", "--config", config("joint/relaxed"), *length)
-    by_W = maxmargin(*words, "--model.prompt", prompt).run_dir
-    by_p = maxmargin(*words, "--model.parametrization", "p").run_dir
-    W, p = np.load(by_W / "paths.npz"), np.load(by_p / "paths.npz")
-    assert len(W["step"]) > 30
-    np.testing.assert_array_equal(W["step"], p["step"])
-    # W(0) = p(0) z' and a unit prompt: p = W z at every logged step.
-    np.testing.assert_allclose(W["attention"], p["attention"], rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(W["head"], p["head"], rtol=1e-10, atol=1e-10)
+    p = np.load(maxmargin(*words, "--model.parametrization", "p").run_dir / "paths.npz")
+    assert len(p["step"]) > 30
+    for prompt in ("[1.0, 0.0]", "[0.3, -0.7]"):
+        W = np.load(maxmargin(*words, "--model.prompt", prompt).run_dir / "paths.npz")
+        np.testing.assert_array_equal(W["step"], p["step"])
+        # W(0) = p(0) z' and a unit prompt: p = W z at every logged step.
+        np.testing.assert_allclose(W["attention"], p["attention"], rtol=1e-10, atol=1e-10, err_msg=prompt)
+        np.testing.assert_allclose(W["head"], p["head"], rtol=1e-10, atol=1e-10, err_msg=prompt)
 
 
 @pytest.mark.parametrize("length", [steps(2000), FULL])

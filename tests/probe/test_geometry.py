@@ -15,7 +15,7 @@ from tests.conftest import config
 SIZES = ("--data.n", "6", "--data.T", "8", "--data.d", "10", "--data.labels", "sign", "--data.queries", "true")
 W = (
     "fit", "--config", config("joint/random"), *SIZES, "--data.seed", "1", "--model.query", "separate",
-    "--model.train", "attention", "--model.head_init", "data", "--trainer.max_steps", "3000",
+    "--model.train", "attention", "--model.head_init", "data", "--trainer.max_steps", "1500",
 )  # fmt: skip
 
 
