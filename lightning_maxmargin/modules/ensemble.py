@@ -12,10 +12,9 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.optim import Optimizer
 
-from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.ensemble import EnsembleState, Update
 from lightning_maxmargin.core.losses import Loss, find_margin_loss
-from lightning_maxmargin.core.packing import Packed, pack
+from lightning_maxmargin.core.stack import pack
 from lightning_maxmargin.core.updates import UpdateRule, update_rule
 from lightning_maxmargin.errors import InputError, NonFiniteError
 from lightning_maxmargin.modules.steps import steps_now
@@ -152,7 +151,7 @@ class Ensemble(pl.LightningModule):
     def _make_state(self, heads: Tensor | None) -> None:
         h, packed = self.hparams, self.packed
         dtype = torch.float64 if self.trainer.precision == "64-true" else torch.float32
-        stacked = Instances.stack(packed.keys, packed.labels, _apart(packed), packed.queries, packed.mask)
+        stacked = packed.batch()
         d, dv = packed.keys.shape[-1], packed.values.shape[-1]
         shape = (d,) if packed.queries is None else (d, packed.queries.shape[-1])
         start = self._start(h["attention_init"], shape, 0)
@@ -223,7 +222,7 @@ class Ensemble(pl.LightningModule):
         outcome: tuple[Exception | None, EnsembleResult | None] = (None, None)
         try:
             self._stay_finite()
-            found = measure(self.state, p.keys, p.labels, _apart(p), p.queries, p.mask)
+            found = measure(self.state, p.keys, p.labels, p.values, p.queries, p.mask)
             found.state = None
             outcome = (None, found)
         # Not raised here: the other processes wait for this one's part.
@@ -294,11 +293,6 @@ def gather(x: T) -> list[T]:
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, x)
     return found
-
-
-def _apart(packed: Packed) -> Tensor | None:
-    """The values where they are not the keys."""
-    return None if packed.values is packed.keys else packed.values
 
 
 def _listed(x: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.core.selection import without_copies
+from lightning_maxmargin.core.stack import InstanceStack
 from lightning_maxmargin.keys import LIMITS
 from lightning_maxmargin.metrics import direction_gap, globally_optimal, locally_optimal
 
@@ -103,7 +104,7 @@ def measure(
     """
     from lightning_maxmargin.svm import solve_att_svm
 
-    inputs = _Inputs(keys, labels, keys if values is None else values, queries, mask)
+    inputs = InstanceStack(keys, labels, keys if values is None else values, queries, mask)
     weight, head = _instances_first(state.attention), _instances_first(state.head)
     a = inputs.scores(weight)
     selected = a.argmax(2)
@@ -143,35 +144,9 @@ def _with_copies(mass: Tensor, copies: Tensor, selected: Tensor) -> Tensor:
     return mass.scatter_add(2, selected[..., None], (mass * copies).sum(2, keepdim=True))
 
 
-@dataclass
-class _Inputs:
-    """The instances in float64, instances first."""
-
-    keys: Tensor
-    labels: Tensor
-    values: Tensor
-    queries: Tensor | None
-    mask: Tensor | None
-
-    def scores(self, weight: Tensor) -> Tensor:
-        """a (B, n, T), -inf on padding."""
-        if self.queries is None:
-            a = torch.einsum("bntd,bd->bnt", self.keys.double(), weight)
-        else:
-            a = torch.einsum("bntd,bde,bne->bnt", self.keys.double(), weight, self.queries.double())
-        return a if self.mask is None else a.masked_fill(~self.mask, -torch.inf)
-
-    def part(self, at: Tensor, n: int) -> _Inputs:
-        """The first n sequences of these instances."""
-        rest = [None if x is None else x[at, :n] for x in (self.queries, self.mask)]
-        return _Inputs(self.keys[at, :n], self.labels[at, :n], self.values[at, :n], *rest)
-
-    def token_scores(self, head: Tensor) -> Tensor:
-        """gamma (B, n, T)."""
-        return self.labels.double()[..., None] * torch.einsum("bntd,bd->bnt", self.values.double(), head)
-
-
-def _joint_gaps(inputs: _Inputs, weight: Tensor, head: Tensor, rho: Tensor, selected: Tensor) -> dict[str, Tensor]:
+def _joint_gaps(
+    inputs: InstanceStack, weight: Tensor, head: Tensor, rho: Tensor, selected: Tensor
+) -> dict[str, Tensor]:
     """Gaps of the attention to the relaxed and rate-coupled limits, and of the head; NaN where one is undefined."""
     gaps = {k: torch.full((len(weight),), torch.nan, dtype=torch.float64) for k in ("relaxed", "rate_coupled", "head")}
     sizes = (inputs.labels != 0).sum(1)
@@ -184,7 +159,9 @@ def _joint_gaps(inputs: _Inputs, weight: Tensor, head: Tensor, rho: Tensor, sele
     return gaps
 
 
-def _equal_gaps(inputs: _Inputs, weight: Tensor, head: Tensor, rho: Tensor, selected: Tensor) -> dict[str, Tensor]:
+def _equal_gaps(
+    inputs: InstanceStack, weight: Tensor, head: Tensor, rho: Tensor, selected: Tensor
+) -> dict[str, Tensor]:
     from lightning_maxmargin.svm import solve_joint_svm
 
     known, gaps = None, {}

@@ -48,7 +48,7 @@ def rate_coupled(
     drawn, speed = draw(max(seeds), n, T, d, labels="random"), Speed()
     many = drawn.take(torch.cat([torch.arange(count) for count in seeds]))
     # Exact directions need no more than float32; a norm of 240,000 puts an error of .01 on the logarithm of a weight.
-    state = EnsembleState(many.stacked(torch.float32), attention_lr=1.0, head_lr=of)
+    state = EnsembleState(many.batch(torch.float32), attention_lr=1.0, head_lr=of)
     with speed.training(many, steps):
         state.run(steps, lambda done: tick(0.7 * done / steps))
     result = measure(state, many.keys, many.labels)
@@ -90,7 +90,7 @@ def _textbook(drawn: Drawn, steps: int) -> tuple[dict[str, float], str]:
     """``naive/LIMIT/1`` by autograd in float32, and how many of how many settled."""
     model = TextbookEnsemble(drawn.keys.float(), drawn.labels.float(), attention_lr=1.0, head_lr=1.0)
     model.run(steps)
-    result = measure(EnsembleState(drawn.stacked(), model.attention.T, model.head.T), drawn.keys, drawn.labels)
+    result = measure(EnsembleState(drawn.batch(), model.attention.T, model.head.T), drawn.keys, drawn.labels)
     told = _told_apart(drawn, result)
     numbers = {f"naive/{limit}/1": _median(result.direction_gap[limit][told].numpy()) for limit in LIMITS}
     return numbers, f"{int(result.settled.sum())} of {len(drawn)}"

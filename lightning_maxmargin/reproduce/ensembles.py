@@ -5,50 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.core.batch import Instances
+from lightning_maxmargin.core.stack import InstanceStack
 from lightning_maxmargin.data import RandomData
 from lightning_maxmargin.reproduce.panel import Array, Line
 from lightning_maxmargin.reproduce.textbook import loop_rate
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """B instances of unit vectors, one for each seed, in float64, instances first.
+class Drawn(InstanceStack):
+    """B instances of unit vectors, one for each seed, in float64, with their head (B, d), the unit vector v."""
 
-    Attributes:
-        keys: (B, n, T, d).
-        labels: (B, n).
-        head: (B, d), the unit vector v.
-        queries: (B, n, d), or None for the shared prompt.
-    """
-
-    keys: Tensor
-    labels: Tensor
-    head: Tensor
-    queries: Tensor | None
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def stacked(self, dtype: torch.dtype = torch.float64) -> Instances:
-        """Laid out for training."""
-        return Instances.stack(self.keys, self.labels, queries=self.queries).to(dtype)
+    head: Tensor = field(kw_only=True)
 
     def take(self, at: Tensor) -> Drawn:
         """Instances ``at``, of which some may come several times."""
-        return Drawn(self.keys[at], self.labels[at], self.head[at], None if self.queries is None else self.queries[at])
+        part = self.part(at)
+        return Drawn(part.keys, part.labels, part.values, part.queries, head=self.head[at])
 
-    @property
-    def token_scores(self) -> Tensor:
+    def given_token_scores(self) -> Tensor:
         """gamma of the given head, (B, n, T)."""
-        return self.labels[..., None] * torch.einsum("bntd,bd->bnt", self.keys, self.head)
+        return self.token_scores(self.head)
 
 
 def draw(
@@ -77,12 +60,8 @@ def draw(
     parts = [source.load()["train"] for source in sources]
     z: list[Any] = [part.queries for part in parts]
     heads: list[Any] = [source.head for source in sources]
-    return Drawn(
-        torch.stack([part.keys for part in parts]),
-        torch.stack([part.labels for part in parts]),
-        torch.stack(heads),
-        torch.stack(z) if queries else None,
-    )
+    keys, signs = torch.stack([part.keys for part in parts]), torch.stack([part.labels for part in parts])
+    return Drawn(keys, signs, keys, torch.stack(z) if queries else None, head=torch.stack(heads))
 
 
 def percentiles(x: Array, values: Array, label: str, color: str | None = None, kind: str = "line") -> Line:

@@ -77,11 +77,11 @@ def _path(drawn: Drawn, model: str, at: np.ndarray, lr: float) -> list[Tensor]:
         keys, z, head = (x.float() for x in (drawn.keys, drawn.queries, drawn.head) if x is not None)
         runner = TextbookEnsemble(keys, drawn.labels.float(), queries=z, head=head, train="attention", attention_lr=lr)
     elif model == "W":
-        runner = EnsembleState(drawn.stacked(), head=drawn.head.T, train="attention", attention_lr=lr)
+        runner = EnsembleState(drawn.batch(), head=drawn.head.T, train="attention", attention_lr=lr)
     else:
         K = [torch.randn(d, d, generator=torch.Generator().manual_seed(b), dtype=torch.float64) for b in range(B)]
         start, ridge = 0.1 * torch.stack(K), EPS if model == "KQ" else 0.0
-        runner = FactoredState(drawn.stacked(), start, drawn.head.T, lr, ridge, in_loss=model == "KQ")
+        runner = FactoredState(drawn.batch(), start, drawn.head.T, lr, ridge, in_loss=model == "KQ")
     seen, wanted = [], set(at.tolist())
     for step in range(1, int(at[-1]) + 1):
         runner.step()

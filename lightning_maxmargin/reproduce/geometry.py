@@ -54,7 +54,7 @@ class GeometryState(EnsembleState):
     """
 
     def __init__(self, drawn: Drawn, rule: str, lr: float, decay: float = 0.0, p: float = 2.0) -> None:
-        super().__init__(drawn.stacked(), head=drawn.head.T, train="attention", attention_lr=lr, update=_rule(rule, p))
+        super().__init__(drawn.batch(), head=drawn.head.T, train="attention", attention_lr=lr, update=_rule(rule, p))
         self.first, self.decay = self.attention_lr, decay
 
     def move(self, g: InstanceDirections) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.metrics import direction_gap
-from lightning_maxmargin.reproduce.gradients import Batch
+from lightning_maxmargin.reproduce.gradients import Started
 from lightning_maxmargin.reproduce.panel import Line, Panel
 from lightning_maxmargin.reproduce.paths import record
 
@@ -22,7 +22,7 @@ FAR = 6e6
 
 def relaxed_errors(numbers: dict[str, float], points: int, far_steps: int) -> Panel:
     """1 - cos with the gradient in 50 digits, along the exact path of the relaxed example."""
-    batch = Batch.of("joint_relaxed")
+    batch = Started.of("joint_relaxed")
     near = record(batch.exact(), 600, np.linspace(600 / points, 600, points).astype(int))
     far = _grow(batch, far_steps)
     p, v = torch.cat([near[0], far[0]])[:, 0], torch.cat([near[1], far[1]])[:, 0]
@@ -46,7 +46,7 @@ def relaxed_errors(numbers: dict[str, float], points: int, far_steps: int) -> Pa
                  xlim=(1, 1e7), ylim=(1e-18, 10))  # fmt: skip
 
 
-def _grow(batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
+def _grow(batch: Started, steps: int) -> tuple[Tensor, Tensor]:
     """p and v of steps that grow with the square of their number, so that ||p|| reaches 6e6; 40 points past 60."""
     state = batch.exact()
     at, seen = np.unique(np.geomspace(steps / 60, steps, 40).astype(int)), []
@@ -59,7 +59,7 @@ def _grow(batch: Batch, steps: int) -> tuple[Tensor, Tensor]:
     return torch.stack([p for p, _ in seen]), torch.stack([v for _, v in seen])
 
 
-def random_errors(numbers: dict[str, float], batch: Batch, path: Tensor, margin: Tensor, settled: Tensor) -> Panel:
+def random_errors(numbers: dict[str, float], batch: Started, path: Tensor, margin: Tensor, settled: Tensor) -> Panel:
     """1 - cos with the exact gradient in float64, binned in ||W|| times margin: median and quartiles."""
     x = (path[1:].flatten(2).norm(dim=2) * margin)[:, settled].flatten().numpy()
     bins = np.geomspace(1, np.quantile(x, 0.99), 40)

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Context, Decimal, localcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.ensemble import EnsembleState
+from lightning_maxmargin.core.stack import InstanceStack
 from lightning_maxmargin.data.random import RandomData
 from lightning_maxmargin.reproduce.paths import Setting
 from lightning_maxmargin.reproduce.textbook import TextbookEnsemble
 
 
 @dataclass(frozen=True)
-class Batch:
-    """B instances in float64 with their starts; instances first. ``train`` is ``both`` or ``attention``."""
+class Started(InstanceStack):
+    """B instances in float64 with their starts. ``train`` is ``both`` or ``attention``."""
 
-    keys: Tensor
-    labels: Tensor
-    values: Tensor
-    queries: Tensor | None
-    attention: Tensor
-    head: Tensor
-    train: Any
+    attention: Tensor = field(kw_only=True)
+    head: Tensor = field(kw_only=True)
+    train: Any = field(kw_only=True)
 
     @staticmethod
-    def of(example: str) -> Batch:
+    def of(example: str) -> Started:
         """A worked example: the joint ones train p and v from (0, -1) and (-1, 0), the others attention from 0."""
         s = Setting.of(example)
         joint = s.head is None
@@ -38,23 +34,24 @@ class Batch:
         p0 = torch.tensor([0.0, -1.0]) if joint else torch.zeros(shape)
         head = torch.tensor([-1.0, 0.0]) if s.head is None else s.head
         queries = None if s.queries is None else s.queries[None]
-        start = p0.double()[None], head.double()[None]
-        return Batch(s.keys[None], s.labels[None], s.values[None], queries, *start, "both" if joint else "attention")
+        start: Any = {"attention": p0.double()[None], "head": head.double()[None]}
+        start["train"] = "both" if joint else "attention"
+        return Started(s.keys[None], s.labels[None], s.values[None], queries, **start)
 
     @staticmethod
-    def random(n: int, T: int, d: int, seeds: Sequence[int]) -> Batch:
+    def random(n: int, T: int, d: int, seeds: Sequence[int]) -> Started:
         """Unit v, X and Z, labels by sign, W from 0, v kept; one instance per seed."""
         made = [RandomData(n, T, d, seed=s, queries=True, labels="sign") for s in seeds]
         data = [m.splits["train"] for m in made]
         keys, labels, queries = (torch.stack([getattr(s, k) for s in data]) for k in ("keys", "labels", "queries"))
         head = torch.stack([m.head for m in made if m.head is not None])
-        return Batch(keys, labels.double(), keys, queries, keys.new_zeros(len(seeds), d, d), head, "attention")
+        zero = keys.new_zeros(len(seeds), d, d)
+        return Started(keys, labels.double(), keys, queries, attention=zero, head=head, train="attention")
 
     def exact(self, lr: float = 0.1, dtype: torch.dtype = torch.float64) -> EnsembleState:
         """Trained by exact directions."""
-        data = Instances.stack(self.keys, self.labels, self.values, self.queries).to(dtype)
         start = self.attention.movedim(0, -1), self.head.movedim(0, -1)
-        return EnsembleState(data, *start, train=self.train, attention_lr=lr, head_lr=lr)
+        return EnsembleState(self.batch(dtype), *start, train=self.train, attention_lr=lr, head_lr=lr)
 
     def textbook(self, dtype: torch.dtype, lr: float = 0.1) -> TextbookEnsemble:
         """Trained by autograd in this dtype."""

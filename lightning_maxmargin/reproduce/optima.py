@@ -53,7 +53,7 @@ def random_optima(
 
 
 def _train(drawn: Drawn, steps: int, lr: float, speed: Speed) -> EnsembleResult:
-    data = drawn.stacked(torch.float32)
+    data = drawn.batch(torch.float32)
     state = EnsembleState(data, head=drawn.head.T, train="attention", attention_lr=lr)
     with speed.training(drawn, steps):
         state.run(steps)

@@ -69,7 +69,7 @@ def _ranks(seeds: int, n: int, T: int, d: int, norm: str, tolerance: float) -> t
     from lightning_maxmargin.svm import solve_att_svm
 
     drawn = draw(seeds, n, T, d, queries=True)
-    solution = solve_att_svm(drawn.keys, drawn.token_scores.argmax(2), queries=drawn.queries, norm=norm)
+    solution = solve_att_svm(drawn.keys, drawn.given_token_scores().argmax(2), queries=drawn.queries, norm=norm)
     s = torch.linalg.svdvals(solution.direction)
     s = s / s[:, :1].clamp_min(torch.finfo(s.dtype).tiny)
     good = torch.tensor([status == "certified" for status in solution.status])

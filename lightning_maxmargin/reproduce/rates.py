@@ -29,7 +29,7 @@ class LossState(EnsembleState):
     def __init__(self, drawn: Drawn, rule: str, lr: float) -> None:
         # Plain gradient descent is no rule of this package: it is here to be compared with.
         self.plain = rule == "gd"
-        super().__init__(drawn.stacked(), attention_lr=lr, head_lr=lr, update="normalized" if self.plain else rule)
+        super().__init__(drawn.batch(), attention_lr=lr, head_lr=lr, update="normalized" if self.plain else rule)
 
     def gradients(self) -> tuple[list[Tensor], Tensor]:
         """Minus the gradients of log L, of p and v, and log L (B,): nothing of it underflows."""
@@ -52,7 +52,7 @@ def contenders(drawn: Drawn) -> dict[str, tuple[str, Callable[[], EnsembleState]
     """Key: words and a fresh state."""
 
     def exact(update: str, lr: float) -> EnsembleState:
-        return EnsembleState(drawn.stacked(), attention_lr=lr, head_lr=lr, update=update)
+        return EnsembleState(drawn.batch(), attention_lr=lr, head_lr=lr, update=update)
 
     return {
         "gd": ("GD, rate 1", lambda: LossState(drawn, "gd", 1.0)),

@@ -18,7 +18,7 @@ from lightning_maxmargin.reproduce.gradient_errors import (
     random_errors,
     relaxed_errors,
 )
-from lightning_maxmargin.reproduce.gradients import Batch
+from lightning_maxmargin.reproduce.gradients import Started
 from lightning_maxmargin.reproduce.panel import Line, Panel
 from lightning_maxmargin.reproduce.paths import log_steps, record
 
@@ -51,7 +51,7 @@ def saturation(
     numbers: dict[str, float] = {}
     panels = [relaxed_errors(numbers, points, far_steps)]
     tick(0.2)
-    random = Batch.random(**SIZES, seeds=range(seeds))
+    random = Started.random(**SIZES, seeds=range(seeds))
     at = np.unique(np.r_[0, log_steps(steps), [s for s in (500, 1000) if s < steps]])
     runs = _runs(random, at, lr)
     tick(0.7)
@@ -61,7 +61,7 @@ def saturation(
     numbers["random/unsettled"], numbers["random/settled"] = int((~settled).sum()), int(settled.sum())
     panels.append(random_errors(numbers, random, runs["exact"], margin, settled))
     for case in CASES:
-        batch = Batch.of(case)
+        batch = Started.of(case)
         runs_of = _runs(batch, at, lr)
         panels.append(_training(numbers, f"training, {CASES[case]}", case, runs_of, at, _limit(batch, case)))
         tick(0.7 + 0.05 * len(panels))
@@ -74,7 +74,7 @@ def saturation(
     return Outcome(numbers, panels, [note, tight, words])
 
 
-def _runs(batch: Batch, at: np.ndarray, lr: float) -> dict[str, Tensor]:
+def _runs(batch: Started, at: np.ndarray, lr: float) -> dict[str, Tensor]:
     """Attention (steps, B, ...) of every kind of run."""
     models: dict[str, Any] = {name: batch.textbook(dtype, lr) for name, dtype in DTYPES.items()}
     models["exact"], models["exact float32"] = batch.exact(lr), batch.exact(lr, torch.float32)
@@ -110,7 +110,7 @@ def _training(
     return panel
 
 
-def _limit(batch: Batch, case: str) -> Tensor:
+def _limit(batch: Started, case: str) -> Tensor:
     """The SVM of a worked example at the tokens that its exact run selects."""
     from lightning_maxmargin.svm import solve_att_svm, solve_joint_svm
 
@@ -124,7 +124,7 @@ def _limit(batch: Batch, case: str) -> Tensor:
     ).attention.direction[None]
 
 
-def _settled(batch: Batch, path: Tensor, at: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+def _settled(batch: Started, path: Tensor, at: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     """SVM (B, d, dq) and margin (B,) of the selected tokens; which stand since half time above .99."""
     from lightning_maxmargin.svm import solve_att_svm
 

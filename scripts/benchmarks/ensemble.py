@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.packing import Packed, pack
+from lightning_maxmargin.core.stack import InstanceStack, pack
 from lightning_maxmargin.data import RandomInstances
 from lightning_maxmargin.probe.ensemble import measure
 from lightning_maxmargin.reproduce.textbook import TextbookEnsemble, loop_rate
@@ -48,13 +48,13 @@ def rate(step: Callable[[], Any], count: int, runs: int) -> float:
     return statistics.median(50 * count / common.clock(fifty)[0] for _ in range(runs + 1))
 
 
-def gap_of(state: EnsembleState, p: Packed) -> float:
+def gap_of(state: EnsembleState, p: InstanceStack) -> float:
     """Median direction gap of the settled to the SVMs of what they select."""
     return measure(state, p.keys, p.labels, queries=p.queries).shares().get("direction_gap/strict", float("nan"))
 
 
 def exact_row(
-    p: Packed, heads: Tensor, dtype: torch.dtype, options: dict[str, Any], steps: int, runs: int
+    p: InstanceStack, heads: Tensor, dtype: torch.dtype, options: dict[str, Any], steps: int, runs: int
 ) -> list[Any]:
     """Rate and gap of one exact variant."""
     data = Instances.stack(p.keys, p.labels, queries=p.queries).to(dtype)
@@ -68,7 +68,7 @@ def exact_row(
     return [speed, gap_of(whole, p)]
 
 
-def textbook_row(p: Packed, heads: Tensor, steps: int, runs: int) -> list[Any]:
+def textbook_row(p: InstanceStack, heads: Tensor, steps: int, runs: int) -> list[Any]:
     """The textbook gradient of all instances by one autograd call, float32."""
     queries = None if p.queries is None else p.queries.float()
     model = TextbookEnsemble(p.keys.float(), p.labels.float(), queries=queries, head=heads.float(), train="attention")

@@ -17,7 +17,7 @@ from lightning_maxmargin.core import LOSSES, Sequences
 from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.core.losses import loss_by_instance
-from lightning_maxmargin.core.packing import pack
+from lightning_maxmargin.core.stack import pack
 from lightning_maxmargin.data import RandomInstances, SequenceData
 from lightning_maxmargin.ensemble import train_ensemble
 from lightning_maxmargin.errors import InputError

@@ -69,7 +69,7 @@ def test_batched_factors_move_as_one_pair_does_under_factored_gd() -> None:
     drawn = draw(3, N, T, D, queries=True)
     K = 0.1 * torch.randn(3, D, D, generator=torch.Generator().manual_seed(0))
     K = K.double()  # TokenSelector starts in float32
-    state = FactoredState(drawn.stacked(), K, drawn.head.T, lr=0.1, ridge=0.0)
+    state = FactoredState(drawn.batch(), K, drawn.head.T, lr=0.1, ridge=0.0)
     for _ in range(60):
         state.step()
     for b in range(3):
@@ -81,7 +81,7 @@ def test_the_ridge_is_the_one_of_the_loss() -> None:
     drawn, ridge = draw(2, N, T, D, queries=True), 0.05
     generator = torch.Generator().manual_seed(1)
     K = torch.randn(2, D, D, dtype=torch.float64, generator=generator)
-    state = FactoredState(drawn.stacked(), K, drawn.head.T, lr=0.1, ridge=ridge, in_loss=True)
+    state = FactoredState(drawn.batch(), K, drawn.head.T, lr=0.1, ridge=ridge, in_loss=True)
     state.Q = torch.randn(2, D, D, dtype=torch.float64, generator=generator)
     state.attention = (state.K @ state.Q.mT).movedim(0, -1)
     k, q = K.clone().requires_grad_(), state.Q.clone().requires_grad_()
@@ -113,7 +113,7 @@ def test_gradients_of_log_loss_are_those_of_autograd() -> None:
 
 def test_a_zero_direction_moves_nothing_at_any_rate() -> None:
     # Zero start: no token is better than another, so that p's direction is zero; lr / tiny would be infinite.
-    state = EnsembleState(draw(2, N, T, D).stacked(), attention_lr=10.0, head_lr=10.0)
+    state = EnsembleState(draw(2, N, T, D).batch(), attention_lr=10.0, head_lr=10.0)
     state.run(3)
     assert state.attention.isfinite().all()
     assert state.head.isfinite().all()

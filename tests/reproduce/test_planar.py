@@ -10,7 +10,7 @@ import torch
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.optim import FactoredGD
-from lightning_maxmargin.reproduce.gradients import Batch
+from lightning_maxmargin.reproduce.gradients import Started
 from lightning_maxmargin.reproduce.joint import joint
 from lightning_maxmargin.reproduce.losses import losses
 from lightning_maxmargin.reproduce.multi import multi
@@ -90,7 +90,7 @@ def test_factors_move_as_the_optimizer_moves_them() -> None:
 
 @pytest.mark.parametrize("size", [3.0, 300.0, 6e6])
 def test_exact_gradients_agree_with_fifty_digits(size: float) -> None:
-    batch = Batch.of("joint_relaxed")
+    batch = Started.of("joint_relaxed")
     p, v = torch.tensor([[0.99, 0.02]]).double() * size, torch.tensor([[0.01, 0.97]]).double() * size
     truth = batch.decimal(p[0], v[0])
     assert 1 - cosine(batch.log_domain(p, v)[0], truth) <= 1e-14
