@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from lightning_maxmargin.figures.read import RunFiles
-from lightning_maxmargin.figures.style import COLORS, dress, headline, new_figure, save
+from lightning_maxmargin.figures.style import COLORS, new_figure, save, style_axes, suptitle
 
 ROOT = Path(__file__).parent.parent
 RUNS = {
@@ -40,8 +40,8 @@ def main() -> None:
         ax.plot(steps, gaps, label=label, color=color, linestyle=dashes, linewidth=2.2)
     ax.set_xscale("log")
     ax.set_yscale("log")
-    dress(ax, "", "optimisation step (log)", "direction gap of p to its limit (log)")
-    headline(figure, "Textbook gradients leave the true limit once softmax saturates; exact ones reach it")
+    style_axes(ax, "", "optimisation step (log)", "direction gap of p to its limit (log)")
+    suptitle(figure, "Textbook gradients leave the true limit once softmax saturates; exact ones reach it")
     save(figure, ROOT / "docs" / "stall.png")
 
 

@@ -18,6 +18,7 @@ os.environ.setdefault("MAXMARGIN_STRICT", "1")
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).parent.parent
+QUIET = ("--wandb", "disabled", "--report", "false", "--trainer.enable_progress_bar", "false")
 
 
 @dataclass
@@ -55,7 +56,7 @@ def maxmargin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
         # Before the words of the test, which may say otherwise.
         extra = ["--run_dir", str(run_dir)] if words[:1] == ("fit",) else []
         if plain and words[:1] == ("fit",):
-            extra += ["--wandb", "disabled", "--report", "false", "--trainer.enable_progress_bar", "false"]
+            extra += QUIET
         monkeypatch.setattr(sys, "argv", ["maxmargin"])
         capfd.readouterr()
         status = main([*words[:1], *extra, *words[1:]])
@@ -63,6 +64,20 @@ def maxmargin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Cap
         return Outcome(status, captured.out, captured.err, run_dir)
 
     return call
+
+
+def fit_once(folder: Path, *words: str, plain: bool = True) -> Outcome:
+    """A run in ``folder`` that the tests of a module share and none of them changes; nothing printed is kept."""
+    from lightning_maxmargin.cli import main
+
+    quiet = QUIET if plain else ()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for variable in ("MAXMARGIN_RUN_DIR", "LOCAL_RANK"):
+            patch.delenv(variable, raising=False)
+        patch.setattr(sys, "argv", ["maxmargin"])
+        assert main(["fit", "--run_dir", str(folder / "run"), *quiet, *words]) == 0
+    return Outcome(0, "", "", folder / "run")
 
 
 def config(name: str) -> str:

@@ -15,7 +15,7 @@ from lightning_maxmargin import JointSelection, MarginMonitor, keys, register_ke
 from lightning_maxmargin.data import PaperData
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.figures import RunFiles
-from lightning_maxmargin.figures.verdict import number_table
+from lightning_maxmargin.figures.diagnosis import number_table
 from lightning_maxmargin.run.summary import write_summary
 from tests.conftest import ROOT, config
 
@@ -115,5 +115,6 @@ def test_a_name_has_one_meaning(own_registry: None) -> None:
 
 
 def test_a_run_measures_nothing_that_is_not_registered(maxmargin: Any) -> None:
-    summary = maxmargin("fit", "--config", config("text/planted"), "--trainer.max_steps", "5").summary
+    words = ("--data.train", "60", "--data.test", "30", "--data.T", "4", "--trainer.max_steps", "5")
+    summary = maxmargin("fit", "--config", config("text/planted"), *words).summary
     assert set(summary) == set(keys.measured_by("selector", "ensemble", "run"))

@@ -198,31 +198,38 @@ def test_the_reader_sees_imports_that_wait(tmp_path: Path, source: str) -> None:
     assert [(i.name, i.at_import) for i in imports(path)] == [("wandb", False)]
 
 
-def loaded(statement: str) -> set[str]:
-    """The top-level modules that a fresh interpreter holds after the statement."""
-    code = f"import sys; {statement}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+#: Run one after another by a fresh interpreter.
+IMPORTS = {
+    "package": f"import {PACKAGE}",
+    "mathematics": f"from {PACKAGE} import TokenSelector, solve_att_svm, solve_joint_svm; import {PACKAGE}.optim",
+    "theirs": "import pytorch_lightning, torchmetrics",
+    "module": f"from {PACKAGE} import JointSelection, MarginMonitor; from {PACKAGE}.data import PaperData",
+}
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, set[str]]:
+    """The modules that a fresh interpreter holds after each of the imports and those before it."""
+    code = "\n".join(["import sys", *(f"{line}\nprint(*sys.modules)" for line in IMPORTS.values())])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    return set(done.stdout.split())
+    return {name: set(line.split()) for name, line in zip(IMPORTS, done.stdout.splitlines(), strict=True)}
 
 
-def test_importing_the_package_costs_nothing() -> None:
-    assert loaded(f"import {PACKAGE}") & (HEAVY | LIGHTNING) == set()
+def top(modules: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in modules}
 
 
-def test_solvers_and_mathematics_come_without_lightning() -> None:
-    found = loaded(f"from {PACKAGE} import TokenSelector, solve_att_svm, solve_joint_svm; import {PACKAGE}.optim")
+def test_importing_the_package_costs_nothing(loaded: dict[str, set[str]]) -> None:
+    assert top(loaded["package"]) & (HEAVY | LIGHTNING) == set()
+
+
+def test_solvers_and_mathematics_come_without_lightning(loaded: dict[str, set[str]]) -> None:
+    found = top(loaded["mathematics"])
     assert "torch" in found
     assert found & (HEAVY | LIGHTNING | {"torchmetrics"}) == set()
 
 
-def test_importing_the_module_loads_nothing_heavy() -> None:
+def test_importing_the_module_loads_nothing_heavy(loaded: dict[str, set[str]]) -> None:
     """What Lightning and torchmetrics load themselves is theirs."""
-    code = f"""
-import sys, pytorch_lightning, torchmetrics
-theirs = set(sys.modules)
-from {PACKAGE} import JointSelection, MarginMonitor
-from {PACKAGE}.data import PaperData
-print("found", *{HEAVY!r} & (set(sys.modules) - theirs))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.split() == ["found"]
+    assert HEAVY & (loaded["module"] - loaded["theirs"]) == set()
+    assert f"{PACKAGE}.modules" in loaded["module"]

@@ -17,7 +17,7 @@ from lightning_maxmargin.keys import check_registered, measured_by
 from lightning_maxmargin.probe.ensemble import EnsembleResult
 
 #: Less than this share settled is worth a warning.
-FEW = 0.5
+MIN_SETTLED_SHARE = 0.5
 
 
 class EnsembleMonitor(Callback):
@@ -55,7 +55,7 @@ class EnsembleMonitor(Callback):
         if trainer.global_step and self._seen != trainer.global_step:
             self.look(trainer, pl_module)
         settled = self.last.get("ensemble/settled")
-        if settled is not None and settled < FEW:
+        if settled is not None and settled < MIN_SETTLED_SHARE:
             self.message = (
                 f"only {settled:.1%} of the instances have settled after {trainer.global_step} steps: train longer, or "
                 "they have no hard selection as their limit; the medians are of these few"

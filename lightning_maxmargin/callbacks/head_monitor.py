@@ -8,8 +8,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from lightning_maxmargin.callbacks.diagnosis import diagnose_heads
 from lightning_maxmargin.callbacks.monitor import Monitor
-from lightning_maxmargin.callbacks.verdict import heads_verdict
 from lightning_maxmargin.callbacks.watch import Forward, Gathered, HeadWatch
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.keys import Value
@@ -91,7 +91,7 @@ class HeadMonitor(Monitor):
         return self.heads.values | {f"heads/{s}": float(statuses.count(s)) for s in ("certified", "infeasible")}
 
     def diagnose(self, pl_module: pl.LightningModule) -> str:
-        return heads_verdict(self.last)
+        return diagnose_heads(self.last)
 
     def position(self, trainer: pl.Trainer) -> dict[str, int]:
         return {"step": trainer.global_step, "epoch": trainer.current_epoch}

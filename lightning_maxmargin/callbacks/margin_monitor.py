@@ -8,9 +8,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from lightning_maxmargin.callbacks.diagnosis import diagnosis
 from lightning_maxmargin.callbacks.head_monitor import HeadMonitor
 from lightning_maxmargin.callbacks.monitor import Monitor
-from lightning_maxmargin.callbacks.verdict import verdict
 from lightning_maxmargin.callbacks.watch import Forward
 from lightning_maxmargin.core import Sequences, TokenSelector
 from lightning_maxmargin.errors import InputError
@@ -111,7 +111,7 @@ class MarginMonitor(Monitor):
         return dict(self.snapshot.values)
 
     def diagnose(self, pl_module: pl.LightningModule) -> str:
-        return verdict(self.history, pl_module)
+        return diagnosis(self.history, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "paths": self.paths}

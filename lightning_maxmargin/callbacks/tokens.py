@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from lightning_maxmargin.core import Sequences, select
+from lightning_maxmargin.run.atomic import write_text
 
 
 class TokenMonitor(Callback):
@@ -37,8 +38,8 @@ class TokenMonitor(Callback):
         if texts is None:
             return
         rows = list(self.rows(pl_module, data.sequences(split)[: self.examples], texts))
-        path = Path(trainer.default_root_dir) / "tokens.jsonl"
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_text(Path(trainer.default_root_dir) / "tokens.jsonl", "".join(lines))
         for logger in trainer.loggers:
             if hasattr(logger, "log_table"):
                 logger.log_table("tokens", columns=list(rows[0]), data=[[str(x) for x in row.values()] for row in rows])

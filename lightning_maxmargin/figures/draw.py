@@ -88,8 +88,8 @@ def draw_direction_gap(run: RunFiles) -> Figure | None:
         ax.set_xscale("log")
     scale = " (log)" if ax.get_xscale() == "log" else ""
     norms = f"norm: of p or W for the attention, of v for the head{scale}"
-    style.dress(ax, "", norms, "direction gap, ½‖u − w‖² = 1 − cos (log)")
-    style.headline(figure, _gap_title(lines))
+    style.style_axes(ax, "", norms, "direction gap, ½‖u − w‖² = 1 − cos (log)")
+    style.suptitle(figure, _gap_title(lines))
     note = f"{clipped:,} gaps below {FLOOR:g} are drawn at {FLOOR:g}: below, rounding is measured, not distance."
     style.footnote(figure, [note] if clipped else [])
     return figure
@@ -103,7 +103,7 @@ def _gap_title(lines: list[tuple[str, str, Array, Array]]) -> str:
     # Limits that coincide differ by rounding alone: both are named.
     best = [name for name, gap in ends.items() if gap <= 2 * low]
     names = ", ".join(best[:-1]) + " and " + best[-1] if len(best) > 1 else best[0]
-    end = style.short(low) if low > FLOOR else f"below {FLOOR:g}"
+    end = style.format_number(low) if low > FLOOR else f"below {FLOOR:g}"
     return f"The attention ends nearest the {names} SVM{'s' if len(best) > 1 else ''}: gap {end}"
 
 
@@ -152,7 +152,7 @@ def draw_relative_margin(run: RunFiles) -> Figure | None:
     _finish(left, "relative margin", "achieved / optimal margin", series)
     _finish(right, "what is missing to 1", "1 − relative margin (log)", series)
     ends = ", ".join(f"{NAMES[k]} {style.near_one(float(y[-1]))}" for k, (_, y) in series.items())
-    style.headline(figure, f"Margin over the SVM's margin, at the end: {ends}")
+    style.suptitle(figure, f"Margin over the SVM's margin, at the end: {ends}")
     notes = [f"▽ {negative:,} negative margins, drawn at 0: some row is still on the wrong side."] if negative else []
     style.footnote(figure, notes + reached)
     return figure
@@ -170,7 +170,7 @@ def _missing(ax: Axes, x: Array, y: Array, name: str, look: dict[str, Any]) -> l
 def _finish(ax: Axes, title: str, ylabel: str, series: dict[str, tuple[Array, Array]]) -> None:
     """Axes common to the figures over steps."""
     style.step_axis(ax, np.concatenate([x for x, _ in series.values()]))
-    style.dress(ax, title, "training step" + ("" if ax.get_xscale() == "linear" else " (log)"), ylabel)
+    style.style_axes(ax, title, "training step" + ("" if ax.get_xscale() == "linear" else " (log)"), ylabel)
     if "(log)" in ylabel:
         values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in ax.get_lines()] or [np.zeros(0)])
         if len(values):
@@ -200,6 +200,6 @@ def draw_selected_mass(run: RunFiles) -> Figure | None:
     _finish(right, "what is missing to a hard selection", "1 − mass;  entropy (log)", series)
     end = series.get("attention/selected_mass")
     what = "Attention on the selected token, at the end: "
-    style.headline(figure, what + style.near_one(float(end[1][-1])) if end else "Entropy of the attention")
+    style.suptitle(figure, what + style.near_one(float(end[1][-1])) if end else "Entropy of the attention")
     style.footnote(figure, notes)
     return figure

@@ -40,7 +40,7 @@ def draw_ensemble(run: RunFiles) -> Figure | None:
 
 
 def _draw_shares(ax: Axes, run: RunFiles) -> None:
-    style.dress(ax, "share of instances", "step", "share")
+    style.style_axes(ax, "share of instances", "step", "share")
     for name, color in SHARES.items():
         steps, share = run.metrics.series(f"ensemble/{name}")
         if len(steps):
@@ -54,11 +54,11 @@ def _draw_shares(ax: Axes, run: RunFiles) -> None:
 
 
 def _draw_gaps(ax: Axes, gaps: dict[str, Array]) -> None:
-    style.dress(ax, "settled: a gap of at most x", "direction gap at the end", "share")
+    style.style_axes(ax, "settled: a gap of at most x", "direction gap at the end", "share")
     for name, x in gaps.items():
         if len(x):
             x = np.sort(np.maximum(x, style.FLOOR))
-            label = f"{style.NAMES[name]} SVM, median {style.short(float(x[(len(x) - 1) // 2]))}"
+            label = f"{style.NAMES[name]} SVM, median {style.format_number(float(x[(len(x) - 1) // 2]))}"
             dash = style.DASHES[name] if name in ("rate_coupled", "head") else "-"
             share = np.arange(1, len(x) + 1) / len(x)
             ax.step(x, share, color=style.COLORS[name], linestyle=dash, linewidth=1.8, label=label, where="post")

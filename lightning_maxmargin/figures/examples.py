@@ -8,7 +8,7 @@ from itertools import chain, zip_longest
 from typing import NamedTuple
 
 from lightning_maxmargin.figures.read import Example
-from lightning_maxmargin.figures.style import short
+from lightning_maxmargin.figures.style import format_number
 
 MOST = 50
 # A whole review as words fills a screen; the window keeps the selected token inside.
@@ -85,7 +85,7 @@ def _token(example: Example, t: int) -> Token:
     weight = example.attention[t]
     weight = min(max(weight, 0.0), 1.0) if math.isfinite(weight) else 0.0
     names = [n for n, at in (("selected", example.selected), ("planted", example.planted)) if at == t]
-    title = f"attention {short(weight)}" + "".join(f", {n}" for n in names)
+    title = f"attention {format_number(weight)}" + "".join(f", {n}" for n in names)
     text = example.tokens[t]
     if not text.strip():
         names.append("empty")

@@ -42,7 +42,7 @@ def draw_paths(run: RunFiles) -> Figure | None:
         v, ray = paths["head"][:, None], {"head": paths["svm/head"][None]} if "svm/head" in paths else {}
         _plane(planes[1], v, ray, paths, "head: path of v", "v")
         _angles(angles[1], v, ray, "head", "v")
-    style.headline(figure, _title(paths, head), columns=5 if q == 1 else 4)
+    style.suptitle(figure, _title(paths, head), columns=5 if q == 1 else 4)
     if head:
         figure.get_layout_engine().set(hspace=0.06)  # type: ignore[union-attr, call-arg]
     notes = [f"The first {MOST} of {q} paths are drawn."] if q > MOST else []
@@ -53,7 +53,7 @@ def draw_paths(run: RunFiles) -> Figure | None:
 def _title(paths: dict[str, Array], head: bool) -> str:
     norm = float(np.linalg.norm(paths["attention"][-1], axis=1).max())
     what = "The first steps of attention and head" if head else "The first steps of the attention"
-    return f"{what}, and their angle up to norm {style.short(norm)}"
+    return f"{what}, and their angle up to norm {style.format_number(norm)}"
 
 
 def _window(path: Array, rays: dict[str, Array], tokens: Array) -> tuple[Array, float]:
@@ -89,7 +89,7 @@ def _plane(ax: Axes, path: Array, rays: dict[str, Array], paths: dict[str, Array
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.set_xlim(centre[0] - side, centre[0] + side)
     ax.set_ylim(centre[1] - side, centre[1] + side)
-    style.dress(ax, title, "first coordinate", "second coordinate")
+    style.style_axes(ax, title, "first coordinate", "second coordinate")
 
 
 def _ray_look(key: str) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _angles(ax: Axes, path: Array, rays: dict[str, Array], limit: str, name: str
     if (norms > 0).any() and norms.max() > 3 * norms[norms > 0].min():
         ax.set_xscale("log")
     where = f"the {NAMES[base]} SVM" if base and base != "head" else "its SVM" if base else "its end"
-    style.dress(ax, f"angle from {where}, whole run", f"norm of {name} (log)", "angle (degrees)")
+    style.style_axes(ax, f"angle from {where}, whole run", f"norm of {name} (log)", "angle (degrees)")
 
 
 def _degrees(a: Array, b: Array) -> Array:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
-import os
 import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning_maxmargin.figures.diagnosis import diagnosis, number_table
 from lightning_maxmargin.figures.draw import draw_figures
 from lightning_maxmargin.figures.examples import choose, counts, show
 from lightning_maxmargin.figures.read import RunFiles
-from lightning_maxmargin.figures.verdict import number_table, verdict
+from lightning_maxmargin.run.atomic import write_text
 
 CAPTIONS = {
     "paths": (
@@ -65,13 +65,8 @@ def write_report(run_dir: Path) -> Path:
     run = RunFiles.load(run_dir)
     figures = [_figure(path) for path in draw_figures(run, run.run_dir / "figures")]
     page = run.run_dir / "report.html"
-    part = page.with_name(f".{page.name}.{os.getpid()}.part")
-    try:
-        # A lone surrogate, legal in JSON, has no UTF-8: it becomes a question mark.
-        part.write_bytes(render(run, figures).encode("utf-8", errors="replace"))
-        part.replace(page)
-    finally:
-        part.unlink(missing_ok=True)
+    # A lone surrogate, legal in JSON, has no UTF-8: it becomes a question mark.
+    write_text(page, render(run, figures), errors="replace")
     return page
 
 
@@ -88,7 +83,7 @@ def render(run: RunFiles, figures: list[Figure]) -> str:
     return environment.get_template("report.html").render(
         name=run.text("name") or run.run_dir.resolve().name,
         message=run.text("message"),
-        verdict=verdict(run),
+        diagnosis=diagnosis(run),
         numbers=number_table(run),
         figures=figures,
         examples=[show(e) for e in choose(run.examples)],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from lightning_maxmargin.figures.read import Array
 from lightning_maxmargin.keys import ROUNDING
+from lightning_maxmargin.run.atomic import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,17 +49,13 @@ def new_figure(height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes the PNG in one move, so that a reader never meets half of one."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(part, format="png", dpi=DPI)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Writes it as its suffix says, in one move, so that a reader never meets half of it."""
+    with whole(path) as part:
+        figure.savefig(part, format=path.suffix[1:], dpi=DPI)
     return path
 
 
-def dress(ax: Axes, title: str, xlabel: str, ylabel: str) -> None:
+def style_axes(ax: Axes, title: str, xlabel: str, ylabel: str) -> None:
     """Title, labels, light grid, no box."""
     ax.set_title(title, fontsize=TEXT, loc="left")
     ax.set_xlabel(xlabel, fontsize=TEXT)
@@ -71,7 +67,7 @@ def dress(ax: Axes, title: str, xlabel: str, ylabel: str) -> None:
         ax.spines[side].set_visible(False)
 
 
-def headline(figure: Figure, text: str, columns: int = 2) -> None:
+def suptitle(figure: Figure, text: str, columns: int = 2) -> None:
     """What is seen, and under it one legend for all panels, where no line can pass through."""
     found: dict[str, Any] = {}
     for ax in figure.axes:
@@ -125,7 +121,7 @@ def log_axis(ax: Axes, values: Array) -> None:
     ax.yaxis.set_minor_locator(NullLocator())
 
 
-def short(x: float | None) -> str:
+def format_number(x: float | None) -> str:
     """Three digits; thousands in full: 0.0123, 1.67e-34, 12,345."""
     if x is None:
         return "—"
@@ -140,9 +136,9 @@ def near_one(x: float) -> str:
         return "1 (rounded)"
     if abs(1 - x) >= 1e-3:
         return f"{x:.3g}"
-    return f"1 {'−' if x < 1 else '+'} {short(float(f'{abs(1 - x):.1g}'))}"
+    return f"1 {'−' if x < 1 else '+'} {format_number(float(f'{abs(1 - x):.1g}'))}"
 
 
 def floored(x: float) -> str:
     """A gap in digits, or that it is below what rounding allows to tell."""
-    return short(x) if x >= FLOOR else f"below {FLOOR:g}"
+    return format_number(x) if x >= FLOOR else f"below {FLOOR:g}"

@@ -29,8 +29,8 @@ class Ensemble(pl.LightningModule):
     """Trains B instances of f(X) = v' X' softmax(X W z) at once, by exact directions, and measures each.
 
     An instance is what ``instance`` of the data says (one problem without it). Where the data have queries W is
-    trained, else p. A list of rates or losses is dealt out: instance b takes entry b modulo its length, so with
-    ``RandomInstances(repeats=k)`` and lists of k every problem is trained in k ways. Several processes share the
+    trained, else p. A list of rates or losses is assigned cyclically: instance b takes entry b modulo its length, so
+    with ``RandomInstances(repeats=k)`` and lists of k every problem is trained in k ways. Several processes share the
     instances.
 
     Args:

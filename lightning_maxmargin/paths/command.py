@@ -152,7 +152,7 @@ def _print(rows: list[dict[str, Any]], name: str) -> None:
 
 def _draw(found: RegularizationPath, rows: list[dict[str, Any]], name: str, target: Path) -> None:
     """Gaps to the SVMs, and residuals, by radius; pairs of radii stand side by side."""
-    from lightning_maxmargin.figures.style import COLORS, DASHES, FLOOR, NAMES, dress, headline, new_figure, save
+    from lightning_maxmargin.figures.style import COLORS, DASHES, FLOOR, NAMES, new_figure, save, style_axes, suptitle
 
     figure = new_figure(4.0)
     joint = found.head is not None
@@ -173,7 +173,7 @@ def _draw(found: RegularizationPath, rows: list[dict[str, Any]], name: str, targ
         else:
             ax.set_xscale("log")
     under = "radii r of v, R of p" if joint else "radius R"
-    dress(gaps, "direction gap to the SVMs", under, "1 − cos")
-    dress(residuals, "residual: sine of the angle from −grad", under, "residual")
-    headline(figure, f"Regularisation path: {name}", 4)
+    style_axes(gaps, "direction gap to the SVMs", under, "1 − cos")
+    style_axes(residuals, "residual: sine of the angle from −grad", under, "residual")
+    suptitle(figure, f"Regularisation path: {name}", 4)
     save(figure, target)

@@ -145,7 +145,7 @@ def _margins(scores: Tensor, alpha: Tensor, norm: float, mask: Tensor | None, so
     found: dict[str, Value] = {
         "norm/attention": norm,
         "margin/attention": attention_margin(scores, alpha, norm, mask),
-        "status/attention": solution.status,
+        "status/attention": solution.status.value,
         "svm/duality_gap": solution.gap,
         "svm/violation": solution.violation,
         "svm/support": float(len(solution.support)),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 #: Up to so many numbers in the keys every look solves afresh, in a few milliseconds: an answer that began at the last
 #: one differs in its last digit, and a resumed run has looked at other steps.
-SMALL = 100_000
+SMALL_DATA_NUMBERS = 100_000
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Probe:
     ) -> None:
         self.data = data.to("cpu").to(torch.float64)
         self.train, self._own = train, own or OwnNumbers(None, None)
-        self._small = self.data.keys.numel() <= SMALL
+        self._small = self.data.keys.numel() <= SMALL_DATA_NUMBERS
         self._geometry = Geometry(self.data, norm, warm=not self._small)
         self._selected: Tensor | None = None
         self._others: Tensor | None = None  # the mask less copies of the selected tokens, which the SVM merges as well
@@ -168,7 +168,7 @@ class Probe:
         return values | {
             "direction_gap/attention": gaps.get(nearest),
             "relative_margin/attention": self._relative(self._solutions[nearest], output, alpha, norm),
-            "status/attention": best.status,
+            "status/attention": best.status.value,
             "svm/limit": nearest,
             "svm/duality_gap": best.gap,
             "svm/violation": best.violation,
@@ -200,7 +200,7 @@ class Probe:
         values: dict[str, Value] = {"margin/head": margin, "status/head": None}
         if self._head is None:
             return values
-        values["status/head"] = self._head.status
+        values["status/head"] = self._head.status.value
         if self._head.status == "certified":
             values["direction_gap/head"] = direction_gap(model.head, self._head.direction)
             values["relative_margin/head"] = relative_margin(margin, self._head.margin)

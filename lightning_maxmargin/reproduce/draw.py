@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_maxmargin.figures.style import COLORS, DPI, SMALL, TEXT, TITLE, dress
+from lightning_maxmargin.figures.style import COLORS, DPI, SMALL, TEXT, TITLE, save, style_axes
 from lightning_maxmargin.reproduce.panel import Line, Panel
 
 if TYPE_CHECKING:
@@ -31,14 +30,7 @@ def draw_panels(panels: list[Panel], title: str, path: Path, columns: int | None
         columns: most panels beside each other; 3, or 2 for four panels, if not given.
     """
     figure = _figure(panels, title, min(columns or (2 if len(panels) == 4 else 3), len(panels)))
-    written = []
-    for suffix in (".png", ".pdf"):
-        target = path.with_suffix(suffix)
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
-        figure.savefig(part, format=suffix[1:], dpi=DPI)
-        part.replace(target)
-        written.append(target)
-    return written
+    return [save(figure, path.with_suffix(suffix)) for suffix in (".png", ".pdf")]
 
 
 def _figure(panels: list[Panel], title: str, columns: int) -> Figure:
@@ -57,7 +49,7 @@ def _figure(panels: list[Panel], title: str, columns: int) -> Figure:
 
 
 def _draw_lines(ax: Axes, panel: Panel) -> None:
-    dress(ax, panel.title, panel.xlabel, panel.ylabel)
+    style_axes(ax, panel.title, panel.xlabel, panel.ylabel)
     if "x" in panel.log:
         ax.set_xscale("log")
     if "y" in panel.log:

@@ -120,8 +120,8 @@ def optimizer_geometry(
         margins[key] = np.where(settled, table, np.nan)
         numbers[f"settled/{key}"] = float(settled.mean())
         numbers |= {f"margin/{key}/{name_of(x)}": float(np.nanmedian(margins[key][j])) for j, x in enumerate(NORMS)}
-        short = np.stack([1 - best.relative(W, alpha, own) for W in path])
-        middle = np.nanmedian(np.where(settled, short, np.nan), axis=1)
+        missing = np.stack([1 - best.relative(W, alpha, own) for W in path])
+        middle = np.nanmedian(np.where(settled, missing, np.nan), axis=1)
         lines.append(Line(at, middle, f"{words}: {WORDS.get(own, name_of(own))}"))
         tick((i + 1) / len(field))
     numbers |= _leads(margins)

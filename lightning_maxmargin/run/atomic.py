@@ -1,13 +1,37 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there: the one way this package writes."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 
-def write_text(path: Path, text: str) -> None:
-    """All of the text or nothing."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write to: renamed to it at the end, and gone where the writing failed.
+
+    Writers that race leave the file of one of them; a reader never meets half of one.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "a.txt"
+        >>> with whole(target) as part:
+        ...     _ = part.write_text("all of it")
+        >>> target.read_text(), len(list(target.parent.iterdir()))
+        ('all of it', 1)
+    """
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """All of the text in UTF-8, or nothing; ``errors`` as of :meth:`str.encode`."""
+    with whole(path) as part:
+        part.write_bytes(text.encode("utf-8", errors))

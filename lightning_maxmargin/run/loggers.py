@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_maxmargin.keys import registered
+from lightning_maxmargin.run.atomic import write_text
 
 WandbMode = Literal["offline", "online", "disabled"]
 
@@ -78,7 +79,7 @@ class MarginWandbLogger(WandbLogger):
         if not hasattr(run, "define_metric"):
             return
         self._keep.parent.mkdir(parents=True, exist_ok=True)
-        self._keep.write_text(str(run.id))
+        write_text(self._keep, str(run.id))
         for key in registered():
             if key.format != "text":
                 run.define_metric(key.name, step_metric=key.axis, summary=f"{key.best},last" if key.best else None)

@@ -19,7 +19,7 @@ from lightning_maxmargin.callbacks.monitor import Monitor
 from lightning_maxmargin.core import Sequences
 from lightning_maxmargin.keys import measured_by
 from lightning_maxmargin.probe.selector import Snapshot
-from lightning_maxmargin.run.atomic import write_text
+from lightning_maxmargin.run.atomic import whole, write_text
 from lightning_maxmargin.run.directory import versions
 
 
@@ -70,7 +70,8 @@ class RunSummary(Callback):
         if monitor.paths:
             train_head = getattr(pl_module, "train_part", "both") != "attention"
             arrays = path_arrays(monitor.paths, snapshot, monitor.sequences, train_head)
-            np.savez(self.run_dir / "paths.npz", **arrays)  # type: ignore[arg-type]
+            with whole(self.run_dir / "paths.npz") as part, part.open("wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
 
     def _write_instances(self, pl_module: pl.LightningModule, monitor: EnsembleMonitor) -> None:
         if monitor.result is not None:

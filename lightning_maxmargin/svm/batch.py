@@ -1,4 +1,4 @@
-"""Many small problems at once: everything is computed for all of them together, but for one call of DAQP each.
+"""BatchInput small problems at once: everything is computed for all of them together, but for one call of DAQP each.
 
 With n=6, T=8, d=10 a call of DAQP takes 7 to 11 microseconds, solving one problem alone in Python 470. An instance
 whose answer is not certified here is solved again on its own, which also finds the proof that there is none.
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.batch_input import Many, blame, check_many
-from lightning_maxmargin.svm.batch_rows import ManyRows, Mask, inverse, judge
+from lightning_maxmargin.svm.batch_input import BatchInput, attribute_to_instance, check_batch
+from lightning_maxmargin.svm.batch_rows import BatchRows, Mask, inverse, judge
 from lightning_maxmargin.svm.certify import TOLERANCES
 from lightning_maxmargin.svm.checks import to_array
-from lightning_maxmargin.svm.rows import Array, Index
+from lightning_maxmargin.svm.qp.daqp import batch_multipliers
+from lightning_maxmargin.svm.rows import Array
 from lightning_maxmargin.svm.solution import BatchSolution, Ragged, Solution, Status, stack
 from lightning_maxmargin.svm.threads import one_thread
 
@@ -27,8 +28,6 @@ METHODS = ("auto", "daqp", "torch", "loop")
 FINE = 1e-11
 # Above this many numbers an instance is no small problem: the interior point overtakes DAQP (see small.TINY).
 TINY = 20_000
-# DAQP's marks for a row that starts active at its lower bound.
-ACTIVE = 1 + 2
 # Numbers in the rows of a chunk: 800 kB stay in the second-level cache.
 CHUNK = 100_000
 # Earlier directions and multipliers, (B, d) or (B, d, dq) and (B, n, T).
@@ -53,18 +52,18 @@ def solve_batch(
     """
     if method not in METHODS:
         raise InputError(f"method {method!r} is unknown: use one of {', '.join(METHODS)}")
-    many = check_many(keys, selected, queries, mask, rhs)
+    batch = check_batch(keys, selected, queries, mask, rhs)
 
     def alone(b: int) -> Solution:
         return one(b, warm[b] if warm is not None and b < len(warm) else None)
 
-    _, n, T, d = many.keys.shape
-    m, dim = n * T, d * (1 if many.queries is None else many.queries.shape[2])
+    _, n, T, d = batch.keys.shape
+    m, dim = n * T, d * (1 if batch.queries is None else batch.queries.shape[2])
     if method == "loop" or m * min(m, dim) > TINY:
         return stack([alone(b) for b in range(len(keys))])
-    found = solve_rows(many, alone, _guess(warm, many))
+    found = solve_rows(batch, alone, _guess(warm, batch))
     if found is None:
-        blame(keys, selected, queries, mask, rhs)
+        attribute_to_instance(keys, selected, queries, mask, rhs)
         raise InputError("keys are too large to square: rescale them")
     return found
 
@@ -83,21 +82,21 @@ def label_batch(
         return stack([one(b) for b in range(B)])
     rows = x * y[:, :, None]
     keys = np.stack([rows, np.zeros_like(rows)], axis=2)
-    found = solve_rows(Many(keys, np.zeros((B, n), np.int64), None, None, None, binary=True), one, None)
+    found = solve_rows(BatchInput(keys, np.zeros((B, n), np.int64), None, None, None, binary=True), one, None)
     return stack([one(b) for b in range(B)]) if found is None else found
 
 
-def _guess(warm: BatchSolution | None, many: Many) -> Guess:
+def _guess(warm: BatchSolution | None, batch: BatchInput) -> Guess:
     """What an earlier stacked Solution says, where it has the shape of the problem."""
-    if warm is None or tuple(warm.dual.shape) != many.keys.shape[:3]:
+    if warm is None or tuple(warm.dual.shape) != batch.keys.shape[:3]:
         return None
-    dq = () if many.queries is None else (many.queries.shape[2],)
-    if tuple(warm.direction.shape) != (len(many.keys), many.keys.shape[3], *dq):
+    dq = () if batch.queries is None else (batch.queries.shape[2],)
+    if tuple(warm.direction.shape) != (len(batch.keys), batch.keys.shape[3], *dq):
         return None
     return to_array(warm.direction, "direction"), to_array(warm.dual, "dual")
 
 
-def _start(rows: ManyRows, direction: Array, dual: Array) -> Mask:
+def _start(rows: BatchRows, direction: Array, dual: Array) -> Mask:
     """Rows (B, M) to start DAQP with: those active earlier, of instances where no margin of theirs has halved."""
     start = (np.take_along_axis(dual.reshape(len(dual), -1), rows.ids, axis=1) > 0) & (rows.rhs > 0)
     ratio = rows.margins(rows.projected(direction)) * inverse(rows.rhs)
@@ -106,22 +105,22 @@ def _start(rows: ManyRows, direction: Array, dual: Array) -> Mask:
     return np.asarray(start & ((lowest > 0) & (lowest > 0.5 * largest))[:, None])
 
 
-def solve_rows(many: Many, alone: Callable[[int], Solution], guess: Guess) -> BatchSolution | None:
+def solve_rows(batch: BatchInput, alone: Callable[[int], Solution], guess: Guess) -> BatchSolution | None:
     """All instances in chunks by DAQP, ``alone`` for those not certified; None on NaN or Inf."""
     with one_thread():
-        whole = _in_chunks(many, guess)
+        whole = _in_chunks(batch, guess)
     if whole is None:
         return None
     again = np.flatnonzero(~whole.pop("good")).tolist()
-    return _assembled(whole, many.binary).exchanged({b: alone(b) for b in again})
+    return _assembled(whole, batch.binary).exchanged({b: alone(b) for b in again})
 
 
-def _in_chunks(many: Many, guess: Guess) -> dict[str, Any] | None:
-    step = max(1, CHUNK // many.keys[0].size)
+def _in_chunks(batch: BatchInput, guess: Guess) -> dict[str, Any] | None:
+    step = max(1, CHUNK // batch.keys[0].size)
     parts: list[dict[str, Any]] = []
-    for at in range(0, len(many.keys), step):
+    for at in range(0, len(batch.keys), step):
         cut = slice(at, at + step)
-        rows = many.rows(cut)
+        rows = batch.rows(cut)
         if not np.isfinite(rows.delta.sum()):
             return None
         direction, lam = _solve(rows, None if guess is None else (guess[0][cut], guess[1][cut]))
@@ -129,52 +128,25 @@ def _in_chunks(many: Many, guess: Guess) -> dict[str, Any] | None:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _solve(rows: ManyRows, guess: Guess) -> tuple[Array, Array]:
+def _solve(rows: BatchRows, guess: Guess) -> tuple[Array, Array]:
     """Directions (B, d) or (B, d, dq) and multipliers (B, M)."""
     start = None if guess is None else _start(rows, *guess)
     if rows.queries is None:
         # DAQP scales rows itself; only right-hand sides must have the size of the rows.
         top = rows.row_norms.max(axis=1, initial=0.0)[:, None]
-        return by_daqp(rows.delta, rows.rhs * top, rows.count, start)
+        return batch_multipliers(rows.delta, rows.rhs * top, rows.count, start)
     scale = inverse(rows.row_norms)
     try:
         A: Array = np.asarray(np.linalg.cholesky(rows.gram()), np.float64)
     except np.linalg.LinAlgError:
         return np.zeros((len(scale), *rows.shape)), np.zeros_like(scale)
     b = rows.rhs * scale
-    _, lam = by_daqp(A, b * inverse(b.max(axis=1, initial=0.0))[:, None], rows.count, start)
+    _, lam = batch_multipliers(A, b * inverse(b.max(axis=1, initial=0.0))[:, None], rows.count, start)
     lam *= scale
     return rows.combine(lam), lam
 
 
-def by_daqp(A: Array, b: Array, count: Index, start: Mask | None) -> tuple[Array, Array]:
-    """p (B, r) and lam (B, M) of ``min .5||p||^2, A p >= b`` on the first ``count`` rows; zeros where there is none."""
-    from daqp import solve
-
-    B, M, r = A.shape
-    # Without its Hessian DAQP 0.11 solves for p and returns wrong multipliers.
-    H, f, upper, sense = np.eye(r), np.zeros(r), np.full(M, 1e30), np.zeros(M, np.int32)
-    limit = 20 * (M + r)
-    starts = None
-    if start is not None:
-        start &= (start.sum(axis=1) <= r)[:, None]
-        starts = ACTIVE * start.astype(np.int32)
-    # Arrays of results kept alive in a list would cost a microsecond each.
-    p, lam, cut, whole = np.zeros((B, r)), np.zeros((B, M)), count.tolist(), bool((count == M).all())
-    for at in range(B):
-        a, low, high, kind = A[at], b[at], upper, sense
-        if not whole:
-            a, low, high, kind = a[: cut[at]], low[: cut[at]], high[: cut[at]], kind[: cut[at]]
-        if starts is not None:
-            kind = starts[at] if whole else starts[at, : cut[at]]
-        p[at], _, flag, info = solve(H, f, a, high, low, kind, primal_tol=1e-11, iter_limit=limit)
-        # On other flags info["lam"] is memory nobody wrote.
-        if flag == 1:
-            lam[at, : cut[at]] = info["lam"]
-    return p, np.maximum(-lam, 0.0)
-
-
-def _judged(rows: ManyRows, direction: Array, lam: Array) -> dict[str, Any]:
+def _judged(rows: BatchRows, direction: Array, lam: Array) -> dict[str, Any]:
     found = judge(rows, direction, lam, TOLERANCES.tight)
     return {
         "direction": found.direction,

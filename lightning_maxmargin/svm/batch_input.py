@@ -8,13 +8,13 @@ import numpy as np
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.batch_rows import ManyRows, Mask, gather
+from lightning_maxmargin.svm.batch_rows import BatchRows, Mask, gather
 from lightning_maxmargin.svm.checks import check_mask, check_queries, check_rhs, check_selected, to_array
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
 
 @dataclass(frozen=True)
-class Many:
+class BatchInput:
     """Checked input of B attention problems: keys (B, n, T, d), selected (B, n), live (B, n, T) or None for all.
 
     binary: rows of labels, as ``RowProblem.binary`` has them; nothing is merged.
@@ -27,22 +27,24 @@ class Many:
     rhs: Array | None
     binary: bool = False
 
-    def rows(self, cut: slice) -> ManyRows:
+    def rows(self, cut: slice) -> BatchRows:
         """The rows of some of the instances."""
         queries = None if self.queries is None else self.queries[cut]
         rhs = None if self.rhs is None else self.rhs[cut]
         live = None if self.live is None else self.live[cut]
         return gather(self.keys[cut], self.selected[cut], live, queries, rhs, not self.binary)
 
-    def some(self, at: Index | slice) -> Many:
+    def some(self, at: Index | slice) -> BatchInput:
         """The problems of some of the instances."""
         queries = None if self.queries is None else self.queries[at]
         rhs = None if self.rhs is None else self.rhs[at]
         live = None if self.live is None else self.live[at]
-        return Many(self.keys[at], self.selected[at], live, queries, rhs, self.binary)
+        return BatchInput(self.keys[at], self.selected[at], live, queries, rhs, self.binary)
 
 
-def check_many(keys: Tensor, selected: Tensor, queries: Tensor | None, mask: Tensor | None, rhs: Tensor | None) -> Many:
+def check_batch(
+    keys: Tensor, selected: Tensor, queries: Tensor | None, mask: Tensor | None, rhs: Tensor | None
+) -> BatchInput:
     """The checks of one problem for B of them, on the sequences of all instances together."""
     count = len(keys)
     for name, x in (("selected", selected), ("queries", queries), ("mask", mask), ("rhs", rhs)):
@@ -54,11 +56,11 @@ def check_many(keys: Tensor, selected: Tensor, queries: Tensor | None, mask: Ten
     try:
         return _check(k, selected, queries, mask, rhs)
     except (InputError, ValueError):
-        blame(keys, selected, queries, mask, rhs)
+        attribute_to_instance(keys, selected, queries, mask, rhs)
         raise
 
 
-def _check(k: Array, selected: Tensor, queries: Tensor | None, mask: Tensor | None, rhs: Tensor | None) -> Many:
+def _check(k: Array, selected: Tensor, queries: Tensor | None, mask: Tensor | None, rhs: Tensor | None) -> BatchInput:
     B, n, T, d = k.shape
     if k.size == 0:
         raise InputError(f"keys have shape {list(k.shape)}: pass (instances, sequences, tokens, features), none empty")
@@ -67,7 +69,7 @@ def _check(k: Array, selected: Tensor, queries: Tensor | None, mask: Tensor | No
     alpha = check_selected(_flat(selected, (B, n)), live)
     z = None if queries is None else check_queries(_flat(queries, (B, n, np.shape(queries)[-1])), B * n)
     b = None if rhs is None else check_rhs(_flat(rhs, (B, n, T)), live)
-    return Many(
+    return BatchInput(
         k,
         alpha.reshape(B, n),
         None if mask is None else live.reshape(B, n, T),
@@ -84,7 +86,9 @@ def _flat(x: Tensor | None, shape: tuple[int, ...]) -> Tensor:
     return x.reshape((shape[0] * shape[1], *shape[2:]))
 
 
-def blame(keys: Tensor, selected: Tensor, queries: Tensor | None, mask: Tensor | None, rhs: Tensor | None) -> None:
+def attribute_to_instance(
+    keys: Tensor, selected: Tensor, queries: Tensor | None, mask: Tensor | None, rhs: Tensor | None
+) -> None:
     """Raise the one-instance error of the first instance that is wrong, with its number."""
     for b in range(len(keys)):
         given = [None if x is None else x[b] for x in (queries, mask, rhs)]

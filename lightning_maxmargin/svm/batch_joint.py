@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.batch import Guess, solve_rows
-from lightning_maxmargin.svm.batch_input import Many
+from lightning_maxmargin.svm.batch_input import BatchInput
 from lightning_maxmargin.svm.batch_rows import Mask
 from lightning_maxmargin.svm.certify import TOLERANCES
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
@@ -23,22 +23,22 @@ MAX_NEWTON = 60
 
 
 @dataclass(frozen=True)
-class ManyJoint:
+class BatchJoint:
     """B attention problems whose right-hand sides depend on spare (B, n) = Gamma_i - Gamma, and whether they do."""
 
-    many: Many
+    batch: BatchInput
     spare: Array
     defined: Mask
 
     def solve(self, rhs: Array, at: Index, guess: Guess) -> BatchSolution:
         """Instances ``at`` with right-hand sides (b, n), the same for all rows of a sequence."""
-        many = self.many
-        part = Many(
-            many.keys[at],
-            many.selected[at],
-            None if many.live is None else many.live[at],
-            None if many.queries is None else many.queries[at],
-            np.ascontiguousarray(np.broadcast_to(rhs[:, :, None], (*rhs.shape, many.keys.shape[2]))),
+        batch = self.batch
+        part = BatchInput(
+            batch.keys[at],
+            batch.selected[at],
+            None if batch.live is None else batch.live[at],
+            None if batch.queries is None else batch.queries[at],
+            np.ascontiguousarray(np.broadcast_to(rhs[:, :, None], (*rhs.shape, batch.keys.shape[2]))),
         )
 
         def alone(b: int) -> Solution:
@@ -96,8 +96,8 @@ def label_margins(head: BatchSolution, x: Array, labels: Array) -> tuple[Array, 
     return margins, solved & (length > 0) & (np.nan_to_num(margins).min(axis=1) > 0)
 
 
-def attention_many(
-    many: Many, head: BatchSolution, x: Array, labels: Array, rho: Array | None, alone: Callable[[int], Solution]
+def attention_batch(
+    batch: BatchInput, head: BatchSolution, x: Array, labels: Array, rho: Array | None, alone: Callable[[int], Solution]
 ) -> tuple[BatchSolution, Tensor]:
     """Attention of the relaxed limit (rho None) or the rate-coupled one, stacked, and right-hand sides (B, n, T).
 
@@ -108,13 +108,13 @@ def attention_many(
     smallest = np.where(defined, margins.min(axis=1), 1.0)
     spare = np.where(defined[:, None], margins - smallest[:, None], 0.0)
     spare[spare <= TOLERANCES.label_rounding * smallest[:, None]] = 0.0
-    problem, met = ManyJoint(many, spare, defined), defined
+    problem, met = BatchJoint(batch, spare, defined), defined
     if rho is None:
         solution, rhs = problem.relaxed(smallest)
     else:
         solution, rhs, reached = problem.rate_coupled(rho)
         met = defined & reached
-    rows = many.rows(slice(None))
+    rows = batch.rows(slice(None))
     spread = np.take_along_axis(rhs * defined[:, None], rows.ids // rows.grid[1], axis=1)
     spread = spread if rows.live is None else np.where(rows.live, spread, 0.0)
     others = {int(b): alone(int(b)) for b in np.flatnonzero(~met)}

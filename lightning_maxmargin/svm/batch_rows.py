@@ -18,7 +18,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class ManyRows:
+class BatchRows:
     """Explicit differences of B instances, M rows each, zero past ``count``.
 
     delta (B, M, d), rhs (B, M), ids (B, M) numbers i * T + t, count (B,), delta_norms and row_norms (B, M),
@@ -102,7 +102,7 @@ def inverse(x: Array) -> Array:
 
 def gather(
     keys: Array, selected: Index, live: Mask | None, queries: Array | None, rhs: Array | None, merge: bool = True
-) -> ManyRows:
+) -> BatchRows:
     """Rows of B instances from keys (B, n, T, d), selected (B, n), live (B, n, T) true on tokens, rhs (B, n, T).
 
     Tokens equal to the selected one are merged as in ``RowProblem``. Padding may hold anything.
@@ -134,7 +134,7 @@ def gather(
     if rhs is not None:
         extreme |= ((b > 0) & ((b < SMALLEST) | (b > LARGEST))).any(axis=1)
     uniform = rhs is None or bool((b == (1.0 if on is None else on)).all())
-    return ManyRows(delta, b, ids, count, norms, row_norms, queries, (n, T), merged, on, uniform, extreme)
+    return BatchRows(delta, b, ids, count, norms, row_norms, queries, (n, T), merged, on, uniform, extreme)
 
 
 def _extreme(keys: Array, live: Mask | None) -> Mask:
@@ -206,7 +206,7 @@ def _equal(keys: Array, chosen: Array, ids: Index, norms: Array, count: Index) -
 
 
 @dataclass(frozen=True)
-class ManyJudged:
+class BatchJudged:
     """Directions and multipliers (B, M) scaled to smallest row 1, their margins and certificates, all (B, ...)."""
 
     direction: Array
@@ -219,7 +219,7 @@ class ManyJudged:
     good: Mask
 
 
-def judge(rows: ManyRows, direction: Array, lam: Array, tight: float) -> ManyJudged:
+def judge(rows: BatchRows, direction: Array, lam: Array, tight: float) -> BatchJudged:
     """``certify`` for all instances at once: the same numbers, from explicit differences in float64.
 
     Instances that are not finite, miss a row or have no row with b > 0 come out with gap 1 and not good.
@@ -228,7 +228,7 @@ def judge(rows: ManyRows, direction: Array, lam: Array, tight: float) -> ManyJud
         return _judge(rows, direction, lam, tight)
 
 
-def _judge(rows: ManyRows, direction: Array, lam: Array, tight: float) -> ManyJudged:
+def _judge(rows: BatchRows, direction: Array, lam: Array, tight: float) -> BatchJudged:
     axes, uniform, b = tuple(range(1, direction.ndim)), rows.uniform, rows.rhs
     off = None if uniform and rows.live is None else b <= 0
     margins = rows.margins(rows.projected(direction))
@@ -255,7 +255,7 @@ def _judge(rows: ManyRows, direction: Array, lam: Array, tight: float) -> ManyJu
     else:
         touching = margins - b <= tight * np.where(off, rows.row_norms * length[:, None], b)
         touching &= True if rows.live is None else rows.live
-    return ManyJudged(direction, lam, margins, length, gap, violation, touching, good)
+    return BatchJudged(direction, lam, margins, length, gap, violation, touching, good)
 
 
 def _smallest(x: Array, off: Mask | None) -> Array:

@@ -1,23 +1,106 @@
-"""Constraint generation: solve on few rows, look at all of them with one product, add the worst, stop on the gap."""
+"""Constraint generation: solve on few rows, evaluate all of them with one product, add the worst, stop on the gap.
+
+One loop for rows in memory, in blocks and on other processes, in the Euclidean norm and in others: whoever holds the
+rows is a :class:`RowHolder`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from lightning_maxmargin.svm.certify import missed_share, relative_gap, residual, rounding
-from lightning_maxmargin.svm.qp.working import solve_small
+from lightning_maxmargin.svm.certify import relative_gap, residual, rounding, worst_miss
+from lightning_maxmargin.svm.qp.working import SmallResult, solve_small
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
+Mask = npt.NDArray[np.bool_]
+Working = TypeVar("Working")
 MAX_ROUNDS = 60
 # Rough answers suffice until the gap is below this.
 ROUGH = 1e-3
+# Gap from which on answers are exact.
+CLOSE = 0.1
 # Rows whose margin is this many times the right-hand side are let go once there are many.
 NEAR = 1.5
-# Up to this many numbers DAQP takes all rows in less time than a second look at them.
+# Up to this many numbers DAQP takes all rows in less time than a second evaluation of them.
 ALL = 20_000
+# Working rows that are always kept, and the most that are added at once, for up to so many dimensions.
+FEW_ROWS, MOST_ROWS = 1_000, 1_500
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of the working rows: multipliers lam and their direction, or where ``infeasible`` a Farkas vector lam."""
+
+    direction: Array
+    lam: Array
+    infeasible: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation(Generic[Working]):
+    """Of all rows: the gap with the share that rows b = 0 are missed by, the worst missed ones, whether to stop.
+
+    smallest: min(row w / b); margins: (n, T) where they are in memory.
+    """
+
+    gap: float
+    fresh: Working
+    done: bool
+    smallest: float
+    margins: Array | None = None
+
+
+class RowHolder(Protocol[Working]):
+    """Who holds the rows, and solves the working ones."""
+
+    def first(self) -> Working:
+        """The rows to begin with."""
+        ...
+
+    def solve(self, working: Working) -> Answer | None:
+        """The answer on the working rows; None where there is none and the best so far must do."""
+        ...
+
+    def evaluate(self, working: Working, answer: Answer) -> Evaluation[Working]:
+        """One pass over all rows."""
+        ...
+
+    def grow(self, working: Working, answer: Answer, evaluation: Evaluation[Working]) -> Working:
+        """The working rows of the next round: with the missed ones, and without some that no longer matter."""
+        ...
+
+
+@dataclass(frozen=True)
+class Generated(Generic[Working]):
+    """The best round's working rows, answer and evaluation (None where infeasible), and how many rounds there were."""
+
+    working: Working
+    answer: Answer
+    evaluation: Evaluation[Working] | None
+    rounds: int
+
+
+def rounds_of(holder: RowHolder[Working]) -> Generated[Working] | None:
+    """The rounds of constraint generation; None where not even the first has an answer."""
+    working, best, at = holder.first(), None, 0
+    for at in range(1, MAX_ROUNDS + 1):
+        answer = holder.solve(working)
+        if answer is None:
+            break
+        if answer.infeasible:
+            return Generated(working, answer, None, at)
+        seen = holder.evaluate(working, answer)
+        before = np.inf if best is None or best.evaluation is None else best.evaluation.gap
+        if best is None or seen.gap <= before or not np.isfinite(before):
+            best = Generated(working, answer, seen, at)
+        if seen.done:
+            break
+        working = holder.grow(working, answer, seen)
+    return None if best is None else replace(best, rounds=at)
 
 
 @dataclass(frozen=True)
@@ -39,14 +122,86 @@ class Outcome:
     note: str = ""
 
 
-def _first_rows(problem: RowProblem, warm: Index | None) -> Index:
-    ids = problem.ids
-    if (len(ids) <= 300 + 2 * problem.dim and len(ids) <= 3000) or len(ids) * problem.dim <= ALL:
-        return ids
-    if warm is not None and len(warm):
-        return np.union1d(warm, ids[problem.row_norms.ravel()[ids] == 0])
-    start = problem.mean_row()
-    return worst_rows(problem, problem.margins(start), np.zeros(0, np.int64), np.inf, start)
+class EuclideanRounds:
+    """What rounds in the Euclidean norm remember: how near the last was, and which rows are thought active."""
+
+    def __init__(self, active: Mask | None = None) -> None:
+        self.active, self.gap, self.rough = active, np.inf, False
+
+    def answer_of(self, problem: RowProblem, ids: Index, everything: bool) -> Answer:
+        """The working rows ``ids`` of a problem, roughly while the gap is large."""
+        rough = self.gap > CLOSE and not everything
+        small: SmallResult = solve_small(problem, ids, self.active, ROUGH if rough else 1e-12)
+        if small.farkas is not None:
+            return Answer(np.zeros(problem.shape), small.farkas, True)
+        self.rough = not small.finished
+        return Answer(small.direction, small.lam)
+
+
+class MemoryRows(EuclideanRounds):
+    """Rows in memory; working rows are their numbers.
+
+    Args: problem, with at least one row b > 0; warm, rows to start from; was, which of them were active (all if None).
+    """
+
+    def __init__(self, problem: RowProblem, warm: Index | None = None, was: Mask | None = None) -> None:
+        super().__init__()
+        self.problem, self.warm, self.was = problem, warm, was
+        self.count = int(problem.live.sum())
+
+    def first(self) -> Index:
+        working = self._first_rows()
+        positive = self.problem.rhs.ravel() > 0
+        if not positive[working].any():
+            working = np.union1d(working, np.flatnonzero(positive)[:1])
+        if self.warm is not None:
+            known = np.zeros(self.problem.live.size, bool)
+            known[self.warm if self.was is None else self.warm[self.was]] = True
+            self.active = known[working]
+        return working
+
+    def _first_rows(self) -> Index:
+        problem, ids = self.problem, self.problem.ids
+        if (len(ids) <= 300 + 2 * problem.dim and len(ids) <= 3000) or len(ids) * problem.dim <= ALL:
+            return ids
+        if self.warm is not None and len(self.warm):
+            return np.union1d(self.warm, ids[problem.row_norms.ravel()[ids] == 0])
+        start = problem.mean_row()
+        return worst_rows(problem, problem.margins(start), np.zeros(0, np.int64), np.inf, start)
+
+    def solve(self, working: Index) -> Answer:
+        return self.answer_of(self.problem, working, len(working) == self.count)
+
+    def evaluate(self, working: Index, answer: Answer) -> Evaluation[Index]:
+        margins = self.problem.margins(answer.direction)
+        self.gap = bounds(self.problem, working, answer.lam, margins, answer.direction)
+        fresh = worst_rows(self.problem, margins, working, 0.0, answer.direction)
+        done = (len(fresh) == 0 and not self.rough) or len(working) == self.count
+        return Evaluation(self.gap, fresh, done, smallest_of(self.problem, margins), margins)
+
+    def grow(self, working: Index, answer: Answer, evaluation: Evaluation[Index]) -> Index:
+        problem, fresh, lam = self.problem, evaluation.fresh, answer.lam
+        assert evaluation.margins is not None
+        margins, norms = evaluation.margins.ravel()[working], problem.row_norms.ravel()[working]
+        keep = worth_keeping(margins, problem.rhs.ravel()[working], norms, lam, len(fresh), problem.dim)
+        # With more dimensions than rows most of the missed rows will be active.
+        likely = np.full(len(fresh), problem.dim > len(working) + len(fresh))
+        grown = np.concatenate([working[keep], fresh])
+        order = np.argsort(grown)
+        self.active = None if self.rough else np.concatenate([lam[keep] > 0, likely])[order]
+        return grown[order]
+
+
+def generate(problem: RowProblem, warm: Index | None = None, was: Mask | None = None) -> Outcome:
+    """Solve ``problem`` (at least one row with b > 0) in the Euclidean norm; arguments as :class:`MemoryRows`."""
+    found = rounds_of(MemoryRows(problem, warm, was))
+    assert found is not None
+    answer = found.answer
+    if found.evaluation is None:
+        violation = residual(problem, found.working, answer.lam)
+        return Outcome(found.working, answer.lam, answer.direction, True, violation, found.rounds)
+    margins = found.evaluation.margins
+    return Outcome(found.working, answer.lam, answer.direction, False, 0.0, found.rounds, margins)
 
 
 def worst_rows(problem: RowProblem, margins: Array, working: Index, below: float, p: Array) -> Index:
@@ -70,7 +225,7 @@ def worst_rows(problem: RowProblem, margins: Array, working: Index, below: float
     ids = ids[missed & ~known[ids]]
     # Of 2,000 labels 600 rows to start with take .85 of the time of 1,000, of 5,000 more.
     first = min(1000, max(600, n * T // 10))
-    most = max(1000 if np.isfinite(below) else first, min(problem.dim, 1500))
+    most = max(FEW_ROWS if np.isfinite(below) else first, min(problem.dim, MOST_ROWS))
     if len(ids) > most:
         norms = problem.row_norms.ravel()[ids]
         depth = short.ravel()[ids] / np.where(norms > 0, norms, 1e-300)
@@ -80,70 +235,22 @@ def worst_rows(problem: RowProblem, margins: Array, working: Index, below: float
 
 def smallest_of(problem: RowProblem, margins: Array) -> float:
     """The smallest margin over its right-hand side, of rows with b > 0."""
-    on = problem.rhs > 0
+    on = problem.positive
     return float(np.divide(margins, problem.rhs, out=np.full(on.shape, np.inf), where=on).min())
 
 
-def _bounds(problem: RowProblem, ids: Index, lam: Array, margins: Array, p: Array) -> float:
+def bounds(problem: RowProblem, ids: Index, lam: Array, margins: Array, p: Array) -> float:
     """Gap of the whole problem, the rows bounding from above and the multipliers from below, and the most that a row
     with b = 0 is missed by: leaving those out made a round that misses them the best in 31 of 180 rate-coupled
     problems of (300, 32, 128), (200, 64, 192) and (400, 32, 96), which then ended unverified."""
     smallest, length = smallest_of(problem, margins), float(np.linalg.norm(p))
-    zero = problem.live & (problem.rhs == 0)
     combined = float(np.linalg.norm(problem.combine(ids, lam)))
     gap = relative_gap(float(lam @ problem.rhs.ravel()[ids]), combined, smallest, length)
-    return gap + missed_share(margins[zero], problem.row_norms[zero] * length)
+    return gap + worst_miss(problem, margins, length)
 
 
-def generate(problem: RowProblem, warm: Index | None = None, was: npt.NDArray[np.bool_] | None = None) -> Outcome:
-    """Solve ``problem`` (at least one row with b > 0).
-
-    Args: warm, rows to start from; was, which of them were active, all by default.
-    """
-    working = _first_rows(problem, warm)
-    if not (problem.rhs.ravel()[working] > 0).any():
-        working = np.union1d(working, np.flatnonzero(problem.rhs.ravel() > 0)[:1])
-    active = None
-    if warm is not None:
-        known = np.zeros(problem.live.size, bool)
-        known[warm if was is None else warm[was]] = True
-        active = known[working]
-    gap, best = np.inf, None
-    for at in range(1, MAX_ROUNDS + 1):
-        everything = len(working) == int(problem.live.sum())
-        rough = gap > 0.1 and not everything
-        small = solve_small(problem, working, active, ROUGH if rough else 1e-12)
-        if small.farkas is not None:
-            u = small.farkas
-            return Outcome(working, u, np.zeros(problem.shape), True, residual(problem, working, u), at)
-        rough = not small.finished
-        lam = small.lam
-        p = small.direction
-        margins = problem.margins(p)
-        gap = _bounds(problem, working, lam, margins, p)
-        if best is None or gap <= best[0] or not np.isfinite(best[0]):
-            best = (gap, working, lam, p, margins)
-        fresh = worst_rows(problem, margins, working, 0.0, p)
-        if len(fresh) == 0 and not rough:
-            break
-        if everything or (at == MAX_ROUNDS):
-            break
-        keep = _kept(problem, working, lam, margins, len(fresh))
-        # With more dimensions than rows most of the missed rows will be active.
-        likely = np.full(len(fresh), problem.dim > len(working) + len(fresh))
-        active = np.concatenate([lam[keep] > 0, likely]) if not rough else None
-        working = np.concatenate([working[keep], fresh])
-        order = np.argsort(working)
-        working, active = working[order], None if active is None else active[order]
-    assert best is not None
-    gap, working, lam, p, margins = best
-    return Outcome(working, lam, p, False, 0.0, at, margins)
-
-
-def _kept(problem: RowProblem, working: Index, lam: Array, margins: Array, fresh: int) -> Array:
-    """Rows worth keeping: all of them until they outnumber three times the dimension, then those near the margin."""
-    if len(working) + fresh <= max(1000, min(problem.dim, 1500)):
-        return np.ones(len(working), bool)
-    b = problem.rhs.ravel()[working]
-    near = margins.ravel()[working] < NEAR * b + 1e-12 * problem.row_norms.ravel()[working]
-    return near | (lam > 1e-3 * lam.max())
+def worth_keeping(margins: Array, rhs: Array, norms: Array, lam: Array, fresh: int, dim: int) -> Mask:
+    """Which working rows: all until there are many, then those near the margin and those with weight."""
+    if len(lam) + fresh <= max(FEW_ROWS, min(dim, MOST_ROWS)):
+        return np.ones(len(lam), bool)
+    return np.asarray((margins < NEAR * rhs + 1e-12 * norms) | (lam > 1e-3 * lam.max()))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.api import GOAL, solve_att_svm, solve_label_svm
-from lightning_maxmargin.svm.batch_input import check_many
-from lightning_maxmargin.svm.batch_joint import attention_many
+from lightning_maxmargin.svm.batch_input import check_batch
+from lightning_maxmargin.svm.batch_joint import attention_batch
 from lightning_maxmargin.svm.certify import TOLERANCES
 from lightning_maxmargin.svm.checks import check_labels, check_values, to_array
 from lightning_maxmargin.svm.rows import Array, RowProblem
@@ -73,10 +73,10 @@ def solve_joint_svm(
         >>> joint.attention.status, round(joint.attention.margin, 9), joint.head.support.tolist()
         ('certified', 1.0, [0, 1])
     """
-    many = np.ndim(keys) == 4
-    rho = _check_limit(limit, norm_ratio, len(keys) if many else None)
-    if many:
-        return _many(keys, values, labels, selected, limit, rho, queries, mask, warm_start, head)
+    is_batch = np.ndim(keys) == 4
+    rho = _check_limit(limit, norm_ratio, len(keys) if is_batch else None)
+    if is_batch:
+        return _batch(keys, values, labels, selected, limit, rho, queries, mask, warm_start, head)
     problem = RowProblem.attention(keys, selected, queries, mask)
     x = _selected_values(values, problem)
     head = only(solve_label_svm(torch.from_numpy(x), labels) if head is None else head)
@@ -106,7 +106,7 @@ def _joint(
     return JointSolution(attention, head, limit, norm_ratio, torch.from_numpy(problem.rhs))
 
 
-def _many(
+def _batch(
     keys: Tensor,
     values: Tensor,
     labels: Tensor,
@@ -119,15 +119,15 @@ def _many(
     head: Solution | BatchSolution | None,
 ) -> JointSolution:
     """B instances: all at once for binary labels, one by one for classes."""
-    many = check_many(keys, selected, queries, mask, None)
-    B, n, T, _ = many.keys.shape
+    batch = check_batch(keys, selected, queries, mask, None)
+    B, n, T, _ = batch.keys.shape
     x, y = to_array(values, "values"), to_array(labels, "labels")
     if len(x) != B or y.shape != (B, n) or x.shape[1:-1] not in ((n, T), (n,)):
         raise InputError(
             f"values have shape {list(x.shape)} and labels {list(y.shape)}: pass ({B}, {n}, {T}, dv) and ({B}, {n})"
         )
     if x.ndim == 4:
-        x = np.take_along_axis(x, many.selected[:, :, None, None], axis=2)[:, :, 0]
+        x = np.take_along_axis(x, batch.selected[:, :, None, None], axis=2)[:, :, 0]
     heads = solve_label_svm(torch.from_numpy(x), labels) if head is None else head
     if not isinstance(heads, BatchSolution):
         raise InputError(f"head is of one problem and keys hold {B}: pass the BatchSolution of their label SVMs")
@@ -150,14 +150,14 @@ def _many(
     if limit == "strict":
         old = warm.attention if isinstance(warm, JointSolution) else warm
         attention = solve_att_svm(keys, selected, queries=queries, mask=mask, warm_start=old)
-        rows = many.rows(slice(None))
+        rows = batch.rows(slice(None))
         return JointSolution(attention, heads, limit, norm_ratio, torch.from_numpy(rows.spread(rows.rhs)))
     if heads.direction.ndim == 3:
         parts = [alone(b) for b in range(B)]
         rhs = torch.stack([torch.zeros(n, T, dtype=torch.float64) if p.rhs is None else p.rhs for p in parts])
         return JointSolution(stack([only(p.attention) for p in parts]), heads, limit, norm_ratio, rhs)
-    attention, rhs = attention_many(
-        many, heads, x, y, None if norm_ratio is None else rho, lambda b: only(alone(b).attention)
+    attention, rhs = attention_batch(
+        batch, heads, x, y, None if norm_ratio is None else rho, lambda b: only(alone(b).attention)
     )
     return JointSolution(attention, heads, limit, norm_ratio, rhs)
 

@@ -8,6 +8,7 @@ The same rows state four problems: attention with p, attention with W, binary la
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -189,6 +190,17 @@ class RowProblem:
     def is_small(self, numbers: int) -> bool:
         """Whether the rows hold at most so many numbers."""
         return int(self.live.sum()) * self.dim <= numbers
+
+    @cached_property
+    def positive(self) -> npt.NDArray[np.bool_]:
+        """Rows (n, T) with a right-hand side above 0."""
+        return np.asarray(self.rhs > 0)
+
+    @cached_property
+    def zero(self) -> npt.NDArray[np.bool_] | None:
+        """Live rows (n, T) with right-hand side 0; None where there are none."""
+        zero = self.live & (self.rhs == 0)
+        return zero if zero.any() else None
 
     @property
     def shape(self) -> tuple[int, ...]:

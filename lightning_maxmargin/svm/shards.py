@@ -13,26 +13,42 @@ import numpy as np
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.certify import TOLERANCES, combination_rounding, is_certified, relative_gap
-from lightning_maxmargin.svm.generate import MAX_ROUNDS, NEAR, Outcome, generate
+from lightning_maxmargin.svm.certify import (
+    TOLERANCES,
+    combination_rounding,
+    is_certified,
+    missed_share,
+    relative_gap,
+    residual,
+)
+from lightning_maxmargin.svm.generate import (
+    FEW_ROWS,
+    MOST_ROWS,
+    Answer,
+    EuclideanRounds,
+    Evaluation,
+    Generated,
+    rounds_of,
+    worth_keeping,
+)
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution, Status, answered, infeasible, nothing_to_separate
-from lightning_maxmargin.svm.sources import Final, Report, Source, merge, parts_of
+from lightning_maxmargin.svm.sources import ShardCertificate, ShardSummary, Source, merge, shards_of
 from lightning_maxmargin.svm.threads import one_thread
 
 
 class Shard(Protocol):
-    """A place that holds some of the sequences. ``Part`` is one in this process; another may ask a remote one."""
+    """A place that holds some of the sequences. ``LocalShard`` is one in this process; another may ask a remote one."""
 
     def mean_row(self) -> Array:
         """The sum over sequences of their mean row, of the direction's shape."""
         ...
 
-    def worst_rows(self, direction: Array, k: int, everything: bool = False) -> Report:
+    def worst_rows(self, direction: Array, k: int, everything: bool = False) -> ShardSummary:
         """The k rows that the direction misses most (with ``everything`` the smallest, missed or not)."""
         ...
 
-    def final(self, direction: Array) -> Final:
+    def final(self, direction: Array) -> ShardCertificate:
         """What a certificate needs to know of the rows here."""
         ...
 
@@ -50,8 +66,8 @@ def solve_shards(look: Look, grid: tuple[int, int], goal: str = "puts the select
     Example:
         >>> import torch
         >>> keys = torch.tensor([[[-0.1, 1.0], [1.0, 0.0], [0.0, 0.0]]])
-        >>> from lightning_maxmargin.svm.sources import Part
-        >>> shard = Part(RowProblem.attention(keys, torch.tensor([0])), start=0)
+        >>> from lightning_maxmargin.svm.sources import LocalShard
+        >>> shard = LocalShard(RowProblem.attention(keys, torch.tensor([0])), start=0)
         >>> [round(x, 4) for x in solve_shards(lambda: [shard], (1, 3)).direction.tolist()]
         [-0.099, 0.9901]
     """
@@ -60,11 +76,15 @@ def solve_shards(look: Look, grid: tuple[int, int], goal: str = "puts the select
         if not starts:
             raise InputError("keys hold no block: yield at least one (m, T, d)")
         start = np.sum(starts, axis=0)
-        most = max(1000, min(start.size, 1500))
+        most = max(FEW_ROWS, min(start.size, MOST_ROWS))
         working = merge((shard.worst_rows(start, most, True) for shard in look()), max(most, 300 + 2 * start.size))
         if not np.isfinite(working.smallest):
             return _nothing(look, grid, start.shape)
-        return _rounds(look, grid, goal, working, most)
+        found = rounds_of(ShardRows(look, working, most))
+    assert found is not None
+    if found.answer.infeasible:
+        return _infeasible(look, grid, goal, found)
+    return _solved(look, grid, goal, found)
 
 
 def solve_source(
@@ -75,67 +95,58 @@ def solve_source(
     Raises: InputError where blocks and arguments disagree; sequences are then counted from the start of their block.
     """
     n, tokens = len(selected), next((np.shape(block)[1] for _, block in source.blocks()), 0)
-    return solve_shards(lambda: parts_of(source, selected, queries, mask, rhs), (n, tokens))
+    return solve_shards(lambda: shards_of(source, selected, queries, mask, rhs), (n, tokens))
 
 
-def _rounds(look: Look, grid: tuple[int, int], goal: str, working: Report, most: int) -> Solution:
-    warm: Index | None = None
-    best: tuple[float, Report, Array, Array, float] | None = None
-    for at in range(1, MAX_ROUNDS + 1):
+class ShardRows(EuclideanRounds):
+    """Rows that the shards hold between them; working rows are copies of theirs.
+
+    Args: look() goes once over the shards; first, the rows to begin with.
+    """
+
+    def __init__(self, look: Look, first: ShardSummary, most: int) -> None:
+        super().__init__()
+        self.look, self.start, self.most = look, first, most
+
+    def first(self) -> ShardSummary:
+        return self.start
+
+    def solve(self, working: ShardSummary) -> Answer:
         problem = working_problem(working)
-        outcome = generate(problem, warm)
-        lam = np.zeros(len(working.ids))
-        lam[outcome.ids // 2] = outcome.lam
-        if outcome.infeasible:
-            return _infeasible(look, grid, goal, working, lam, outcome, at)
-        p = outcome.direction
-        found = merge((shard.worst_rows(p, most) for shard in look()), most)
-        smallest = found.smallest
-        length = float(np.linalg.norm(p))
-        gap = _gap(problem, working.rhs, lam, smallest, length) + _missed(found, length)
-        if best is None or gap <= best[0]:
-            best = (gap, working, lam, p, smallest)
+        return self.answer_of(problem, problem.ids, False)
+
+    def evaluate(self, working: ShardSummary, answer: Answer) -> Evaluation[ShardSummary]:
+        p, length = answer.direction, float(np.linalg.norm(answer.direction))
+        found = merge((shard.worst_rows(p, self.most) for shard in self.look()), self.most)
+        gap = _gap(working_problem(working), working.rhs, answer.lam, found.smallest, length)
+        zero = found.rhs == 0
+        self.gap = gap + missed_share(found.depth[zero], np.full(int(zero.sum()), length))
         fresh = found.without(working.ids)
-        if len(fresh.ids) == 0 or at == MAX_ROUNDS:
-            break
-        keep = _kept(problem, working, lam, p, len(fresh.ids), most)
-        active = np.concatenate([lam[keep] > 0, np.zeros(len(fresh.ids), bool)])
-        working = working.only(keep).plus(fresh)
-        warm = np.flatnonzero(active) * 2 + 1
-    assert best is not None
-    return _solved(look, grid, goal, best[1:], at)
+        return Evaluation(self.gap, fresh, len(fresh.ids) == 0 and not self.rough, found.smallest)
+
+    def grow(self, working: ShardSummary, answer: Answer, evaluation: Evaluation[ShardSummary]) -> ShardSummary:
+        problem, fresh, lam = working_problem(working), evaluation.fresh, answer.lam
+        margins = problem.exact_margins(answer.direction, problem.ids)
+        keep = worth_keeping(margins, working.rhs, problem.row_norms[:, 1], lam, len(fresh.ids), problem.dim)
+        self.active = None if self.rough else np.concatenate([lam[keep] > 0, np.zeros(len(fresh.ids), bool)])
+        return working.only(np.flatnonzero(keep)).plus(fresh)
 
 
-def working_problem(rows: Report) -> RowProblem:
+def working_problem(rows: ShardSummary) -> RowProblem:
     """Explicit rows as a problem: row i is token 1 of sequence i, against the selected token 0."""
     keys = np.stack([rows.delta, np.zeros_like(rows.delta)], axis=1)
     rhs = np.stack([np.zeros_like(rows.rhs), rows.rhs], axis=1)
     m = len(rows.ids)
-    return RowProblem._build(keys, np.zeros(m, np.int64), rows.queries, rhs, np.ones((m, 2), bool), merge=False)
+    live = np.column_stack([np.zeros(m, bool), np.ones(m, bool)])
+    return RowProblem._build(keys, np.zeros(m, np.int64), rows.queries, rhs, live, merge=False)
 
 
 def _gap(problem: RowProblem, rhs: Array, lam: Array, smallest: float, length: float) -> float:
-    ids = np.flatnonzero(lam)
-    part = lam[ids] / lam.max(initial=1e-300)
-    at = ids * 2 + 1
-    combined = float(np.linalg.norm(problem.combine(at, part))) + combination_rounding(problem, at, part)
-    return min(relative_gap(float(part @ rhs[ids]), combined, smallest, length), 1.0)
-
-
-def _missed(found: Report, length: float) -> float:
-    """As ``generate.missed_of``, among the worst rows of all shards."""
-    zero = found.rhs == 0
-    return max(0.0, -float(found.depth[zero].min(initial=0.0))) / length if length > 0 else 0.0
-
-
-def _kept(problem: RowProblem, working: Report, lam: Array, p: Array, fresh: int, most: int) -> Index:
-    """As in ``generate``: all rows until they are many, then those near the margin."""
-    m = len(working.ids)
-    if m + fresh <= most:
-        return np.arange(m)
-    margins = problem.exact_margins(p, np.arange(m) * 2 + 1)
-    near = margins < NEAR * working.rhs + 1e-12 * problem.row_norms[:, 1]
-    return np.flatnonzero(near | (lam > 1e-3 * lam.max()))
+    on = np.flatnonzero(lam)
+    part = lam[on] / lam.max(initial=1e-300)
+    ids = problem.ids[on]
+    combined = float(np.linalg.norm(problem.combine(ids, part))) + combination_rounding(problem, ids, part)
+    return min(relative_gap(float(part @ rhs[on]), combined, smallest, length), 1.0)
 
 
 def _spread(grid: tuple[int, int], ids: Index, lam: Array) -> Array:
@@ -144,10 +155,10 @@ def _spread(grid: tuple[int, int], ids: Index, lam: Array) -> Array:
     return dual
 
 
-def _solved(
-    look: Look, grid: tuple[int, int], goal: str, best: tuple[Report, Array, Array, float], rounds: int
-) -> Solution:
-    working, lam, p, smallest = best
+def _solved(look: Look, grid: tuple[int, int], goal: str, found: Generated[ShardSummary]) -> Solution:
+    working, p, lam = found.working, found.answer.direction, found.answer.lam
+    assert found.evaluation is not None
+    smallest = found.evaluation.smallest
     scale = 1 / smallest if smallest > 0 and np.isfinite(1 / smallest) else 1.0
     p, lam = p * scale, lam * scale
     finals = [shard.final(p) for shard in look()]
@@ -163,7 +174,7 @@ def _solved(
         margin=1 / length if length > 0 and smallest > 0 else 0.0,
         gap=gap,
         violation=violation if smallest > 0 else 1.0,
-        rounds=rounds,
+        rounds=found.rounds,
         known=f"no direction was shown to be the one that {goal}, nor that none does",
         merged=sum(x.merged for x in finals),
     )
@@ -174,9 +185,9 @@ def _nothing(look: Look, grid: tuple[int, int], shape: tuple[int, ...]) -> Solut
     return nothing_to_separate(shape, grid, any(x.live for x in finals), sum(x.merged for x in finals))
 
 
-def _infeasible(
-    look: Look, grid: tuple[int, int], goal: str, working: Report, u: Array, outcome: Outcome, rounds: int
-) -> Solution:
-    dual, shape = _spread(grid, working.ids, u), outcome.direction.shape
+def _infeasible(look: Look, grid: tuple[int, int], goal: str, found: Generated[ShardSummary]) -> Solution:
+    problem, lam, shape = working_problem(found.working), found.answer.lam, found.answer.direction.shape
+    dual = _spread(grid, found.working.ids, lam)
     merged = sum(shard.final(np.zeros(shape)).merged for shard in look())
-    return infeasible(shape, dual, np.argwhere(dual > 0), goal, outcome.violation, rounds, merged)
+    violation = residual(problem, problem.ids, lam)
+    return infeasible(shape, dual, np.argwhere(dual > 0), goal, violation, found.rounds, merged)

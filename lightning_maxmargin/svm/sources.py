@@ -96,7 +96,7 @@ def as_source(keys: Any) -> Source | None:
 
 
 @dataclass(frozen=True)
-class Report:
+class ShardSummary:
     """What one shard tells of its rows: its worst ones and numbers, never its keys.
 
     delta (m, d), queries (m, dq) or None, rhs, depth (m,) (how far the row falls short, over its norm), ids (m,)
@@ -110,17 +110,17 @@ class Report:
     ids: Index
     smallest: float
 
-    def worst(self, k: int) -> Report:
+    def worst(self, k: int) -> ShardSummary:
         """The k rows that fall short most."""
         if len(self.ids) <= k:
             return self
         keep = np.sort(np.argpartition(self.depth, k)[:k])
         return self.only(keep)
 
-    def plus(self, other: Report) -> Report:
+    def plus(self, other: ShardSummary) -> ShardSummary:
         """The rows of both."""
         z = None if self.queries is None or other.queries is None else np.concatenate([self.queries, other.queries])
-        return Report(
+        return ShardSummary(
             np.concatenate([self.delta, other.delta]),
             z,
             np.concatenate([self.rhs, other.rhs]),
@@ -129,11 +129,11 @@ class Report:
             min(self.smallest, other.smallest),
         )
 
-    def without(self, ids: Index) -> Report:
+    def without(self, ids: Index) -> ShardSummary:
         """The rows that are not among ids."""
         return self.only(np.flatnonzero(~np.isin(self.ids, ids)))
 
-    def only(self, keep: Index) -> Report:
+    def only(self, keep: Index) -> ShardSummary:
         """The rows at the given places."""
         z = None if self.queries is None else self.queries[keep]
         return replace(
@@ -141,9 +141,9 @@ class Report:
         )
 
 
-def merge(reports: Iterable[Report], k: int) -> Report:
+def merge(reports: Iterable[ShardSummary], k: int) -> ShardSummary:
     """The k worst rows of several shards, taken in one shard after the other: two reports are held at a time."""
-    whole: Report | None = None
+    whole: ShardSummary | None = None
     for report in reports:
         whole = (report if whole is None else whole.plus(report)).worst(k)
     assert whole is not None
@@ -151,13 +151,13 @@ def merge(reports: Iterable[Report], k: int) -> Report:
 
 
 @dataclass(frozen=True)
-class Part:
+class LocalShard:
     """Some of the sequences: their problem and the number of the first."""
 
     problem: RowProblem
     start: int
 
-    def worst_rows(self, direction: Array, k: int, everything: bool = False) -> Report:
+    def worst_rows(self, direction: Array, k: int, everything: bool = False) -> ShardSummary:
         """The k rows of this part that the direction misses most; with ``everything`` the smallest ones, missed or not.
 
         direction (d,) or (d, dq).
@@ -172,13 +172,13 @@ class Part:
         depth = (margins.ravel()[ids] - b) / np.where(norms > 0, norms, 1e-300)
         smallest = float((margins[on] / problem.rhs[on]).min()) if on.any() else np.inf
         z = None if problem.queries is None else problem.queries[ids // T]
-        return Report(problem.differences(ids), z, b, depth, ids + self.start * T, smallest).worst(k)
+        return ShardSummary(problem.differences(ids), z, b, depth, ids + self.start * T, smallest).worst(k)
 
     def mean_row(self) -> Array:
         """The sum over sequences of their mean row, of the direction's shape."""
         return self.problem.mean_row()
 
-    def final(self, direction: Array) -> Final:
+    def final(self, direction: Array) -> ShardCertificate:
         """The numbers of ``certify`` for the rows of this part; direction scaled to smallest row/b 1."""
         problem, on = self.problem, self.problem.rhs > 0
         margins, length = problem.margins(direction), float(np.linalg.norm(direction))
@@ -188,11 +188,13 @@ class Part:
         missed = np.divide(-margins, size, out=np.zeros_like(size), where=problem.live & ~on & (size > 0))
         tight = problem.live & (margins - problem.rhs <= TOLERANCES.tight * np.where(on, problem.rhs, size))
         pairs = np.argwhere(tight) + np.array([self.start, 0])
-        return Final(pairs, smallest, float(missed.max(initial=0.0)), problem.merged, bool(problem.live.any()))
+        return ShardCertificate(
+            pairs, smallest, float(missed.max(initial=0.0)), problem.merged, bool(problem.live.any())
+        )
 
 
 @dataclass(frozen=True)
-class Final:
+class ShardCertificate:
     """Of one part: tight rows (s, 2), min row/b less its rounding, violation, merged, whether any row is live."""
 
     tight: Index
@@ -202,9 +204,9 @@ class Final:
     live: bool
 
 
-def parts_of(
+def shards_of(
     source: Source, selected: Tensor, queries: Tensor | None, mask: Tensor | None, rhs: Tensor | None
-) -> Iterator[Part]:
+) -> Iterator[LocalShard]:
     """Every block as a checked problem of its own; the other arguments hold all sequences."""
     n, seen = len(selected), 0
     for start, block in source.blocks():
@@ -216,7 +218,9 @@ def parts_of(
             problem = RowProblem.attention(to_array(block, "keys"), selected[start:stop], *cut)  # type: ignore[arg-type]
         except InputError as error:
             raise InputError(f"block from sequence {start}: {error}") from error
-        yield Part(problem, start)
+        if problem.extreme:
+            raise InputError(f"block from sequence {start}: sizes that float64 cannot square; rescale the keys")
+        yield LocalShard(problem, start)
         seen = stop
     if seen != n:
         raise InputError(f"keys hold {seen} sequences and selected {n}: give one selected token each")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lightning_maxmargin.svm.certify import missed_share, relative_gap
+from lightning_maxmargin.svm.certify import relative_gap
 from lightning_maxmargin.svm.checks import to_array
-from lightning_maxmargin.svm.generate import Outcome, smallest_of
+from lightning_maxmargin.svm.generate import Outcome, bounds, smallest_of
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution, Status
 
@@ -78,13 +78,10 @@ def _again(problem: RowProblem, warm: Solution, p: Array, margins: Array) -> Out
         return None
     smallest, length = smallest_of(problem, margins), float(np.linalg.norm(p))
     value = float(lam @ problem.rhs.ravel()[ids])
-    # Were lam to combine the rows to p still, which costs no pass over the rows to ask; only then it is looked at.
+    # Were lam to combine the rows to p still, which costs no pass over rows to ask; only then their combination.
     if not relative_gap(value, length * smallest, smallest, length) <= SAME:
         return None
-    combined = float(np.linalg.norm(problem.combine(ids, lam)))
-    zero = problem.live & (problem.rhs == 0)
-    missed = missed_share(margins[zero], problem.row_norms[zero] * length)
-    if not relative_gap(value, combined, smallest, length) + missed <= SAME:
+    if not bounds(problem, ids, lam, margins, p) <= SAME:
         return None
     return Outcome(ids, lam, p, False, 0.0, 0, margins)
 

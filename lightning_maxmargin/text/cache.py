@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from platformdirs import user_cache_dir
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.run.atomic import whole
 from lightning_maxmargin.text.encoders import Encoder
 
 FEATURE_VERSION = 1  # raised whenever the same sentence would get another vector
@@ -94,9 +94,5 @@ def _read(path: Path, rows: int) -> Tensor | None:
 
 def _write(path: Path, vectors: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
-    try:
-        save_file({"vectors": vectors.contiguous()}, temporary, metadata={"sha256": _checksum(vectors)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path) as part:
+        save_file({"vectors": vectors.contiguous()}, part, metadata={"sha256": _checksum(vectors)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,22 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import config
+from tests.conftest import Outcome, config, fit_once
 
 
-@pytest.fixture
-def trained(tmp_path: Path, maxmargin: Any) -> Any:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """A run on a user's own arrays, with a test file."""
+    folder = tmp_path_factory.mktemp("trained")
     rng = np.random.default_rng(0)
-    for name in ("data.npz", "test.npz"):
-        np.savez(tmp_path / name, keys=rng.normal(size=(6, 4, 5)), labels=np.array([1, -1, 1, -1, 1, -1]))
-    paths = ("--data.path", "data.npz", "--data.val_path", "test.npz", "--data.test_path", "test.npz")
-    outcome = maxmargin("fit", "--config", config("tensor"), *paths, "--trainer.max_steps", "40", "--report", "true")
-    assert outcome.status == 0, outcome.err
-    return outcome
+    data, test = (str(folder / name) for name in ("data.npz", "test.npz"))
+    for path in (data, test):
+        np.savez(path, keys=rng.normal(size=(6, 4, 5)), labels=np.array([1, -1, 1, -1, 1, -1]))
+    paths = ("--data.path", data, "--data.val_path", test, "--data.test_path", test)
+    return fit_once(folder, "--config", config("tensor"), *paths, "--trainer.max_steps", "40", "--report", "true")
 
 
-def again(trained: Any) -> tuple[str, ...]:
+def again(trained: Outcome) -> tuple[str, ...]:
     return (
         "--config",
         str(trained.run_dir / "config.yaml"),
@@ -35,20 +36,20 @@ def again(trained: Any) -> tuple[str, ...]:
     )
 
 
-def test_test_repeats_the_accuracy_of_the_run(trained: Any, maxmargin: Any) -> None:
+def test_test_repeats_the_accuracy_of_the_run(trained: Outcome, maxmargin: Any) -> None:
     outcome = maxmargin("test", *again(trained))
     assert outcome.status == 0, outcome.err
     printed = next(line for line in outcome.out.splitlines() if "test/accuracy" in line)
     assert float(printed.split("│")[2]) == pytest.approx(trained.summary["test/accuracy"], abs=1e-7)
 
 
-def test_validate_prints_a_table(trained: Any, maxmargin: Any) -> None:
+def test_validate_prints_a_table(trained: Outcome, maxmargin: Any) -> None:
     outcome = maxmargin("validate", *again(trained))
     assert outcome.status == 0, outcome.err
     assert "val/accuracy" in outcome.out
 
 
-def test_predict_writes_a_line_each_and_never_over_a_file(trained: Any, tmp_path: Path, maxmargin: Any) -> None:
+def test_predict_writes_a_line_each_and_never_over_a_file(trained: Outcome, tmp_path: Path, maxmargin: Any) -> None:
     outcome = maxmargin("predict", *again(trained), "--output", "out.jsonl")
     assert outcome.status == 0, outcome.err
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -61,7 +62,7 @@ def test_predict_writes_a_line_each_and_never_over_a_file(trained: Any, tmp_path
     assert (tmp_path / "out.jsonl").read_bytes() == before
 
 
-def test_report_is_written_again_from_the_files(trained: Any, maxmargin: Any) -> None:
+def test_report_is_written_again_from_the_files(trained: Outcome, maxmargin: Any) -> None:
     page = trained.run_dir / "report.html"
     first = page.read_bytes()
     page.unlink()
@@ -71,7 +72,7 @@ def test_report_is_written_again_from_the_files(trained: Any, maxmargin: Any) ->
     assert page.read_bytes() == first
 
 
-def test_the_saved_config_runs_the_same_again(trained: Any, maxmargin: Any) -> None:
+def test_the_saved_config_runs_the_same_again(trained: Outcome, maxmargin: Any) -> None:
     outcome = maxmargin("fit", "--config", str(trained.run_dir / "config.yaml"))
     assert outcome.status == 0, outcome.err
     same = {k: v for k, v in outcome.summary.items() if "seconds" not in k}
@@ -97,8 +98,8 @@ def test_help(words: list[str], maxmargin: Any) -> None:
     assert "usage: maxmargin" in outcome.out
 
 
-def test_trusted_classes_of_the_user(tmp_path: Path) -> None:
-    """As docs/python.md says; in a process of its own, because trust cannot be taken back in one."""
+def test_trusted_classes_of_the_user(tmp_path: Path, maxmargin: Any) -> None:
+    """As docs/python.md says; trusted in a process of its own, because trust cannot be taken back in one."""
     (tmp_path / "mine.py").write_text(
         "import torch\n"
         "from lightning_maxmargin.core import Sequences\n"
@@ -118,16 +119,17 @@ def test_trusted_classes_of_the_user(tmp_path: Path) -> None:
         )
     # The data's dimension takes the place of the class's own default; nobody gave that.
     words = ["fit", "--data", "mine.Mine", "--model", "mine.Sub", "--trainer.max_steps", "50"]
-    call = [sys.executable, "-m", "lightning_maxmargin", *words, "--wandb", "disabled", "--run_dir", "r"]
+    quiet = ["--wandb", "disabled", "--report", "false", "--run_dir", "r"]
+    call = [sys.executable, "-m", "lightning_maxmargin", *words, *quiet]
     trusted = subprocess.run([*call, "--trust-config"], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert trusted.returncode == 0, trusted.stderr
-    plain = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert plain.returncode == 2
-    assert "--trust-config" in plain.stderr
+    plain = maxmargin(*words)
+    assert plain.status == 2
+    assert "--trust-config" in plain.error
 
 
 def test_limits_as_near_are_named_together(maxmargin: Any) -> None:
-    outcome = maxmargin("fit", "--config", config("joint/relaxed"), "--trainer.max_steps", "3000", plain=False)
+    outcome = maxmargin("fit", "--config", config("joint/relaxed"), "--trainer.max_steps", "300")
     assert outcome.status == 0, outcome.err
     assert "relaxed = rate-coupled" in outcome.out
 
@@ -137,13 +139,19 @@ def test_fast_dev_run_leaves_no_report(maxmargin: Any) -> None:
     assert outcome.status == 0, outcome.err
 
 
-def test_python_m_is_the_same_command(tmp_path: Path) -> None:
+def test_python_m_is_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What -m runs, in this process: it is started as one in test_trusted_classes_of_the_user."""
     words = ["fit", "--config", config("joint/tight"), "--trainer.max_steps", "20", "--wandb", "disabled"]
-    done = subprocess.run(
-        [sys.executable, "-m", "lightning_maxmargin", *words], capture_output=True, text=True, cwd=tmp_path, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    page = Path(done.stdout.strip().splitlines()[-1].removeprefix("report "))
+    monkeypatch.chdir(tmp_path)
+    for variable in ("MAXMARGIN_RUN_DIR", "LOCAL_RANK"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(sys, "argv", ["maxmargin", *words])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("lightning_maxmargin", run_name="__main__", alter_sys=False)
+    assert ended.value.code == 0
+    page = Path(capfd.readouterr().out.strip().splitlines()[-1].removeprefix("report "))
     assert page.is_file()
     assert page.parent.parent == tmp_path / "runs"
     assert page.parent.name.startswith("joint-tight-")

@@ -15,6 +15,13 @@ from tests.conftest import ROOT, config
 CONFIGS = sorted(str(p.relative_to(ROOT / "configs"))[:-5] for p in (ROOT / "configs").rglob("*.yaml"))
 JOINT = [c for c in CONFIGS if c.startswith("joint/")]
 TASKS = [c for c in CONFIGS if c.startswith(("joint/", "attention/"))]
+# As long as the configs say: slow, and measured again by scripts/claims.py (of attention/, visual1 alone: the others
+# are trained by maxmargin reproduce). The same bounds hold after fewer steps.
+FULL = pytest.param((), marks=pytest.mark.slow, id="full length")
+
+
+def steps(number: int, *words: str) -> Any:
+    return pytest.param(("--trainer.max_steps", str(number), *words), id=f"{number} steps")
 
 
 def test_there_are_configs_for_the_whole_contract() -> None:
@@ -49,16 +56,21 @@ def test_config_runs_and_fills_the_run_directory(name: str, maxmargin: Any) -> N
     assert "run_dir" not in yaml.safe_load((outcome.run_dir / "config.yaml").read_text())
 
 
-def test_tight_reaches_the_strict_limit(maxmargin: Any) -> None:
-    s = maxmargin("fit", "--config", config("joint/tight")).summary
+@pytest.mark.parametrize("length", [steps(500), FULL])
+def test_tight_reaches_the_strict_limit(length: tuple[str, ...], maxmargin: Any) -> None:
+    s = maxmargin("fit", "--config", config("joint/tight"), *length).summary
     assert s["direction_gap/strict"] <= 1e-6
     assert s["direction_gap/head"] <= 1e-6
     assert (s["status/attention"], s["status/head"]) == ("certified", "certified")
 
 
+# At ten times the rates of the config the norm is as large after a tenth of its steps.
+@pytest.mark.parametrize("length", [steps(1200, "--model.attention_lr", "1.0", "--model.head_lr", "1.0"), FULL])
 @pytest.mark.parametrize("precision", ["64-true", "32-true", "bf16-mixed"])
-def test_relaxed_reaches_the_relaxed_limit_in_every_precision(precision: str, maxmargin: Any) -> None:
-    s = maxmargin("fit", "--config", config("joint/relaxed"), "--trainer.precision", precision).summary
+def test_relaxed_reaches_the_relaxed_limit_in_every_precision(
+    precision: str, length: tuple[str, ...], maxmargin: Any
+) -> None:
+    s = maxmargin("fit", "--config", config("joint/relaxed"), "--trainer.precision", precision, *length).summary
     assert s["norm/attention"] > 1000
     assert s["direction_gap/relaxed"] <= (1e-6 if precision == "64-true" else 1e-3)
     assert s["direction_gap/strict"] > 1e-2
@@ -66,50 +78,55 @@ def test_relaxed_reaches_the_relaxed_limit_in_every_precision(precision: str, ma
     assert s["message"] == ""
 
 
+# Saturated at step 631 in float64, earlier in float32: nothing moves afterwards.
+@pytest.mark.parametrize("length", [steps(1500), FULL])
 @pytest.mark.parametrize("precision", ["64-true", "32-true"])
-def test_naive_gradient_stalls_and_the_summary_says_so(precision: str, maxmargin: Any) -> None:
+def test_naive_gradient_stalls_and_the_summary_says_so(precision: str, length: tuple[str, ...], maxmargin: Any) -> None:
     words = ("fit", "--config", config("joint/relaxed"), "--model.gradient", "naive", "--trainer.precision", precision)
-    s = maxmargin(*words).summary
+    s = maxmargin(*words, *length).summary
     assert s["direction_gap/relaxed"] > 1e-2
     assert s["direction_gap/strict"] < 1e-4, "the artefact: the wrong limit"
     assert "stalled" in s["message"]
 
 
-@pytest.mark.parametrize("prompt", ["[1.0, 0.0]", "[0.3, -0.7]"])
-def test_p_and_W_walk_the_same_path(prompt: str, maxmargin: Any) -> None:
-    words = ("fit", "--config", config("joint/relaxed"))
-    by_W = maxmargin(*words, "--model.prompt", prompt).run_dir
-    by_p = maxmargin(*words, "--model.parametrization", "p").run_dir
-    W, p = np.load(by_W / "paths.npz"), np.load(by_p / "paths.npz")
-    assert len(W["step"]) > 30
-    np.testing.assert_array_equal(W["step"], p["step"])
-    # W(0) = p(0) z' and a unit prompt: p = W z at every logged step.
-    np.testing.assert_allclose(W["attention"], p["attention"], rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(W["head"], p["head"], rtol=1e-10, atol=1e-10)
+@pytest.mark.parametrize("length", [steps(2000), FULL])
+def test_p_and_W_walk_the_same_path(length: tuple[str, ...], maxmargin: Any) -> None:
+    words = ("fit", "--config", config("joint/relaxed"), *length)
+    p = np.load(maxmargin(*words, "--model.parametrization", "p").run_dir / "paths.npz")
+    assert len(p["step"]) > 30
+    for prompt in ("[1.0, 0.0]", "[0.3, -0.7]"):
+        W = np.load(maxmargin(*words, "--model.prompt", prompt).run_dir / "paths.npz")
+        np.testing.assert_array_equal(W["step"], p["step"])
+        # W(0) = p(0) z' and a unit prompt: p = W z at every logged step.
+        np.testing.assert_allclose(W["attention"], p["attention"], rtol=1e-10, atol=1e-10, err_msg=prompt)
+        np.testing.assert_allclose(W["head"], p["head"], rtol=1e-10, atol=1e-10, err_msg=prompt)
 
 
+@pytest.mark.parametrize("length", [steps(2000), FULL])
 @pytest.mark.parametrize("seed", [0, 6, 9, 12])
-def test_random_settles_at_the_rate_coupled_limit(seed: int, maxmargin: Any) -> None:
-    s = maxmargin("fit", "--config", config("joint/random"), "--data.seed", str(seed)).summary
+def test_random_settles_at_the_rate_coupled_limit(seed: int, length: tuple[str, ...], maxmargin: Any) -> None:
+    s = maxmargin("fit", "--config", config("joint/random"), "--data.seed", str(seed), *length).summary
     assert s["direction_gap/rate_coupled"] <= 1e-5
     assert s["direction_gap/strict"] > 10 * s["direction_gap/rate_coupled"]
     assert s["direction_gap/relaxed"] > 10 * s["direction_gap/rate_coupled"]
     assert s["svm/limit"] == "rate_coupled"
 
 
+@pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    ("name", "selected"),
+    ("name", "selected", "enough"),
     [
-        ("single_global", "0"),
-        ("single_local", "1"),
-        ("multi", "0 0 0"),
-        ("losses", "1 1"),
-        ("visual1", "0 2"),
-        ("visual2", "0 0"),
+        ("single_global", "0", 3000),
+        ("single_local", "1", 3000),
+        ("multi", "0 0 0", 3000),
+        ("losses", "1 1", 3000),
+        ("visual1", "0 2", 6000),
+        ("visual2", "0 0", 3000),
     ],
 )
-def test_attention_reaches_its_svm(name: str, selected: str, maxmargin: Any) -> None:
-    s = maxmargin("fit", "--config", config(f"attention/{name}")).summary
+def test_attention_reaches_its_svm(name: str, selected: str, enough: int, full: bool, maxmargin: Any) -> None:
+    length = () if full else ("--trainer.max_steps", str(enough))
+    s = maxmargin("fit", "--config", config(f"attention/{name}"), *length).summary
     assert s["selection/tokens"] == selected
     assert s["direction_gap/attention"] <= 1e-4
     assert s["status/attention"] == "certified"
@@ -120,7 +137,8 @@ def test_own_arrays(tmp_path: Path, maxmargin: Any) -> None:
     keys, labels = rng.normal(size=(6, 4, 5)), np.array([1, -1, 1, -1, 1, -1])
     np.savez(tmp_path / "data.npz", keys=keys, labels=labels)
     np.savez(tmp_path / "test.npz", keys=keys[:3], labels=labels[:3])
-    outcome = maxmargin("fit", "--config", config("tensor"), "--data.path", "data.npz", "--data.test_path", "test.npz")
+    paths = ("--data.path", "data.npz", "--data.test_path", "test.npz")
+    outcome = maxmargin("fit", "--config", config("tensor"), *paths, "--trainer.max_steps", "500")
     assert outcome.status == 0, outcome.err
     assert outcome.summary["test/accuracy"] == 1.0
     assert outcome.summary["status/attention"] == "certified"
@@ -130,6 +148,7 @@ def test_three_classes(tmp_path: Path, maxmargin: Any) -> None:
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "data.npz", keys=rng.normal(size=(6, 4, 12)), labels=np.array([0, 1, 2, 0, 1, 2]))
     words = ["--data.num_classes", "3", "--model.loss", "cross_entropy", "--model.gradient", "centred"]
+    words += ["--trainer.max_steps", "500"]
     outcome = maxmargin("fit", "--config", config("tensor"), "--data.path", "data.npz", *words)
     assert outcome.status == 0, outcome.err
     assert outcome.summary["status/head"] == "certified"

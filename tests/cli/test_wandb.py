@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import Outcome, config
+from tests.conftest import Outcome, config, fit_once
 
 WORDS = (
     "fit",
@@ -45,21 +45,24 @@ def rows(run_dir: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["norm/attention"]]
 
 
-def test_offline_run_reads_back_what_the_csv_says(maxmargin: Any) -> None:
-    outcome = maxmargin(*WORDS, plain=False)
-    assert outcome.status == 0, outcome.err
-    found = records(outcome.run_dir)
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A run with W&B as it is by default."""
+    return fit_once(tmp_path_factory.mktemp("offline"), *WORDS[1:], plain=False)
+
+
+def test_offline_run_reads_back_what_the_csv_says(offline: Outcome) -> None:
+    found = records(offline.run_dir)
     history = [r["history"] for r in found if r["type"] == "history"]
     written = json.dumps(history)
     assert "direction_gap/strict" in written
-    last = rows(outcome.run_dir)[-1]
+    last = rows(offline.run_dir)[-1]
     assert f"{float(last['direction_gap/head']):.6g}"[:6] in written
-    assert (outcome.run_dir / "wandb_id.txt").read_text() in json.dumps(found)
+    assert (offline.run_dir / "wandb_id.txt").read_text() in json.dumps(found)
 
 
-def test_axes_are_defined(maxmargin: Any) -> None:
-    outcome = maxmargin(*WORDS, plain=False)
-    metrics = {json.dumps(r["metric"]) for r in records(outcome.run_dir) if r["type"] == "metric"}
+def test_axes_are_defined(offline: Outcome) -> None:
+    metrics = {json.dumps(r["metric"]) for r in records(offline.run_dir) if r["type"] == "metric"}
     gaps = [m for m in metrics if "direction_gap" in m]
     assert gaps
     assert all("norm/attention" in m for m in gaps)

@@ -27,14 +27,15 @@ def compare(one: Any, two: Any, rtol: float) -> None:
 @pytest.mark.parametrize(
     "extra",
     [
-        [],
-        ["--model.gradient", "centred", "--trainer.max_steps", "300"],
+        ["--trainer.max_steps", "300"],
+        ["--model.gradient", "centred", "--trainer.max_steps", "100"],
         ["--model.gradient", "naive", "--trainer.max_steps", "100"],
     ],
     ids=["exact", "centred", "naive"],
 )
 def test_full_batch_of_three_on_two_processes(extra: list[str], maxmargin: Any) -> None:
-    words = ("fit", "--config", config("joint/relaxed"), "--trainer.max_steps", "1000", *extra)
+    # scripts/claims.py compares the 12,000 steps of the config.
+    words = ("fit", "--config", config("joint/relaxed"), *extra)
     one, two = maxmargin(*words), maxmargin(*words, *TWO, "ddp_fork")
     compare(one, two, rtol=1e-10)
     np.testing.assert_allclose(

@@ -12,10 +12,10 @@ import pytest
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.figures import RunFiles, draw_figures, write_report
+from lightning_maxmargin.figures.diagnosis import degrees, diagnosis
 from lightning_maxmargin.figures.examples import MOST, choose, show
 from lightning_maxmargin.figures.read import Example
 from lightning_maxmargin.figures.style import near_one
-from lightning_maxmargin.figures.verdict import degrees, verdict
 
 SUMMARY: dict[str, Any] = {
     "name": "joint", "message": "", "gradient": "exact", "status/attention": "certified", "status/head": "certified",
@@ -255,7 +255,7 @@ def test_class_predictions() -> None:
     ],
 )
 def test_verdict(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
-    words = " ".join(verdict(RunFiles.load(make_run(tmp_path, SUMMARY | changes))))
+    words = " ".join(diagnosis(RunFiles.load(make_run(tmp_path, SUMMARY | changes))))
     assert says in words
     assert "nan" not in words.replace("cannot", "")
 

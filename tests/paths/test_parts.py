@@ -100,7 +100,7 @@ def test_global_minimum_of_a_plane_by_grid(loss: str) -> None:
 @pytest.mark.parametrize("padded", [False, True])
 def test_loss_falls_along_the_path(padded: bool) -> None:
     data, v = draw(5, queries=True, mask=padded)
-    path = regularization_path(data, [0.1, 1, 3, 10], head=v, starts=2)
+    path = regularization_path(data, [0.1, 1, 3, 10], head=v, starts=1)
     assert path.attention.shape == (4, 3, 2)
     assert (path.loss.diff() < 0).all()
     assert set(path.status) == {"stationary"}

@@ -5,20 +5,27 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.conftest import config
+from tests.conftest import config, fit_once
 
 WORDS = ("fit", "--config", config("joint/tight"), "--trainer.max_steps", "20")
 
 
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit_once(tmp_path_factory.mktemp("sound"), *WORDS[1:]).run_dir / "checkpoints"
+
+
 @pytest.fixture
-def saved(maxmargin: Any) -> Path:
-    return maxmargin(*WORDS).run_dir / "checkpoints" / "last.ckpt"
+def saved(checkpoints: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return shutil.copytree(checkpoints, tmp_path / "saved") / "last.ckpt"
 
 
 def refused(outcome: Any, *said: str) -> None:

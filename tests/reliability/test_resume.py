@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from lightning_maxmargin.callbacks import Interrupt
-from tests.conftest import config
+from tests.conftest import Outcome, config, fit_once
 
 MINIBATCH = (
     "fit", "--config", config("joint/random"), "--data.batch_size", "3", "--model.optimizer", "NormalizedGD",
@@ -66,18 +66,24 @@ def assert_same_run(a: dict[str, Any], b: dict[str, Any]) -> None:
     assert_same(a["callbacks"][monitor]["history"], history, "history")
 
 
+@pytest.fixture(scope="module", params=[MINIBATCH, ADAM, FULL], ids=["minibatch", "adam", "full"])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], Outcome]:
+    """The words of a run, and the run that was not stopped."""
+    words = request.param
+    return words, fit_once(tmp_path_factory.mktemp("whole"), *words[1:], "--trainer.max_steps", "150")
+
+
 # 4 batches an epoch: in the middle of one, at its last batch, and in the middle again.
 @pytest.mark.parametrize("stop", [77, 76, 80, 2])
-@pytest.mark.parametrize("words", [MINIBATCH, ADAM, FULL], ids=["minibatch", "adam", "full"])
-def test_resumed_run_is_the_whole_run(words: tuple[str, ...], stop: int, maxmargin: Any) -> None:
-    whole = maxmargin(*words, "--trainer.max_steps", "150")
+def test_resumed_run_is_the_whole_run(whole: tuple[tuple[str, ...], Outcome], stop: int, maxmargin: Any) -> None:
+    words, unbroken = whole
     part = maxmargin(*words, "--trainer.max_steps", str(stop))
     assert part.status == 0, part.err
     resumed = maxmargin(
         *words, "--trainer.max_steps", "150", "--ckpt_path", str(part.run_dir / "checkpoints" / "last.ckpt")
     )
     assert resumed.status == 0, resumed.err
-    assert_same_run(checkpoint(whole.run_dir), checkpoint(resumed.run_dir))
+    assert_same_run(checkpoint(unbroken.run_dir), checkpoint(resumed.run_dir))
 
 
 @pytest.mark.slow

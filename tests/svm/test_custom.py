@@ -18,7 +18,7 @@ from lightning_maxmargin import JointSelection, MarginMonitor, keys, solve_att_s
 from lightning_maxmargin.data import PaperData
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.figures import RunFiles
-from lightning_maxmargin.figures.verdict import number_table
+from lightning_maxmargin.figures.diagnosis import number_table
 from lightning_maxmargin.run.summary import write_summary
 from lightning_maxmargin.svm import CustomSolution, dual_norm_of, norm_of, solve_cvxpy, solve_rows
 from lightning_maxmargin.svm.norms import registry

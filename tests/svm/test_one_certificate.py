@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_maxmargin.svm import RowProblem, Status, certify, solve_att_svm, solve_rows
-from lightning_maxmargin.svm.batch_input import check_many
+from lightning_maxmargin.svm.batch_input import check_batch
 from lightning_maxmargin.svm.batch_rows import judge
 from lightning_maxmargin.svm.certify import TOLERANCES, is_certified, relative_gap
 from lightning_maxmargin.svm.equalities import EqualityAnswer, EqualityRows, certify_equalities
@@ -43,7 +43,7 @@ def test_batch_blocks_and_one_problem_agree(seed: int, n: int, T: int, d: int, s
     gap, violation, status = certify(problem, direction, dual)
     if not problem.live.any():
         return
-    many = check_many(keys[None], selected[None], None, None, None)
+    many = check_batch(keys[None], selected[None], None, None, None)
     rows = many.rows(slice(None))
     lam = np.take_along_axis(dual.reshape(1, -1), rows.ids, axis=1) * (1 if rows.live is None else rows.live)
     batch = judge(rows, direction[None], lam, TOLERANCES.tight)

@@ -11,7 +11,7 @@ from lightning_maxmargin.svm.generate import generate
 from lightning_maxmargin.svm.qp.active import finish, gap_of, on_active, point_of
 from lightning_maxmargin.svm.qp.farkas import accept, by_linear_program, farkas_from
 from lightning_maxmargin.svm.qp.interior import Rows, interior
-from lightning_maxmargin.svm.qp.working import SmallProblem, by_daqp, solve_small
+from lightning_maxmargin.svm.qp.working import SmallProblem, _multipliers_of, solve_small
 
 
 def rows(m: int, r: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -91,9 +91,9 @@ def test_daqp_agrees_with_the_interior_point(dq: int | None) -> None:
     problem = attention(8, 5, 6, dq)
     small = SmallProblem(problem, problem.ids)
     assert (small.A is None) == (dq is not None)
-    lam = by_daqp(small, None)
+    lam = _multipliers_of(small, None)
     assert lam is not None
-    warm = by_daqp(small, lam)
+    warm = _multipliers_of(small, lam)
     assert warm is not None
     np.testing.assert_allclose(warm, lam, atol=1e-8 * lam.max())
     direction = problem.combine(problem.ids, small.top * small.scale * lam)

@@ -8,84 +8,96 @@ from __future__ import annotations
 
 import numpy as np
 
-from lightning_maxmargin.svm.certify import missed_share, relative_gap
-from lightning_maxmargin.svm.generate import Outcome, worst_rows
+from lightning_maxmargin.svm.certify import relative_gap, worst_miss
+from lightning_maxmargin.svm.generate import (
+    MAX_ROUNDS,
+    ROUGH,
+    Answer,
+    Evaluation,
+    Outcome,
+    rounds_of,
+    smallest_of,
+    worst_rows,
+)
 from lightning_maxmargin.svm.norms.names import Norm, dual_norm_of, norm_of
 from lightning_maxmargin.svm.norms.registry import WorkingRows, entry_of
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
-MAX_ROUNDS = 60
 # Up to this many rows there is nothing to gain by leaving some out.
 FEW = 256
-# While rows are missing their small problem need not be solved further than this.
-ROUGH = 1e-3
 # Gap over all rows at which missed ones no longer matter.
 CLOSED = 3e-10
 # A row with b = 0 is missed by more than rounding.
 MISSED = 1e-10
 
 
+class NormRounds:
+    """Rows in memory in another norm; working rows are their numbers.
+
+    Args: problem, feasible, with at least one row b > 0; norm, not l2; base, the l2 outcome.
+    """
+
+    def __init__(self, problem: RowProblem, norm: Norm, base: Outcome) -> None:
+        self.problem, self.norm, self.base = problem, norm, base
+        self.count = int((problem.row_norms.ravel()[problem.ids] > 0).sum())
+        self.round, self.rough = 0, False
+
+    def first(self) -> Index:
+        """All of few rows; else the support of the l2 solution and the next nearest rows, about twice as many."""
+        problem, base = self.problem, self.base
+        norms = problem.row_norms.ravel()
+        ids = problem.ids[norms[problem.ids] > 0]
+        support = base.ids[(base.lam > 0) & (norms[base.ids] > 0)]
+        most = max(FEW, 2 * len(support))
+        if len(ids) > most:
+            depth = (problem.margins(base.direction).ravel()[ids] - problem.rhs.ravel()[ids]) / norms[ids]
+            ids = np.union1d(ids[np.argpartition(depth, most)[:most]], support)
+        self.rough = len(ids) < self.count
+        return ids
+
+    def solve(self, working: Index) -> Answer | None:
+        self.round += 1
+        start = (self.base.direction, self.base.ids, self.base.lam)
+        # On rows of very different size the powers of a step may overflow; the certificate judges what comes back.
+        with np.errstate(all="ignore"):
+            found = _solve_working(self.problem, self.norm, working, start, ROUGH if self.rough else 0.0)
+        return None if found is None else Answer(*found)
+
+    def evaluate(self, working: Index, answer: Answer) -> Evaluation[Index]:
+        """The gap over all rows or, if that is more, by how much a row with b = 0 is missed."""
+        problem, W = self.problem, answer.direction
+        margins = problem.margins(W)
+        missed = worst_miss(problem, margins, float(np.linalg.norm(W)))
+        value = float(answer.lam @ problem.rhs.ravel()[working])
+        combined = dual_norm_of(problem.combine(working, answer.lam), self.norm)
+        smallest = smallest_of(problem, margins)
+        gap = max(missed, relative_gap(value, combined, smallest, norm_of(W, self.norm), 1))
+        fresh = worst_rows(problem, margins, working, 0.0, W)
+        fresh = fresh[problem.row_norms.ravel()[fresh] > 0]
+        closed = len(fresh) == 0 or len(working) == self.count or (gap <= CLOSED and missed <= MISSED)
+        return Evaluation(gap, fresh, closed and not self.rough, smallest)
+
+    def grow(self, working: Index, answer: Answer, evaluation: Evaluation[Index]) -> Index:
+        # A rough answer that misses no row says which rows count: the next is the last or nearly so.
+        self.rough = self.rough and len(evaluation.fresh) > 0 and self.round < MAX_ROUNDS // 2
+        return np.union1d(working, evaluation.fresh)
+
+
 def generate_norm(problem: RowProblem, norm: Norm, base: Outcome) -> Outcome:
-    """min ||W|| in ``norm``, not l2, from the l2 outcome of a feasible problem with at least one row b > 0.
+    """min ||W|| in ``norm``, not l2, from the l2 outcome of a problem with at least one row b > 0.
 
     An l2 outcome that does not meet the rows, so that nothing is known, is handed back as it is.
     """
-    on = problem.rhs > 0
-    if float(problem.margins(base.direction)[on].min()) <= 0:
+    if not smallest_of(problem, problem.margins(base.direction)) > 0:
         return base
-    working = _first(problem, base)
-    everything = int((problem.row_norms.ravel()[problem.ids] > 0).sum())
-    start = (base.direction, base.ids, base.lam)
-    best: tuple[float, Index, Array, Array] = (np.inf, base.ids, base.lam, base.direction)
-    rough = len(working) < everything
-    for at in range(1, MAX_ROUNDS + 1):
-        # On rows of very different size the powers of a step may overflow; the certificate judges what comes back.
-        with np.errstate(all="ignore"):
-            found = _solve_working(problem, norm, working, start, ROUGH if rough else 0.0)
-        if found is None:
-            break
-        W, lam = found
-        margins = problem.margins(W)
-        gap, missed = _bounds(problem, norm, working, lam, margins, W)
-        if gap < best[0] or not np.isfinite(best[0]):
-            best = (gap, working, lam, W)
-        if len(working) == everything and not rough:
-            break
-        fresh = worst_rows(problem, margins, working, 0.0, W)
-        fresh = fresh[problem.row_norms.ravel()[fresh] > 0]
-        if not rough and (len(fresh) == 0 or (gap <= CLOSED and not missed)):
-            break
-        # A rough answer that misses no row says which rows count: the next is the last or nearly so.
-        rough = len(fresh) > 0 and rough and at < MAX_ROUNDS // 2
-        working = np.union1d(working, fresh)
-    gap, working, lam, W = best
+    found = rounds_of(NormRounds(problem, norm, base))
+    working, lam, W = (base.ids, base.lam, base.direction)
+    if found is not None:
+        working, lam, W = found.working, found.answer.lam, found.answer.direction
     # Of dual norm 1, so that b'lam is the bound on the norm itself.
     size = dual_norm_of(problem.combine(working, lam), norm)
     lam = lam / size if 0 < size < np.inf else lam
-    return Outcome(working, lam, W, False, 0.0, base.rounds + at)
-
-
-def _first(problem: RowProblem, base: Outcome) -> Index:
-    """All of few rows; else the support of the l2 solution and the next nearest rows, about twice as many."""
-    norms = problem.row_norms.ravel()
-    ids = problem.ids
-    ids = ids[norms[ids] > 0]
-    support = base.ids[(base.lam > 0) & (norms[base.ids] > 0)]
-    most = max(FEW, 2 * len(support))
-    if len(ids) <= most:
-        return ids
-    depth = (problem.margins(base.direction).ravel()[ids] - problem.rhs.ravel()[ids]) / norms[ids]
-    near = ids[np.argpartition(depth, most)[:most]]
-    return np.union1d(near, support)
-
-
-def _bounds(problem: RowProblem, norm: Norm, ids: Index, lam: Array, margins: Array, W: Array) -> tuple[float, bool]:
-    """Gap over all rows or, if that is more, by how much a row with b = 0 is missed; and whether one is."""
-    on, zero = problem.rhs > 0, problem.live & (problem.rhs == 0)
-    smallest = float((margins[on] / problem.rhs[on]).min())
-    depth = missed_share(margins[zero], problem.row_norms[zero] * np.linalg.norm(W))
-    value, combined = float(lam @ problem.rhs.ravel()[ids]), dual_norm_of(problem.combine(ids, lam), norm)
-    return max(depth, relative_gap(value, combined, smallest, norm_of(W, norm), 1)), depth > MISSED
+    return Outcome(working, lam, W, False, 0.0, base.rounds + (0 if found is None else found.rounds))
 
 
 def _solve_working(

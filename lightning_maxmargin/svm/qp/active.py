@@ -59,11 +59,15 @@ def point_of(A: Array | None, gram: Array | None, lam: Array, p: Array | None = 
 
 def gap_of(point: Point, b: Array) -> float:
     """The certificate's gap on these rows; a row with b = 0 that p misses is no gap and counts by its size."""
-    on = b > 0
-    smallest = float((point.y[on] / b[on]).min()) if on.any() else 0.0
-    length = float(np.sqrt(point.square))
-    gap = relative_gap(float(b @ point.lam), float(np.sqrt(point.dual_square)), smallest, length)
-    return gap + missed_share(point.y[~on], np.full(int((~on).sum()), length))
+    on, length = b > 0, float(np.sqrt(point.square))
+    y, missed = point.y, 0.0
+    if not on.all():
+        missed = missed_share(y[~on], np.full(int((~on).sum()), length))
+        y, b, lam = y[on], b[on], point.lam[on]
+    else:
+        lam = point.lam
+    smallest = float((y / b).min()) if len(b) else 0.0
+    return relative_gap(float(b @ lam), float(np.sqrt(point.dual_square)), smallest, length) + missed
 
 
 def on_active(A: Array | None, gram: Array | None, b: Array, on: Index) -> tuple[Array, Array | None]:

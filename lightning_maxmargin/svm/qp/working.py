@@ -7,12 +7,14 @@ price is SLACK^2/2. That problem always has a solution: its multipliers are thos
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from lightning_maxmargin.svm.qp.active import Finish, Point, finish, pivot, point_of
+from lightning_maxmargin.svm.qp.daqp import multipliers
 from lightning_maxmargin.svm.qp.farkas import by_linear_program, farkas_from
 from lightning_maxmargin.svm.qp.interior import Interior, Rows, interior
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
@@ -23,6 +25,8 @@ DEAR_SLACK = 1e6
 ROOM = 3e-14
 # Up to this many numbers DAQP beats the interior point: at 280 rows of 128 it needs 1.5 ms for 6, warm still less.
 DAQP = 500_000
+# A tolerance above this asks for a rough answer.
+ROUGHEST_EXACT = 1e-9
 # Up to this dimension explicit rows beat their Gram for fewer rows than dimensions.
 EXPLICIT_DIM = 512
 
@@ -42,14 +46,13 @@ class SmallProblem:
 
     def __init__(self, problem: RowProblem, ids: Index) -> None:
         self.problem, self.ids = problem, ids
-        norms = problem.row_norms.ravel()[ids]
+        self.norms = norms = problem.row_norms.ravel()[ids]
         self.scale = np.where(norms > 0, 1.0, 0.0) / np.where(norms > 0, norms, 1.0)
         b = problem.rhs.ravel()[ids] * self.scale
         self.top = float(b.max()) if len(b) and b.max() > 0 else 1.0
         self.b = b / self.top
         # Next to a row of norm 1e-12 the other right-hand sides are lost in rounding; they are met with room instead.
         self.b[(b > 0) & (self.b < 1e-3)] += ROOM
-        self.hopeless = np.flatnonzero((norms == 0) & (problem.rhs.ravel()[ids] > 0))
         self.A: Array | None = None
         self.gram: Array | None = None
         if problem.dim <= max(len(ids), EXPLICIT_DIM):
@@ -76,45 +79,69 @@ class SmallProblem:
         return SmallResult(np.zeros_like(u), np.zeros(self.problem.shape), u)
 
 
-def solve_small(
-    problem: RowProblem, ids: Index, active: npt.NDArray[np.bool_] | None = None, tol: float = 1e-12
-) -> SmallResult:
-    """Solve the working rows ``ids``.
+@dataclass
+class Attempt:
+    """One solve of the working rows: rows thought active (m,) or None, the wanted precision, the best finish so far."""
 
-    Args: active (m,) rows thought active, tried before anything else; tol above 1e-9 asks for a rough answer only.
-    """
-    small = SmallProblem(problem, ids)
-    if len(small.hopeless):
-        return small.infeasible(_one_row(problem, ids, int(small.hopeless[0])))
-    if len(ids) * min(problem.dim, len(ids)) <= DAQP and small.A is not None:
-        lam = by_daqp(small, None if active is None else active.astype(np.float64))
-    elif small.gram is not None:
-        lam = pivot(small.gram, small.b, np.ones(len(ids), bool) if active is None else active)
-    else:
-        lam = None
-    if lam is not None:
-        if tol > 1e-9:
+    small: SmallProblem
+    active: npt.NDArray[np.bool_] | None
+    tol: float
+    best: Finish | None = None
+
+    def finished(self, lam: Array) -> SmallResult | None:
+        """What multipliers of a method are good for: a rough answer as they are, an exact one where they finish."""
+        small = self.small
+        if self.tol > ROUGHEST_EXACT:
             return small.result(point_of(small.A, small.gram, lam))
         done = finish(small.A, small.gram, small.b, lam > 1e-12 * lam.max(initial=0.0), lam)
-        if done.gap <= 1e-9:
-            return small.result(done.point)
-    best = None
-    if active is not None and active.any():
-        best = finish(small.A, small.gram, small.b, active)
-        if best.exact:
-            return small.result(best.point)
-    return _by_interior(small, tol, best)
+        return small.result(done.point) if done.gap <= 1e-9 else None
 
 
-def _one_row(problem: RowProblem, ids: Index, at: int) -> Array:
-    u = np.zeros(len(ids))
-    u[at] = 1 / problem.rhs.ravel()[ids[at]]
-    return u
+def _by_zero_row(attempt: Attempt) -> SmallResult | None:
+    """A row of norm 0 that asks for more is its own proof that there is no direction."""
+    small = attempt.small
+    norms, b = small.norms, small.problem.rhs.ravel()[small.ids]
+    zero = np.flatnonzero((norms == 0) & (b > 0))
+    if not len(zero):
+        return None
+    u = np.zeros(len(small.ids))
+    u[zero[0]] = 1 / b[zero[0]]
+    return small.infeasible(u)
 
 
-def _by_interior(small: SmallProblem, tol: float, best: Finish | None) -> SmallResult:
+def _by_daqp(attempt: Attempt) -> SmallResult | None:
+    """DAQP, which is fastest on few rows."""
+    small = attempt.small
+    if small.A is None or len(small.ids) * min(small.problem.dim, len(small.ids)) > DAQP:
+        return None
+    lam = multipliers(small.A, small.b, None if attempt.active is None else attempt.active.astype(np.float64))
+    return None if lam is None else attempt.finished(lam)
+
+
+def _by_pivot(attempt: Attempt) -> SmallResult | None:
+    """Block pivoting on the Gram of rows that are fewer than their dimensions."""
+    small = attempt.small
+    if small.gram is None:
+        return None
+    start = np.ones(len(small.ids), bool) if attempt.active is None else attempt.active
+    lam = pivot(small.gram, small.b, start)
+    return None if lam is None else attempt.finished(lam)
+
+
+def _by_active_set(attempt: Attempt) -> SmallResult | None:
+    """The finish from the rows thought active."""
+    small, active = attempt.small, attempt.active
+    if active is None or not active.any():
+        return None
+    attempt.best = finish(small.A, small.gram, small.b, active)
+    return small.result(attempt.best.point) if attempt.best.exact else None
+
+
+def _by_interior(attempt: Attempt) -> SmallResult | None:
+    """The interior point with its shared slack, then the finish; a Farkas vector where the slack does not vanish."""
+    small, tol, best = attempt.small, attempt.tol, attempt.best
     inner, strength = _centre(small, SLACK, tol)
-    if strength < 1e-3 and tol > 1e-9:
+    if strength < 1e-3 and tol > ROUGHEST_EXACT:
         inner, strength = _centre(small, SLACK, 1e-12)
     if strength < 1e-5:
         u = farkas_from(small.problem, small.ids, small.scale, small.A, inner.lam)
@@ -122,14 +149,14 @@ def _by_interior(small: SmallProblem, tol: float, best: Finish | None) -> SmallR
             return small.infeasible(u)
     if strength < 1e-3:
         inner, _ = _centre(small, DEAR_SLACK, 1e-12)
-    elif tol > 1e-9:
+    elif tol > ROUGHEST_EXACT:
         return small.result(point_of(small.A, small.gram, inner.lam), finished=False)
     done = finish(small.A, small.gram, small.b, inner.lam > inner.slack, inner.lam)
     if not done.exact and done.gap > 1e-10:
-        lam = by_daqp(small, done.point.lam)
+        lam = _multipliers_of(small, done.point.lam)
         if lam is not None:
-            again = finish(small.A, small.gram, small.b, lam > 1e-12 * lam.max(initial=0.0), lam)
-            done = min(done, again, key=lambda x: x.gap)
+            once_more = finish(small.A, small.gram, small.b, lam > 1e-12 * lam.max(initial=0.0), lam)
+            done = min(done, once_more, key=lambda x: x.gap)
     if best is not None and best.gap < done.gap:
         done = best
     if done.gap > 1e-6:
@@ -138,6 +165,43 @@ def _by_interior(small: SmallProblem, tol: float, best: Finish | None) -> SmallR
         if u is not None:
             return small.infeasible(u)
     return small.result(done.point)
+
+
+def _multipliers_of(small: SmallProblem, start: Array | None) -> Array | None:
+    """DAQP's multipliers on explicit rows or on a factor of their Gram."""
+    A = small.A
+    if A is None:
+        assert small.gram is not None
+        try:
+            A = np.asarray(np.linalg.cholesky(small.gram + 1e-14 * np.eye(len(small.gram))), np.float64)
+        except np.linalg.LinAlgError:
+            return None
+    return None if A.size > 3_000_000 else multipliers(A, small.b, start)
+
+
+#: Tried in turn until one answers; each says by None that the problem is not for it. Adding one is one entry.
+METHODS: tuple[Callable[[Attempt], SmallResult | None], ...] = (
+    _by_zero_row,
+    _by_daqp,
+    _by_pivot,
+    _by_active_set,
+    _by_interior,
+)
+
+
+def solve_small(
+    problem: RowProblem, ids: Index, active: npt.NDArray[np.bool_] | None = None, tol: float = 1e-12
+) -> SmallResult:
+    """Solve the working rows ``ids`` by the first of :data:`METHODS` that can.
+
+    Args: active (m,) rows thought active; tol above 1e-9 asks for a rough answer only.
+    """
+    attempt = Attempt(SmallProblem(problem, ids), active, tol)
+    for method in METHODS:
+        found = method(attempt)
+        if found is not None:
+            return found
+    raise AssertionError("the interior point always answers")
 
 
 def _centre(small: SmallProblem, slack: float, tol: float) -> tuple[Interior, float]:
@@ -154,30 +218,3 @@ def _centre(small: SmallProblem, slack: float, tol: float) -> tuple[Interior, fl
         factor = float(small.b @ inner.lam) / square
         inner = replace(inner, lam=inner.lam * factor, slack=inner.slack * factor)
     return inner, strength
-
-
-def by_daqp(small: SmallProblem, start: Array | None) -> Array | None:
-    """Multipliers by DAQP's dual active set, warm from those of ``start`` that are positive; None where it fails."""
-    import daqp
-
-    if small.A is not None:
-        A = small.A
-    else:
-        assert small.gram is not None
-        try:
-            A = np.asarray(np.linalg.cholesky(small.gram + 1e-14 * np.eye(len(small.gram))), np.float64)
-        except np.linalg.LinAlgError:
-            return None
-    m, r = A.shape
-    if m * r > 3_000_000:
-        return None
-    sense = np.zeros(m, np.int32)
-    if start is not None and 0 < np.count_nonzero(start > 0) <= r:
-        # Active at the lower bound; 1 alone means the upper one, which DAQP would leave at once.
-        sense[start > 0] = 1 + 2
-    A = np.ascontiguousarray(A)
-    _, _, flag, info = daqp.solve(
-        np.eye(r), np.zeros(r), A, np.full(m, 1e30), small.b.copy(), sense, primal_tol=1e-11, iter_limit=20 * (m + r)
-    )
-    # On other flags info["lam"] is memory nobody wrote.
-    return np.maximum(-np.asarray(info["lam"]), 0.0) if flag == 1 else None

@@ -8,10 +8,10 @@ import torch
 from pytorch_lightning import LightningModule
 
 #: A direction this far from every limit has not converged in any sense a plot would show.
-FAR = 1e-4
+UNCONVERGED_GAP = 1e-4
 
 
-def verdict(history: list[dict[str, Any]], pl_module: LightningModule) -> str:
+def diagnosis(history: list[dict[str, Any]], pl_module: LightningModule) -> str:
     """Everything worth a warning, as sentences; empty when the run simply converged.
 
     Args:
@@ -31,11 +31,11 @@ def verdict(history: list[dict[str, Any]], pl_module: LightningModule) -> str:
     return " ".join(note for note in notes if note)
 
 
-def heads_verdict(last: dict[str, Any]) -> str:
+def diagnose_heads(last: dict[str, Any]) -> str:
     """Which heads of a foreign module have no certified SVM now; empty when all have.
 
     Example:
-        >>> heads_verdict({"head0/status/attention": "infeasible", "head1/status/attention": "certified"})
+        >>> diagnose_heads({"head0/status/attention": "infeasible", "head1/status/attention": "certified"})
         'Of 2 heads 1 has no certified Att-SVM: head0 (infeasible). Its relative margin is undefined.'
     """
     statuses = {k.removesuffix("/status/attention"): v for k, v in last.items() if k.endswith("/status/attention")}
@@ -60,7 +60,7 @@ def _stall(history: list[dict[str, Any]], gradient: str, dtype: torch.dtype, exa
         said += " From there on gradient: naive has only rounding noise to follow."
     theory = next((k for k in ("rate_coupled", "strict") if history[-1][f"direction_gap/{k}"] is not None), None)
     gap = None if theory is None else history[-1][f"direction_gap/{theory}"]
-    if gap is None or gap < FAR:
+    if gap is None or gap < UNCONVERGED_GAP:
         return said if gradient == "naive" else ""
     best = min(row[f"direction_gap/{theory}"] for row in history if row[f"direction_gap/{theory}"] is not None)
     if gap < 2 * best:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm import RowProblem, Solution, certify, certify_infeasible, solve_att_svm
 from lightning_maxmargin.svm.shards import solve_shards
-from lightning_maxmargin.svm.sources import MappedSource, Part, Report, as_source, parts_of
+from lightning_maxmargin.svm.sources import LocalShard, MappedSource, ShardSummary, as_source, shards_of
 
 
 def problem(
@@ -129,13 +129,13 @@ def test_one_positive_row_in_the_last_block() -> None:
 class Remote:
     """A shard that counts what leaves it."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: LocalShard) -> None:
         self.part, self.sent = part, 0
 
     def mean_row(self) -> Any:
         return self.part.mean_row()
 
-    def worst_rows(self, direction: Any, k: int, everything: bool = False) -> Report:
+    def worst_rows(self, direction: Any, k: int, everything: bool = False) -> ShardSummary:
         report = self.part.worst_rows(direction, k, everything)
         assert len(report.ids) <= k
         self.sent += len(report.ids)
@@ -147,7 +147,9 @@ class Remote:
 
 def test_two_shards_exchange_only_their_worst_rows() -> None:
     keys, selected, _ = problem(300, 64, 16)
-    shards = [Remote(Part(RowProblem.attention(keys[a:b], selected[a:b]), start=a)) for a, b in ((0, 120), (120, 300))]
+    shards = [
+        Remote(LocalShard(RowProblem.attention(keys[a:b], selected[a:b]), start=a)) for a, b in ((0, 120), (120, 300))
+    ]
     solution = solve_shards(lambda: shards, (300, 64))
     same(solution, solve_att_svm(keys, selected))
     assert all(0 < shard.sent < 0.1 * shard.part.problem.live.sum() for shard in shards)
@@ -155,7 +157,7 @@ def test_two_shards_exchange_only_their_worst_rows() -> None:
 
 def test_worst_rows_are_the_worst() -> None:
     keys, selected, _ = problem()
-    part = Part(RowProblem.attention(keys, selected), start=100)
+    part = LocalShard(RowProblem.attention(keys, selected), start=100)
     p = np.random.default_rng(0).normal(size=12)
     margins = part.problem.margins(p)
     report = part.worst_rows(p, 5)
@@ -189,4 +191,4 @@ def test_every_look_reads_each_block_once() -> None:
     keys, selected, _ = problem()
     source = as_source(in_blocks(keys, 16))
     assert source is not None
-    assert [part.start for part in parts_of(source, selected, None, None, None)] == [0, 16, 32, 48]
+    assert [part.start for part in shards_of(source, selected, None, None, None)] == [0, 16, 32, 48]

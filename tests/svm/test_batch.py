@@ -1,4 +1,4 @@
-"""Many problems at once: the answers of one by one, whatever stands beside them in the batch."""
+"""BatchInput problems at once: the answers of one by one, whatever stands beside them in the batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_maxmargin.svm import (
     solve_att_svm,
 )
 from lightning_maxmargin.svm import batch as batched_module
-from tests.svm.many_problems import problems, same
+from tests.svm.batch_problems import problems, same
 
 
 @pytest.fixture

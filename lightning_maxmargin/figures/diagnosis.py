@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from lightning_maxmargin.figures.read import RunFiles
-from lightning_maxmargin.figures.style import NAMES, floored, near_one, short
+from lightning_maxmargin.figures.style import NAMES, floored, format_number, near_one
 from lightning_maxmargin.keys import LIMITS, ROUNDING, Key, as_near, find_key, registered
 
 STATUS = {
@@ -41,7 +41,7 @@ class Row(NamedTuple):
     meaning: str
 
 
-def verdict(run: RunFiles) -> list[str]:
+def diagnosis(run: RunFiles) -> list[str]:
     """Sentences: how near to which limit, the margins, the certificates, the accuracy; what is unknown is left out."""
     if run.number("ensemble/instances"):
         return _ensemble(run)
@@ -77,7 +77,7 @@ def degrees(gap: float) -> str:
         >>> degrees(0.5)
         '60°'
     """
-    return f"{short(math.degrees(2 * math.asin(min(1.0, math.sqrt(max(gap, 0.0) / 2)))))}°"
+    return f"{format_number(math.degrees(2 * math.asin(min(1.0, math.sqrt(max(gap, 0.0) / 2)))))}°"
 
 
 def _gap_words(gap: float) -> str:
@@ -144,7 +144,7 @@ def _accuracy(run: RunFiles) -> str:
     return f"{', '.join(words)}." if words else ""
 
 
-FORMATS: dict[str, Callable[[float], str]] = {"gap": floored, "near one": near_one, "number": short}
+FORMATS: dict[str, Callable[[float], str]] = {"gap": floored, "near one": near_one, "number": format_number}
 
 
 def number_table(run: RunFiles) -> list[Row]:

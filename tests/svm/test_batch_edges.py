@@ -9,7 +9,7 @@ import torch
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm import RowProblem, certify, solve_att_svm, solve_joint_svm, solve_label_svm
 from lightning_maxmargin.svm.batch_rows import gather, judge
-from tests.svm.many_problems import problems, same
+from tests.svm.batch_problems import problems, same
 
 
 @pytest.mark.parametrize("exponent", [-12, 12])

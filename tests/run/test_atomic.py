@@ -1,0 +1,45 @@
+"""Files that are whole or not there, and the one way of writing them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+import lightning_maxmargin
+from lightning_maxmargin.run.atomic import whole, write_text
+
+ROOT = Path(lightning_maxmargin.__file__).parent
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "before")
+    with pytest.raises(UnicodeEncodeError), whole(path) as part, part.open("w", encoding="ascii") as file:
+        file.writelines(["half", "é"])
+    assert path.read_text() == "before"
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "\ud800")
+    write_text(path, "a\ud800", errors="replace")
+    assert path.read_text() == "a?"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_racing_writers_leave_one_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    texts = [str(i) * 100_000 for i in range(8)]
+    threads = [Thread(target=write_text, args=(path, text)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_text() in texts
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nobody_renames_by_hand() -> None:
+    by_hand = re.compile(r"os\.(replace|rename)\(|\.part\"|uuid4\(\)\.hex\}\.|\.write_text\(|\.write_bytes\(")
+    found = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if by_hand.search(path.read_text())}
+    assert found == {"run/atomic.py"}
