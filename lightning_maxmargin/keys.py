@@ -201,6 +201,16 @@ def find_key(name: str) -> Key | None:
     return key if key is not None and "head" in key.sources else None
 
 
+def is_ours(name: str) -> bool:
+    """Whether the key is one of this package's own measurements.
+
+    Example:
+        >>> is_ours("norm/head"), is_ours("direction_gap/mine")
+        (True, False)
+    """
+    return any(key.name == name for key in _TABLE)
+
+
 def check_registered(names: Iterable[str]) -> None:
     """In tests a key that is measured but not registered is an error; elsewhere it is logged all the same.
 

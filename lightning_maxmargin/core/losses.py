@@ -45,6 +45,12 @@ class MarginLoss(Loss):
     log_slope: Callable[[Tensor], Tensor]
     log_value: Callable[[Tensor], Tensor] | None
 
+    def __post_init__(self) -> None:
+        for part in ("value", "log_slope", "log_value"):
+            found = getattr(self, part)
+            if not callable(found) and (part != "log_value" or found is not None):
+                raise InputError(f"loss {self.name!r}: {part} is a {type(found).__name__}; expected a function of m")
+
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Per sequence: l(Y f), (n,)."""
         return self.value(labels * logits)
@@ -103,6 +109,7 @@ def register_loss(loss: Loss) -> None:
     """
     if not isinstance(loss, Loss):
         raise InputError(f"register_loss: {loss!r} is no Loss; make a MarginLoss, or derive a class from Loss")
+    _check_name(loss, "register_loss")
     if LOSSES.setdefault(loss.name, loss) is not loss:
         raise InputError(f"register_loss: there is a loss {loss.name!r} already; choose another name")
 
@@ -124,12 +131,34 @@ def find_margin_loss(loss: str | Loss, where: str = "loss") -> MarginLoss:
 
 def _find(loss: str | Loss, where: str, table: Mapping[str, Kind], kind: type[Kind]) -> Kind:
     if isinstance(loss, kind):
+        _check_name(loss, where)
         return loss
     if isinstance(loss, str) and loss in table:
         return table[loss]
     known = ", ".join(map(repr, table))
     given = repr(loss) if isinstance(loss, str) else type(loss).__name__
     raise InputError(f"{where}: expected one of {known}, or a {kind.__name__}, got {given}")
+
+
+def _check_name(loss: Loss, where: str) -> None:
+    name = getattr(loss, "name", None)
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{where}: {type(loss).__name__} lacks name; give the class one, in quotes")
+
+
+def loss_per_sequence(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
+    """The loss of each sequence, (n,).
+
+    Raises:
+        InputError: a loss of the user's own returns another shape; its mean would be divided by n once more.
+    """
+    found = loss(logits, labels)
+    if not isinstance(found, Tensor) or found.shape != logits.shape[:1]:
+        shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(
+            f"loss {loss.name!r}: it returned {shape} for {len(logits)} sequences; expected [{len(logits)}], one each"
+        )
+    return found
 
 
 def loss_by_instance(losses: Sequence[str | Loss]) -> MarginLoss:

@@ -51,7 +51,7 @@ class UpdateRule:
             state: as :meth:`start` or the last step left it.
             count: steps taken before.
         """
-        raise TypeError(f"{type(self).__name__} does not say how it moves")
+        raise NotImplementedError
 
     def step_all(
         self, weights: Sequence[Tensor], gradients: Sequence[Tensor], rates: Sequence[Rate], states: Sequence[State],
@@ -313,8 +313,10 @@ def register_update(name: str, make: Callable[[], UpdateRule]) -> None:
         make: the rule's class, or a function without arguments that makes one.
 
     Raises:
-        InputError: the name is taken.
+        InputError: the name is taken, or ``make`` cannot be called.
     """
+    if not callable(make):
+        raise InputError(f"update rule {name!r} is a {type(make).__name__}; expected a class, or what makes a rule")
     if name in UPDATES:
         raise InputError(f"update rule {name!r} exists; choose another name")
     UPDATES[name] = make
@@ -324,16 +326,21 @@ def update_rule(rule: str | UpdateRule, where: str = "ensemble: update") -> Upda
     """The rule of this name, or the rule itself.
 
     Raises:
-        InputError: there is none of that name, or it is no rule.
+        InputError: there is none of that name, it is no rule, or one that does not say how it moves.
 
     Example:
         >>> update_rule("sign"), update_rule(Mirror(3.0))
         (Sign(), Mirror(p=3.0))
     """
     if isinstance(rule, UpdateRule):
+        if type(rule).step is UpdateRule.step and type(rule).step_all is UpdateRule.step_all:
+            raise InputError(f"{where} {type(rule).__name__} lacks step(weight, gradient, rate, state, count)")
         return rule
     if not isinstance(rule, str):
         raise InputError(f"{where} {rule!r} is no name and no UpdateRule; derive a class from UpdateRule")
     if rule not in UPDATES:
         raise InputError(f"{where} {rule!r} is none of {', '.join(UPDATES)}")
-    return UPDATES[rule]()
+    made = UPDATES[rule]()
+    if not isinstance(made, UpdateRule):
+        raise InputError(f"{where} {rule!r} makes a {type(made).__name__}; expected an UpdateRule")
+    return update_rule(made, where)

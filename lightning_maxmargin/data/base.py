@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-
 import pytorch_lightning as pl
 from torch import Tensor
 
@@ -36,16 +34,33 @@ class SequenceData(pl.LightningDataModule):
         self.num_classes = 2
         self.head: Tensor | None = None  # the true head, where the data come with one
 
-    @abstractmethod
     def load(self) -> dict[str, Sequences]:
         """All splits; ``train`` must be among them."""
+        raise NotImplementedError
 
     @property
     def splits(self) -> dict[str, Sequences]:
         """Loaded and checked on first use."""
-        if self._splits is None:
-            self._splits = {k: check_sequences(s, self.num_classes, f"data ({k})") for k, s in self.load().items()}
+        if getattr(self, "_splits", None) is None:
+            self._splits = {k: check_sequences(s, self.num_classes, f"data ({k})") for k, s in self._loaded().items()}
+        assert self._splits is not None
         return self._splits
+
+    def _loaded(self) -> dict[str, Sequences]:
+        """What a subclass loads, if it is one."""
+        name = type(self).__name__
+        if type(self).load is SequenceData.load:
+            raise InputError(f"data: {name} lacks load(): return {{'train': Sequences(...)}}")
+        if not hasattr(self, "num_classes"):
+            raise InputError(f"data: {name}.__init__ lacks super().__init__(batch_size, shuffle, seed)")
+        found = self.load()
+        if not isinstance(found, dict) or "train" not in found:
+            what = ", ".join(map(repr, found)) if isinstance(found, dict) else f"a {type(found).__name__}"
+            raise InputError(f"data: {name}.load returned {what}; expected a dictionary with 'train' in it")
+        for split, sequences in found.items():
+            if not isinstance(sequences, Sequences):
+                raise InputError(f"data: {name}.load: {split!r} is a {type(sequences).__name__}; expected Sequences")
+        return found
 
     def sequences(self, split: str) -> Sequences | None:
         """The whole split, or None where there is none."""

@@ -26,6 +26,7 @@ from lightning_maxmargin.core import (
     find_loss,
     select,
 )
+from lightning_maxmargin.core.losses import loss_per_sequence
 from lightning_maxmargin.core.model import Init, Output
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import SelectionAccuracy, label_rows
@@ -270,14 +271,14 @@ class JointSelection(pl.LightningModule):
         size = reduce.sum(torch.tensor(float(len(batch)), device=self.device))
         output = self.selector(batch, "naive" if self.gradient == "naive" else "centred")
         # DDP averages gradients over ranks, so the sum over this rank's part is multiplied by their number.
-        loss = self.loss(output.logits, batch.labels).sum() / size
+        loss = loss_per_sequence(self.loss, output.logits, batch.labels).sum() / size
         self.manual_backward(loss * self.trainer.world_size)
         return reduce.sum(loss.detach())
 
     def sample_losses(self, batch: Sequences) -> Tensor:
         """l(Y_i f(X_i)) of each sequence, (n,): for a guard that names the one that broke."""
         batch = batch.to(self.selector.dtype)
-        return self.loss(self.selector(batch).logits, batch.labels)
+        return loss_per_sequence(self.loss, self.selector(batch).logits, batch.labels)
 
     # --- evaluation -------------------------------------------------------------------------------------------
 

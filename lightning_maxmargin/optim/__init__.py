@@ -2,6 +2,7 @@
 
 from lightning_maxmargin.optim.accelerated import AcceleratedMargin
 from lightning_maxmargin.optim.adapters import TorchAdam
+from lightning_maxmargin.optim.base import MarginOptimizer
 from lightning_maxmargin.optim.factored import FactoredGD
 from lightning_maxmargin.optim.mirror import MirrorDescent
 from lightning_maxmargin.optim.normalized import NormalizedGD
@@ -10,6 +11,7 @@ from lightning_maxmargin.optim.steepest import SignDescent, Signum, SpectralDesc
 __all__ = [
     "AcceleratedMargin",
     "FactoredGD",
+    "MarginOptimizer",
     "MirrorDescent",
     "NormalizedGD",
     "SignDescent",

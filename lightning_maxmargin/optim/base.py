@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_maxmargin.core.norms import scaled as scaled
 from lightning_maxmargin.core.norms import unit as unit
-from lightning_maxmargin.core.updates import State, UpdateRule
+from lightning_maxmargin.core.updates import State, UpdateRule, update_rule
 from lightning_maxmargin.errors import InputError
 
 
@@ -31,6 +31,9 @@ class MarginOptimizer(Optimizer):
     exact_only: ClassVar[bool] = False
 
     def __init__(self, params: Any, lr: float, **defaults: Any) -> None:
+        kind = type(self)
+        if kind.rule is MarginOptimizer.rule and kind.update is MarginOptimizer.update:
+            raise InputError(f"{kind.__name__} lacks rule(group): return an UpdateRule, or override update(loss)")
         super().__init__(params, {"lr": lr, **defaults})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -57,14 +60,12 @@ class MarginOptimizer(Optimizer):
 
     def rule(self, group: dict[str, Any]) -> UpdateRule:
         """How the parameters of this group move; a subclass gives this or :meth:`update`."""
-        raise TypeError(f"{type(self).__name__} does not say how it moves")
+        raise NotImplementedError
 
     def update(self, loss: Tensor | None) -> None:
         """Moves every parameter by its ``.grad``."""
-        if type(self).rule is MarginOptimizer.rule:
-            self.rule({})
         for group, w, g in self.moving():
-            rule, kept = self.rule(group), self.state[w]
+            rule, kept = update_rule(self.rule(group), f"{type(self).__name__}.rule:"), self.state[w]
             count = kept.get("step", 0)
             state: State = {k: x for k, x in kept.items() if k != "step"} or rule.start(w)
             new, state = rule.step(w, g, group["lr"], state, count)

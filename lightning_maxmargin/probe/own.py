@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lightning_maxmargin.core import Sequences, TokenSelector
 from lightning_maxmargin.core.model import Output
-from lightning_maxmargin.keys import Value, register_key
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.keys import Value, is_ours, register_key
 from lightning_maxmargin.metrics import direction_gap
 
 #: ``metric(model, data, output, selected)``: a number, or None where it is undefined.
@@ -27,10 +28,21 @@ class OwnNumbers:
     Args:
         metrics: by key.
         limits: by name: ``mine`` gives ``direction_gap/mine`` and ``relative_margin/mine``.
+
+    Raises:
+        InputError: one is no function, or has the key of a number that is measured already.
     """
 
     def __init__(self, metrics: Mapping[str, OwnMetric] | None, limits: Mapping[str, OwnLimit] | None) -> None:
         self.metrics, self.limits = dict(metrics or {}), dict(limits or {})
+        for name, metric in self.metrics.items():
+            _check_function("metrics", name, metric, "metric(model, data, output, selected)")
+            if is_ours(name):
+                raise InputError(f"metrics: {name!r} is measured already; choose another key")
+        for name, limit in self.limits.items():
+            _check_function("limits", name, limit, "limit(data, selected)")
+            if is_ours(f"direction_gap/{name}"):
+                raise InputError(f"limits: {name!r} is a limit of this package; choose another name")
         self._selected: Tensor | None = None
         self._solutions: dict[str, Any] = {}
         for name in self.limits:
@@ -48,11 +60,13 @@ class OwnNumbers:
             output: of the model on the data.
             selected: (n,), alpha.
         """
-        numbers = {name: metric(model, data, output, selected) for name, metric in self.metrics.items()}
-        found: dict[str, Value] = {k: None if x is None else float(x) for k, x in numbers.items()}
+        found: dict[str, Value] = {
+            name: _number(name, metric(model, data, output, selected)) for name, metric in self.metrics.items()
+        }
         if self.limits and (self._selected is None or not torch.equal(selected, self._selected)):
             seen = Sequences(data.keys, data.labels, data.values, model.queries(data), data.mask, data.index)
-            self._solutions = {name: limit(seen, selected) for name, limit in self.limits.items()}
+            shape = tuple(model.direction.shape)
+            self._solutions = {n: _checked(n, limit(seen, selected), shape) for n, limit in self.limits.items()}
             self._selected = selected
         for name, solution in self._solutions.items():
             found |= {f"direction_gap/{name}": None, f"relative_margin/{name}": None}
@@ -65,3 +79,33 @@ class OwnNumbers:
                 if achieved is not None:
                     found[f"relative_margin/{name}"] = float(achieved) / float(solution.margin)
         return found
+
+
+def _check_function(where: str, name: str, found: object, form: str) -> None:
+    if not callable(found):
+        raise InputError(f"{where}: {name!r} is a {type(found).__name__}; expected a function {form}")
+
+
+def _number(name: str, found: Any) -> float | None:
+    try:
+        return None if found is None else float(found)
+    except (TypeError, ValueError, RuntimeError) as error:
+        shape = f" of shape {list(found.shape)}" if isinstance(found, Tensor) else ""
+        raise InputError(
+            f"metrics: {name!r} returned a {type(found).__name__}{shape}; expected a number or None"
+        ) from error
+
+
+def _checked(name: str, solution: Any, shape: tuple[int, ...]) -> Any:
+    """A solution of the user's own, if it has what is measured and is one of this model."""
+    lacks = [part for part in ("status", "direction", "margin") if not hasattr(solution, part)]
+    if lacks:
+        raise InputError(
+            f"limits: {name!r} returned a {type(solution).__name__} that lacks {', '.join(lacks)}; return what "
+            "svm.solve_cvxpy, svm.solve_rows or solve_att_svm returns"
+        )
+    if not isinstance(solution.direction, Tensor) or tuple(solution.direction.shape) != shape:
+        found = getattr(solution.direction, "shape", None)
+        given = type(solution.direction).__name__ if found is None else list(found)
+        raise InputError(f"limits: {name!r}: its direction is {given}; the model's is a tensor {list(shape)}")
+    return solution

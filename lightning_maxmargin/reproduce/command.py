@@ -95,6 +95,10 @@ def _read(names: Sequence[str], trusted: bool) -> list[Experiment]:
 def _find(name: str) -> list[Path]:
     if name == "all":
         return _known()
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise InputError(f"reproduce: {name} is no file; name a Python file with an EXPERIMENT")
+        return [Path(name)]
     if name.endswith((".yaml", ".yml")):
         return [Path(find_config(name))]
     path = FOLDER / f"{name}.yaml"

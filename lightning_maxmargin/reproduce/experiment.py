@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from numbers import Real
@@ -106,7 +108,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One YAML file of ``configs/reproduce``.
+    """One YAML file of ``configs/reproduce``, or a Python file of one's own.
 
     Attributes:
         name: of the file.
@@ -185,19 +187,16 @@ def one_line(error: BaseException) -> str:
 
 
 def read_experiment(path: Path, trusted: bool = False) -> Experiment:
-    """Reads and checks one YAML file.
+    """Reads and checks one YAML file, or one Python file whose ``EXPERIMENT`` has the same keys.
 
     Args:
-        path: of the file.
+        path: of the file; ``function`` in a Python file is the function itself.
         trusted: whether its function may lie outside this package: naming one runs its module.
 
     Raises:
         InputError: not such a file, an unknown or missing key, a function that is not there.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"reproduce: {path} cannot be read ({' '.join(str(error).split())})") from error
+    content = _content_of_python(path, trusted) if path.suffix == ".py" else _content_of_yaml(path)
     _check(path, content)
     if not trusted and not content["function"].startswith(f"{HOME}."):
         raise InputError(
@@ -213,6 +212,37 @@ def read_experiment(path: Path, trusted: bool = False) -> Experiment:
     )
     experiment.call()
     return experiment
+
+
+def _content_of_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"reproduce: {path} cannot be read ({' '.join(str(error).split())})") from error
+
+
+def _content_of_python(path: Path, trusted: bool) -> Any:
+    """``EXPERIMENT`` of a Python file, with the import path in place of its function."""
+    if not trusted:
+        raise InputError(f"reproduce: {path}: a Python file of your own runs when it is read; allow it: --trust-config")
+    # Not by its own name, which another module may have.
+    name = f"experiment_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    # A module may raise anything while it is imported.
+    except Exception as error:
+        raise InputError(f"reproduce: {path} cannot be imported ({one_line(error)})") from error
+    found = getattr(module, "EXPERIMENT", None)
+    if not isinstance(found, dict):
+        raise InputError(f"reproduce: {path} lacks EXPERIMENT, a dictionary with the keys of configs/reproduce")
+    function = found.get("function")
+    if not callable(function):
+        raise InputError(f"reproduce: {path}: EXPERIMENT lacks 'function', f(tick, **settings) -> Outcome")
+    return {**found, "function": f"{name}.{function.__name__}"}
 
 
 def _check(path: Path, content: Any) -> None:

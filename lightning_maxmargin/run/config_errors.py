@@ -6,6 +6,8 @@ import difflib
 import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
+from importlib import import_module
+from typing import Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -59,7 +61,7 @@ def one_line(error: BaseException, parser: ArgumentParser | None = None, models:
         name = missing.group(1).split(",")[0].split(".", 1)[-1]
         return f"{name} is missing; give --config configs/....yaml, or --{name}"
     denied = re.search(r"Importing '([\w.]+)' is not allowed", text)
-    reason = _denied(denied.group(1)) if denied else _reason(text)
+    reason = _denied(denied.group(1)) if denied else _unfit(text) or _reason(text)
     return ": ".join([".".join(keys), reason] if keys else [reason])
 
 
@@ -92,6 +94,42 @@ def _denied(name: str) -> str:
     return (
         f"a config may name classes of {', '.join(TRUSTED[:5])}, and {name} is none; add --trust-config if you trust it"
     )
+
+
+def _unfit(text: str) -> str | None:
+    """What a class or function of the user's own lacks, where a parser refuses it."""
+    if found := re.search(r"Import path ([\w.]+) does not implement protocol (\w+)", text):
+        return _unfit_for_protocol(found[1], found[2], text)
+    if found := re.search(r"Expected an instantiatable class, but ([\w.]+) is abstract", text):
+        lacks = " and ".join(sorted(_imported(found[1]).__abstractmethods__))
+        return f"{found[1].rpartition('.')[2]} lacks {lacks}"
+    if found := re.search(r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", text):
+        return f"{found[1]} is no {found[2]}; derive it from {found[2]}"
+    if found := re.search(r"Expected '([\w.]+)' to be a subclass of <class '(\w+)'>", text):
+        return f"{found[1]} is no {found[2]}; derive it from {found[2]}"
+    if found := re.search(r"Unexpected import object .*Got value: ([\w.]+)", text):
+        return f"{found[1]} is a {type(_imported(found[1])).__name__}; expected a function"
+    if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", text):
+        return f"module {found[1]} has no {found[2]}"
+    return None
+
+
+def _unfit_for_protocol(path: str, protocol: str, text: str) -> str | None:
+    home = re.search(rf"<class '([\w.]+)\.{protocol}'>", text)
+    if home is None:
+        return None
+    parts = [part for part in vars(_imported(f"{home[1]}.{protocol}")) if not part.startswith("_")]
+    lacks = [part for part in parts if not hasattr(_imported(path), part)]
+    name, see = path.rpartition(".")[2], f"see {home[1].split('.', 1)[1]}.{protocol}"
+    if lacks:
+        return f"{name} lacks {' and '.join(lacks)}; {see}"
+    return f"{name} needs the arguments and annotations of {protocol}, which a config is checked by; {see}"
+
+
+def _imported(path: str) -> Any:
+    """What a parser has imported already, so that it may be."""
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def _reason(text: str) -> str:

@@ -8,11 +8,13 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from platformdirs import user_cache_dir
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.run.atomic import whole
 from lightning_maxmargin.text.encoders import Encoder
 
@@ -40,12 +42,23 @@ def cached_vectors(encoder: Encoder, sentences: Sequence[str], cache_dir: str | 
     path = cache_folder(cache_dir) / f"sentences-{_key(encoder, sentences)}.safetensors"
     vectors = _read(path, len(sentences))
     if vectors is None:
-        vectors = encoder.encode(sentences)
+        vectors = _checked(encoder.encode(sentences), encoder, len(sentences))
         try:
             _write(path, vectors)
         except OSError as error:
             reason = f"data: the cache {path.parent} cannot be written ({error.strerror}); vectors are not kept"
             warnings.warn(reason, stacklevel=2)
+    return vectors
+
+
+def _checked(vectors: Tensor, encoder: Encoder, rows: int) -> Tensor:
+    """What an encoder of the user's own returned, if it is (rows, d) float32."""
+    name = type(encoder).__name__
+    if not isinstance(vectors, Tensor) or vectors.dtype != torch.float32:
+        what = vectors.dtype if isinstance(vectors, Tensor) else f"a {type(vectors).__name__}"
+        raise InputError(f"data.encoder: {name}.encode returned {what}; expected a float32 tensor")
+    if vectors.ndim != 2 or len(vectors) != rows:
+        raise InputError(f"data.encoder: {name}.encode returned {list(vectors.shape)}; expected [{rows}, d]")
     return vectors
 
 

@@ -69,6 +69,11 @@ def find_encoder(encoder: str | Encoder = DEFAULT) -> Encoder:
         raise InputError(
             f"data.encoder: {type(encoder).__name__} lacks {' and '.join(lacks)}; see text.encoders.Encoder"
         )
+    if not isinstance(encoder.identity, str) or not encoder.identity or not callable(encoder.encode):
+        raise InputError(
+            f"data.encoder: {type(encoder).__name__}.identity must be a word and encode a method; "
+            "see text.encoders.Encoder"
+        )
     return encoder
 
 

@@ -269,8 +269,8 @@ def test_trains_attention_by_exact_directions(make: Any) -> None:
 
 
 def test_base_says_that_it_does_not_move() -> None:
-    with pytest.raises(TypeError, match="MarginOptimizer"):
-        MarginOptimizer(parameters(), lr=1.0).step()
+    with pytest.raises(InputError, match=r"MarginOptimizer lacks rule\(group\)"):
+        MarginOptimizer(parameters(), lr=1.0)
 
 
 def test_a_group_with_a_wrong_rate_is_refused() -> None:
