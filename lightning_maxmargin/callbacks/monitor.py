@@ -50,7 +50,7 @@ class Monitor(Callback):
         """Raises InputError where one of these arguments is there and not positive."""
         for name, number in numbers.items():
             if number is not None and number < 1:
-                raise InputError(f"monitor.{name}: {number}; a positive number is asked")
+                raise InputError(f"monitor.{name}: {number}; expected a positive number")
 
     # --- what a monitor says ----------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ class Gathered(NamedTuple):
 
 
 class HeadWatch:
-    """Keeps the samples that are looked at, and reads them whenever it is asked.
+    """Keeps the samples that are evaluated, and reads them whenever a monitor calls.
 
     Every process holds the same batches and runs every world-size-th of them; the last round is filled up with
     repeats that nobody uses, so that all processes run equally many passes, as sharded weights ask.

@@ -24,7 +24,7 @@ class InstanceDirections:
 
     Attributes:
         attention: (d, B) of p or (d, dq, B) of W.
-        head: (dv, B) of v; None where it was not asked for.
+        head: (dv, B) of v; None where it was not wanted.
         log_attention: (B,), log of the sum of absolute weights before scaling, up to the 1/n of the mean.
         margins: (n, B), Y f(X).
         labels: (n, B).
@@ -40,7 +40,7 @@ class InstanceDirections:
 
     @property
     def loss(self) -> Tensor:
-        """(B,), mean loss; worked out when it is asked for."""
+        """(B,), mean loss; worked out when it is read."""
         live = self.labels != 0
         return (self.loss_function.value(self.margins) * live).sum(0) / live.sum(0).clamp_min(1)
 
@@ -71,7 +71,7 @@ def instance_directions(
         a: (T, n, B), attention scores.
         gamma: (T, n, B), token scores Y_i v'x_it.
         loss: logistic, exponential or correlation.
-        head: whether v's direction is asked for.
+        head: whether v's direction is wanted.
 
     Example:
         >>> from lightning_maxmargin.core import LOSSES

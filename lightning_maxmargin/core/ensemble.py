@@ -81,7 +81,7 @@ class EnsembleState:
         if start is None:
             return self.data.keys.new_zeros(shape)
         if start.shape != shape:
-            raise InputError(f"ensemble: {name} has shape {tuple(start.shape)}, the instances ask for {shape}")
+            raise InputError(f"ensemble: {name} has shape {tuple(start.shape)}; expected {shape}")
         return start.to(self.data.keys).clone()
 
     def _rate(self, lr: float | Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def read_arrays(path: Path, num_classes: int = 2) -> Sequences:
     """The sequences of one file.
 
     Raises:
-        InputError: the file cannot be read, or lacks or has an array that is not asked for.
+        InputError: the file cannot be read, or lacks or has an array that is not expected.
     """
     arrays = _read(path)
     missing = [k for k in ASKED if k not in arrays]
@@ -72,7 +72,7 @@ def read_arrays(path: Path, num_classes: int = 2) -> Sequences:
         raise InputError(f"{path}: unknown array {unknown[0]!r}; {', '.join(ALLOWED)} are read")
     odd = [k for k, t in arrays.items() if t.is_complex()]
     if odd:
-        raise InputError(f"{path}: array {odd[0]!r} is complex; real numbers are asked")
+        raise InputError(f"{path}: array {odd[0]!r} is complex; expected real numbers")
     labels = arrays.pop("labels")
     if num_classes == 2:
         labels = labels.to(torch.float64)

@@ -109,16 +109,16 @@ class Ensemble(pl.LightningModule):
                 f"model: Ensemble has binary heads, the data {h['num_classes']} classes; use JointSelection"
             )
         if h["inner_steps"] < 1:
-            raise InputError(f"model.inner_steps: {h['inner_steps']}; a positive number is asked")
+            raise InputError(f"model.inner_steps: {h['inner_steps']}; expected a positive number")
         for name, values in self._options.items():
             if not values or (name != "loss" and not all(0 < x < math.inf for x in values)):
                 given = [getattr(x, "name", x) for x in values]
-                raise InputError(f"model.{name}: {given}; a positive number or a list of them is asked")
+                raise InputError(f"model.{name}: {given}; expected a positive number or a list of them")
         if not 0 < h["init_std"] < math.inf:
-            raise InputError(f"model.init_std: {h['init_std']}; a positive number is asked")
+            raise InputError(f"model.init_std: {h['init_std']}; expected a positive number")
 
     def check_data(self, data: Any) -> None:
-        """Refuses data without the heads that ``head_init: data`` asks for, or fewer instances than rates.
+        """Refuses data without the heads that ``head_init: data`` needs, or fewer instances than rates.
 
         Raises:
             InputError: it is so.
@@ -129,7 +129,7 @@ class Ensemble(pl.LightningModule):
             if len(values) > count:
                 raise InputError(f"model.{name}: {len(values)} entries for {count} instances")
         if self.hparams["head_init"] == "data" and data.head is None:
-            raise InputError("model.head_init: 'data' asks for data that come with heads; use zeros or normal")
+            raise InputError("model.head_init: 'data' needs data that come with heads; use zeros or normal")
 
     # --- start ------------------------------------------------------------------------------------------------
 

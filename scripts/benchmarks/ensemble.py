@@ -30,7 +30,7 @@ from lightning_maxmargin.probe.ensemble import measure
 from lightning_maxmargin.reproduce.textbook import TextbookEnsemble, loop_rate
 
 COLUMNS = ["problem", "variant", "instance-steps per second", "times the loop", "median gap", "target"]
-# The public notebooks step by .1; with it a gap of 1e-5 asks for 17,000 steps, with 1 or acceleration for far fewer.
+# The public notebooks step by .1; with it a gap of 1e-5 takes 17,000 steps, with 1 or acceleration for far fewer.
 EXACT = {
     "exact, normalized, lr .1": {"update": "normalized", "attention_lr": 0.1},
     "exact, normalized, lr 1": {"update": "normalized", "attention_lr": 1.0},
