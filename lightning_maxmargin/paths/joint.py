@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_maxmargin.core import MarginLoss, Sequences
 from lightning_maxmargin.core.selection import hide
-from lightning_maxmargin.paths.alone import direction, random_starts, size_of, svm_axis
 from lightning_maxmargin.paths.ball import Array, Objective, Point, minimize_on_ball, residual
+from lightning_maxmargin.paths.fixed_head import direction, random_starts, size_of, svm_axis
 from lightning_maxmargin.paths.objective import (
     Excess,
     apply_head,

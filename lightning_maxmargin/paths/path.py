@@ -12,8 +12,8 @@ from torch import Tensor
 from lightning_maxmargin.core import MarginLoss, Sequences, check_sequences
 from lightning_maxmargin.core.losses import Loss, find_margin_loss
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.paths.alone import AttentionPath
 from lightning_maxmargin.paths.ball import Cone, Point
+from lightning_maxmargin.paths.fixed_head import AttentionPath
 from lightning_maxmargin.paths.joint import JointPath
 from lightning_maxmargin.paths.objective import Head, attention_scores, log_mean_loss, margins
 

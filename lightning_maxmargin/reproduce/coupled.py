@@ -11,8 +11,8 @@ from lightning_maxmargin.keys import LIMITS
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw, percentiles, settled_words
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.naive import TextbookEnsemble
 from lightning_maxmargin.reproduce.panel import Line, Panel
-from lightning_maxmargin.reproduce.textbook import TextbookEnsemble
 
 WORDS = {"strict": "strict", "relaxed": "relaxed", "rate_coupled": "rate-coupled"}
 #: Strict and relaxed limits nearer than this are the same one: every input supports the head.

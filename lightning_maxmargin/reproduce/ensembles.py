@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.data import RandomData
+from lightning_maxmargin.reproduce.naive import loop_rate
 from lightning_maxmargin.reproduce.panel import Array, Line
-from lightning_maxmargin.reproduce.textbook import loop_rate
 
 
 @dataclass(frozen=True)

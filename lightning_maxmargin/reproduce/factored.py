@@ -10,9 +10,9 @@ from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.probe.ensemble import HARD
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw
 from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.naive import TextbookEnsemble
 from lightning_maxmargin.reproduce.panel import Line, Panel
 from lightning_maxmargin.reproduce.states import EPS, FactoredState
-from lightning_maxmargin.reproduce.textbook import TextbookEnsemble
 
 NORMS = {"l2": "Frobenius", "nuclear": "nuclear"}
 MODELS = {"W": "W", "KQ": "K Q'", "KQ0": "K Q' without ridge"}

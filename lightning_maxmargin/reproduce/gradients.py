@@ -13,8 +13,8 @@ from torch import Tensor
 from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.data.random import RandomData
+from lightning_maxmargin.reproduce.naive import TextbookEnsemble
 from lightning_maxmargin.reproduce.paths import Setting
-from lightning_maxmargin.reproduce.textbook import TextbookEnsemble
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.data.paper import PaperData
 from lightning_maxmargin.metrics import direction_gap
+from lightning_maxmargin.reproduce.naive import TextbookEnsemble
 from lightning_maxmargin.reproduce.panel import Array, Line, Panel
-from lightning_maxmargin.reproduce.textbook import TextbookEnsemble
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.core.packing import Packed, pack
 from lightning_maxmargin.data import RandomInstances
 from lightning_maxmargin.probe.ensemble import measure
-from lightning_maxmargin.reproduce.textbook import TextbookEnsemble, loop_rate
+from lightning_maxmargin.reproduce.naive import TextbookEnsemble, loop_rate
 
 COLUMNS = ["problem", "variant", "instance-steps per second", "times the loop", "median gap", "target"]
 # The public notebooks step by .1; with it a gap of 1e-5 takes 17,000 steps, with 1 or acceleration for far fewer.
