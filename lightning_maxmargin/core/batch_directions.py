@@ -15,7 +15,7 @@ from lightning_maxmargin.errors import InputError
 
 LOG2_E = math.log2(math.e)
 # Instances whose weights sum to less are worked out again: underflow drops 2^-115 of the largest possible weight.
-THIN = 2.0**-40
+MIN_WEIGHT_SUM = 2.0**-40
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ def instance_directions(
         # The selected one's key with another value pulls nowhere, whatever its weight.
         exponent = exponent.masked_fill(first == (first * chosen).sum(0), -torch.inf)
     w, size, largest = _weights(exponent, c, zeros)
-    if not float(size.amin()) > THIN:
-        at = (~(size > THIN)).nonzero()[:, 0]
+    if not float(size.amin()) > MIN_WEIGHT_SUM:
+        at = (~(size > MIN_WEIGHT_SUM)).nonzero()[:, 0]
         exponent, c = _logarithms(*(x.index_select(-1, at) for x in (exponent, c, shifted, total, lead, anchor)))
         w[..., at], size[at], largest[at] = _weights(exponent, c, zeros)
     pull = _pull_by_differences(data, w, chosen) if near else _pull(data, w.addcmul_(chosen, w.sum(0), value=-1))

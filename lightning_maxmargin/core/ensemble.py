@@ -106,7 +106,7 @@ class EnsembleState:
 
     @torch.no_grad()
     def run(self, steps: int, each: Callable[[int], None] | None = None) -> None:
-        """So many steps of every instance; ``each`` is told after every step how many there were."""
+        """So many steps of every instance; ``each`` is called after every step with how many there were."""
         for _ in range(steps):
             self.step()
             if each is not None:

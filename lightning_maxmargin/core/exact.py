@@ -15,7 +15,7 @@ from lightning_maxmargin.core.selection import hide, select, take_token
 from lightning_maxmargin.core.sequences import Sequences
 
 #: Numbers in one block of differences of keys: 1 MiB of float32.
-BLOCK = 2**18
+BLOCK_NUMBERS = 2**18
 
 
 class Reduce(Protocol):
@@ -209,7 +209,7 @@ def _pull_by_differences(data: Sequences, weights: Tensor, alpha: Tensor) -> Ten
     T, d = data.keys.shape[1:]
     anchor, pulls = take_token(data.keys, alpha)[:, None], []
     # In blocks, so that the differences stay in the cache and no copy of all keys is made.
-    block = max(1, BLOCK // max(1, T * d))
+    block = max(1, BLOCK_NUMBERS // max(1, T * d))
     for keys, selected, w in zip(data.keys.split(block), anchor.split(block), weights.split(block), strict=True):
         pulls.append(torch.bmm(w[:, None], keys - selected)[:, 0])
     pull = torch.cat(pulls)

@@ -1,4 +1,4 @@
-"""One look for all figures: a fixed colour per limit, direct labels, no pyplot state."""
+"""One style for all figures: a fixed colour per limit, direct labels, no pyplot state."""
 
 from __future__ import annotations
 

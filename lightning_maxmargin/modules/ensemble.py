@@ -164,7 +164,7 @@ class Ensemble(pl.LightningModule):
             stacked.to(dtype, self.trainer.strategy.root_device),
             attention=start.movedim(0, -1), head=head.movedim(0, -1), train=h["train"],
             attention_lr=self._rates("attention_lr"), head_lr=self._rates("head_lr"),
-            loss=self._dealt("loss"), update=self.rule,
+            loss=self._of_instances("loss"), update=self.rule,
         )  # fmt: skip
 
     def _start(self, kind: str, shape: tuple[int, ...], which: int) -> Tensor:
@@ -176,13 +176,13 @@ class Ensemble(pl.LightningModule):
         return float(self.hparams["init_std"]) * drawn[self.at]
 
     def _rates(self, name: str) -> Tensor:
-        return torch.tensor(self._dealt(name), dtype=torch.float64)
+        return torch.tensor(self._of_instances(name), dtype=torch.float64)
 
-    def _dealt(self, name: str) -> list[Any]:
+    def _of_instances(self, name: str) -> list[Any]:
         values = self._options[name]
         return [values[b % len(values)] for b in self.at.tolist()]
 
-    def dealt(self) -> dict[str, list[Any]]:
+    def assigned(self) -> dict[str, list[Any]]:
         """Rates and losses of every instance, of all processes, where they differ."""
         lists = {name: [x.name if isinstance(x, Loss) else x for x in values] for name, values in self._options.items()}
         return {k: [x[b % len(x)] for b in range(self.count)] for k, x in lists.items() if len(x) > 1}
@@ -243,7 +243,7 @@ class Ensemble(pl.LightningModule):
             names = ", ".join(map(str, self.at[bad.cpu()].tolist()[:10]))
             where = f"at step {self.state.steps} (instances {names})"
             raise NonFiniteError(
-                f"the weights of an ensemble are not finite {where}: look at these, or lower the learning rate"
+                f"the weights of an ensemble are not finite {where}: check these, or lower the learning rate"
             )
 
     # --- checkpoints ------------------------------------------------------------------------------------------

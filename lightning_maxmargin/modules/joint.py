@@ -46,7 +46,7 @@ class JointSelection(pl.LightningModule):
         loss: ``logistic``, ``exponential``, ``correlation`` (labels -1, 1) or ``cross_entropy`` (classes); a
             registered name, or a :class:`~lightning_maxmargin.core.losses.Loss` (``class_path`` in a config).
         gradient: ``exact`` (closed-form log-domain direction, any norm; linear binary heads), ``centred`` (autograd
-            through centred pooling, true magnitudes, any head and loss) or ``naive`` (textbook autograd, kept to show
+            through centred pooling, true magnitudes, any head and loss) or ``naive`` (autograd through softmax, to show
             how it stalls). None takes ``exact`` where head and optimizer allow it, else ``centred``.
         optimizer: makes the optimizer from parameter groups; any torch optimizer will do.
         attention_lr: learning rate of p, W or K and Q; the optimizer's own where None.
@@ -129,7 +129,7 @@ class JointSelection(pl.LightningModule):
         self.loss = find_loss(loss, "model.loss")
         self.make_optimizer, self.gradient = optimizer, gradient
         self.attention_lr, self.head_lr, self.train_part, self.inner_steps = attention_lr, head_lr, train, inner_steps
-        self.pause_at: int | None = None  # a callback that wants to look at this step says so here
+        self.pause_at: int | None = None  # a callback that evaluates at this step sets it
         self._check()
         self.val_accuracy, self.test_accuracy = MeanMetric(), MeanMetric()
         self.val_selection, self.test_selection = SelectionAccuracy(), SelectionAccuracy()

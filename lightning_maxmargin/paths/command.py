@@ -31,7 +31,7 @@ def path(args: ListOf[str]) -> None:
     """Solves a regularisation path: a table, path.csv, path.json and figure.png in a new run directory.
 
     Args:
-        args: the words after ``maxmargin path``.
+        args: argv after ``maxmargin path``.
 
     Raises:
         InputError: settings that do not fit each other or the data.

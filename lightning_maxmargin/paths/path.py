@@ -1,4 +1,4 @@
-"""The regularisation path: the best attention, alone or with the head, of every norm."""
+"""The regularisation path: the best attention, for a fixed head or with the head, of every norm."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from lightning_maxmargin.paths.joint import JointPath
 from lightning_maxmargin.paths.objective import Head, attention_scores, log_mean_loss, margins
 
 #: A residual up to here counts as stationary: the angle between -grad and the solution, in radians.
-STATIONARY = 1e-6
+STATIONARY_RADIANS = 1e-6
 #: Radii outside are refused: at 1e100 the products of a Newton step overflow, at 1e-200 they underflow, and beyond 1e12
 #: rounding of the scores, R times 1e-16, moves softmax.
-SMALLEST, LARGEST = 1e-12, 1e12
+MIN_RADIUS, MAX_RADIUS = 1e-12, 1e12
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ def regularization_path(
         points, heads = [p for p, _ in joint], np.stack([v for _, v in joint])[np.argsort(order)]
         return _result(data, chosen, R, [points[i] for i in np.argsort(order)], torch.from_numpy(heads), None)
     head = _head(head, data)
-    alone = AttentionPath(data, head, chosen, selected, _cone(data, selected, cone), starts, generator)
-    points = alone.solve(R[order])
+    fixed_head = AttentionPath(data, head, chosen, selected, _cone(data, selected, cone), starts, generator)
+    points = fixed_head.solve(R[order])
     return _result(data, chosen, R, [points[i] for i in np.argsort(order)], None, head)
 
 
@@ -151,7 +151,7 @@ def _result(
         loss=value,
         log_loss=logs,
         residual=torch.tensor([p.residual for p in points], dtype=torch.float64),
-        status=tuple("stationary" if p.residual <= STATIONARY else "unverified" for p in points),
+        status=tuple("stationary" if p.residual <= STATIONARY_RADIANS else "unverified" for p in points),
         boundary=torch.tensor([p.boundary for p in points]),
         selected=scores.argmax(2),
     )
@@ -167,9 +167,9 @@ def _radii(radii: ListOf[float] | ListOf[ListOf[float]], joint: bool) -> np.ndar
     if R.size == 0 or R.shape[1:] != ((2,) if joint else ()) or not (np.isfinite(R) & (R > 0)).all():
         hint = "; a joint path has no head given" if joint else "; give no head for a joint path"
         raise InputError(f"path: radii {radii!r}; expected a list of {expected}{hint}")
-    if R.min() < SMALLEST or R.max() > LARGEST:
+    if R.min() < MIN_RADIUS or R.max() > MAX_RADIUS:
         raise InputError(
-            f"path: radii {radii!r} are not all from {SMALLEST:g} to {LARGEST:g}, where float64 can follow"
+            f"path: radii {radii!r} are not all from {MIN_RADIUS:g} to {MAX_RADIUS:g}, where float64 can follow"
         )
     return R
 

@@ -16,8 +16,9 @@ import yaml
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.reproduce.panel import Panel
 
-#: Told the share of an experiment that is done, 0 to 1.
-Tick = Callable[[float], None]
+#: Takes the share of an experiment that is done, 0 to 1.
+ProgressCallback = Callable[[float], None]
+Tick = ProgressCallback  # the earlier name
 HOME = "lightning_maxmargin.reproduce"
 
 
@@ -26,9 +27,9 @@ class Outcome:
     """What an experiment's function returns.
 
     Attributes:
-        numbers: by key; a claim about KEY shows ``naive/KEY``, where there is one, as what textbook gradients give.
+        numbers: by key; a claim about KEY shows ``naive/KEY``, where there is one, as what naive gradients give.
         panels: of the figure.
-        notes: sentences that belong under the figure: what was counted, what did not settle.
+        notes: sentences that belong under the figure: what was counted, what did not converge.
         loop_ratio: speed of training over that of the public loop, one instance at a time; None where not asked.
     """
 
@@ -74,7 +75,7 @@ class Claim:
             raise InputError(f"claims: {self.claim!r}: expected a number or text in published and why")
         for name in ("value", "within", "at_least", "at_most"):
             x = getattr(self, name)
-            # YAML reads -.8 as a word, and true as a number that Python takes for 1.
+            # YAML reads -.8 as text, and true as a number that Python takes for 1.
             if x is not None and (isinstance(x, bool) or not isinstance(x, int | float) or not math.isfinite(x)):
                 raise InputError(f"claims: {self.claim!r}: {name} is {x!r}; expected a finite number, written as 0.8")
         if self.within is not None and self.within < 0:
@@ -93,15 +94,15 @@ class Claim:
 
     @property
     def bound(self) -> str:
-        """The bounds in words."""
-        words = []
+        """The bounds as text."""
+        bounds = []
         if self.value is not None:
-            words.append(f"{self.value:g} ± {self.within:g}")
+            bounds.append(f"{self.value:g} ± {self.within:g}")
         if self.at_least is not None:
-            words.append(f"≥ {self.at_least:g}")
+            bounds.append(f"≥ {self.at_least:g}")
         if self.at_most is not None:
-            words.append(f"≤ {self.at_most:g}")
-        return ", ".join(words)
+            bounds.append(f"≤ {self.at_most:g}")
+        return ", ".join(bounds)
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Experiment:
         name: of the file.
         title: what is shown.
         source: the paper and its experiment.
-        function: import path of ``f(tick, **settings) -> Outcome``.
+        function: import path of ``f(progress, **settings) -> Outcome``.
         settings: its arguments.
         quick: those that ``--quick`` puts in their place.
         claims: what its numbers are held against.
@@ -126,13 +127,13 @@ class Experiment:
     quick: dict[str, Any]
     claims: tuple[Claim, ...]
 
-    def run(self, tick: Tick, quick: bool = False) -> Outcome:
+    def run(self, progress: ProgressCallback, quick: bool = False) -> Outcome:
         """Calls the function.
 
         Raises:
             InputError: it returns something else than an :class:`Outcome` with numbers.
         """
-        outcome = self.call()(tick, **self.chosen(quick))
+        outcome = self.call()(progress, **self.chosen(quick))
         numbers = outcome.numbers if isinstance(outcome, Outcome) else None
         if not isinstance(numbers, dict) or not all(isinstance(x, Real) for x in numbers.values()):
             raise InputError(f"{self.name}: {self.function} returns no Outcome with a dictionary of numbers")
@@ -216,7 +217,7 @@ def read_experiment(path: Path, trusted: bool = False) -> Experiment:
 
 
 def _check(path: Path, content: Any) -> None:
-    """That every key is there and of its type; claims one by one are not looked at."""
+    """That every key is there and of its type; claims one by one are not checked."""
     if not isinstance(content, dict):
         raise InputError(f"reproduce: {path} is no experiment; see configs/reproduce")
     wanted = {f.name for f in fields(Experiment)} - {"name"}

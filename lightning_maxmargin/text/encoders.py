@@ -24,7 +24,7 @@ DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 #: How the table of word-piece embeddings is called: BERT and its kin, Llama and its, GPT-2, T5.
 TABLES = ("word_embeddings.weight", "embed_tokens.weight", "wte.weight", "shared.weight")
 #: What is fetched from the hub.
-FILES = ("tokenizer.json", "*.safetensors")
+HUB_FILES = ("tokenizer.json", "*.safetensors")
 CHUNK = 2048
 
 
@@ -145,7 +145,7 @@ def _from_hub(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
     # The hub's client raises what its network stack raises.
     except Exception as error:
         reason = (str(error).strip() or "no reason given").splitlines()[0]

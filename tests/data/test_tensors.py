@@ -143,7 +143,10 @@ def measured(data: Sequences | None) -> list[Tensor]:
 Change = Callable[[Arrays], Any]
 N = torch.nan
 BAD: dict[str, tuple[Change, str]] = {
-    "flat keys": (lambda a: a.update(keys=torch.ones(3, 4)), r"keys have shape \(3, 4\); \(sequences, tokens, dim"),
+    "flat keys": (
+        lambda a: a.update(keys=torch.ones(3, 4)),
+        r"keys have shape \(3, 4\); expected \(sequences, tokens, dim",
+    ),
     "no sequence": (lambda a: a.update(keys=torch.ones(0, 4, 2)), r"keys have shape \(0, 4, 2\); at least one"),
     "no token": (lambda a: a.update(keys=torch.ones(3, 0, 2)), r"keys have shape \(3, 0, 2\); at least one"),
     "labels too many": (lambda a: a.update(labels=torch.ones(4)), r"labels have shape \(4,\); expected \(3\)"),
