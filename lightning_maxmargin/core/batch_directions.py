@@ -14,7 +14,7 @@ from lightning_maxmargin.core.losses import MarginLoss
 from lightning_maxmargin.errors import InputError
 
 LOG2_E = math.log2(math.e)
-# Instances whose weights sum to less are worked out again: underflow drops 2^-115 of the largest possible weight.
+# Instances whose weights sum to less are recomputed: underflow drops 2^-115 of the largest possible weight.
 MIN_WEIGHT_SUM = 2.0**-40
 
 

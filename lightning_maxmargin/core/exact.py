@@ -62,7 +62,7 @@ class Directions:
 def exact_directions(
     data: Sequences, scores: Tensor, v: Tensor, loss: MarginLoss, reduce: Reduce | None = None
 ) -> Directions:
-    """Minus the gradient of L = mean_i l(Y_i f(X_i)), f(X) = v' X' softmax(a), its scale kept apart as a logarithm.
+    """Minus the gradient of L = mean_i l(Y_i f(X_i)), f(X) = v' X' softmax(a), its scale separate, as a logarithm.
 
     With c_it = Y_i (v'x_it - f_i), computed centred at the selected token alpha_i so that nothing cancels,
 
@@ -162,7 +162,7 @@ def _as_good(
 ) -> Tensor | None:
     """Which other tokens have the selected one's value within rounding, None for none. Their lead is set to 0.
 
-    What may be rounding is worked out again from differences of tokens. BLAS rounds the products of the last rows
+    What may be rounding is recomputed from differences of tokens. BLAS rounds the products of the last rows
     otherwise than the rest: that left 4e-16 for the copy of a token in 137 of 300 problems, which at gaps past 37 is
     more than every other token's weight.
     """
@@ -172,8 +172,8 @@ def _as_good(
     if not len(i):
         return None
     terms = (values[i, t] - values[i, alpha[i]]) * v
-    again = terms.sum(1)
-    lead[i, t] = again.where(again.abs() > 4 * torch.finfo(lead.dtype).eps * terms.abs().sum(1), 0.0)
+    recomputed = terms.sum(1)
+    lead[i, t] = recomputed.where(recomputed.abs() > 4 * torch.finfo(lead.dtype).eps * terms.abs().sum(1), 0.0)
     return doubtful & (lead == 0)
 
 

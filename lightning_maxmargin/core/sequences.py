@@ -99,8 +99,8 @@ class Sequences:
         lengths = torch.tensor([len(k) for k in keys])
         padded = torch.nn.utils.rnn.pad_sequence(list(keys), batch_first=True)
         mask = torch.arange(padded.shape[1]) < lengths[:, None]
-        apart = None if values is None else torch.nn.utils.rnn.pad_sequence(list(values), batch_first=True)
-        return Sequences(padded, labels, values=apart, mask=mask, **rest)
+        separate = None if values is None else torch.nn.utils.rnn.pad_sequence(list(values), batch_first=True)
+        return Sequences(padded, labels, values=separate, mask=mask, **rest)
 
 
 def check_sequences(data: Sequences, num_classes: int = 2, where: str = "data") -> Sequences:

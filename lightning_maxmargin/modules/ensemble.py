@@ -152,7 +152,7 @@ class Ensemble(pl.LightningModule):
     def _make_state(self, heads: Tensor | None) -> None:
         h, packed = self.hparams, self.packed
         dtype = torch.float64 if self.trainer.precision == "64-true" else torch.float32
-        stacked = Instances.stack(packed.keys, packed.labels, _apart(packed), packed.queries, packed.mask)
+        stacked = Instances.stack(packed.keys, packed.labels, _separate_values(packed), packed.queries, packed.mask)
         d, dv = packed.keys.shape[-1], packed.values.shape[-1]
         shape = (d,) if packed.queries is None else (d, packed.queries.shape[-1])
         start = self._start(h["attention_init"], shape, 0)
@@ -223,7 +223,7 @@ class Ensemble(pl.LightningModule):
         outcome: tuple[Exception | None, EnsembleResult | None] = (None, None)
         try:
             self._stay_finite()
-            found = measure(self.state, p.keys, p.labels, _apart(p), p.queries, p.mask)
+            found = measure(self.state, p.keys, p.labels, _separate_values(p), p.queries, p.mask)
             found.state = None
             outcome = (None, found)
         # Not raised here: the other processes wait for this one's part.
@@ -296,7 +296,7 @@ def gather(x: T) -> list[T]:
     return found
 
 
-def _apart(packed: Packed) -> Tensor | None:
+def _separate_values(packed: Packed) -> Tensor | None:
     """The values where they are not the keys."""
     return None if packed.values is packed.keys else packed.values
 

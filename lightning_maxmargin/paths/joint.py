@@ -32,8 +32,8 @@ class JointPath:
 
     Each of the two is exact in its log domain.
 
-    One objective for both would be blind: at (r, R) = (100, 30) what p can still change in log L is e^-30 of it. By
-    turns each part has its own, log L for v (convex) and log(L - L_ref(v)) for p, and what couples them fades just as
+    One objective for both would be blind: at (r, R) = (100, 30) what p can still change in log L is e^-30 of it.
+    So each part has its own, log L for v (convex) and log(L - L_ref(v)) for p, and what couples them fades just as
     softmax saturates.
 
     Args:

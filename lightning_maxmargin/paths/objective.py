@@ -101,8 +101,8 @@ class Excess:
             return rise
         far = u.where(~small, torch.full_like(u, MAX_QUADRATURE_MOVE))
         low, high = self.loss.log_value(m), self.loss.log_value(m - far)
-        apart = (-torch.expm1(-(high - low).abs())).log() + torch.maximum(high, low)
-        return rise.where(small, apart)
+        difference = (-torch.expm1(-(high - low).abs())).log() + torch.maximum(high, low)
+        return rise.where(small, difference)
 
 
 def attention_scores(data: Sequences, attention: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from lightning_maxmargin.reproduce.panel import Line, Panel, ray
 from lightning_maxmargin.reproduce.paths import Setting, cosine, record, track
 
 NAMES = {"correlation": "−u", "logistic": "logistic", "exponential": "exponential"}
-DRAWN = (1, 2, 5, 10, 100)
+DRAWN_SCORES = (1, 2, 5, 10, 100)
 
 
 def losses(
@@ -54,7 +54,7 @@ def losses(
             numbers[f"limit/{key}"] = _offset(loss, c)
             numbers[f"cos/{key}"] = cosine(p[-1], torch.tensor([1.0, 0.0]))
             numbers[f"naive/cos/{key}"] = cosine(naive.attention[0], torch.tensor([1.0, 0.0]))
-            if c in DRAWN:
+            if c in DRAWN_SCORES:
                 tracks.append(track(p[: shown + 1], f"C = {c:g}"))
         for kind in ("", "naive/"):
             off = [abs(numbers[f"{kind}offset/{loss}/{c:g}"] - numbers[f"limit/{loss}/{c:g}"]) for c in scores]

@@ -71,7 +71,7 @@ def one_line(error: BaseException, parser: ArgumentParser | None = None, models:
 
 
 def is_input(error: BaseException) -> bool:
-    """Whether the input is to blame: the parser says so, or an :class:`InputError`, as such or wrapped by it."""
+    """Whether the input is at fault: the parser says so, or an :class:`InputError`, as such or wrapped by it."""
     return isinstance(error, ArgumentError) or any(isinstance(e, InputError) for e in _chain(error))
 
 

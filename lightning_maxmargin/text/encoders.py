@@ -25,7 +25,7 @@ DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 TABLES = ("word_embeddings.weight", "embed_tokens.weight", "wte.weight", "shared.weight")
 #: What is fetched from the hub.
 HUB_FILES = ("tokenizer.json", "*.safetensors")
-CHUNK = 2048
+SENTENCES_AT_ONCE = 2048
 
 
 @runtime_checkable
@@ -123,8 +123,8 @@ class StaticEncoder:
         """(n, d) float32; zeros for a sentence without a word piece. Nothing is truncated."""
         tokenizer, table = self.tokenizer(), self.table()
         parts = [torch.zeros(0, table.shape[1])]
-        for start in tqdm(range(0, len(sentences), CHUNK), desc="sentence vectors", delay=2.0, leave=False):
-            codes = tokenizer.encode_batch(list(sentences[start : start + CHUNK]), add_special_tokens=False)
+        for start in tqdm(range(0, len(sentences), SENTENCES_AT_ONCE), desc="sentence vectors", delay=2.0, leave=False):
+            codes = tokenizer.encode_batch(list(sentences[start : start + SENTENCES_AT_ONCE]), add_special_tokens=False)
             ids = torch.tensor([i for code in codes for i in code.ids], dtype=torch.long)
             lengths = torch.tensor([0, *(len(code.ids) for code in codes)][:-1])
             parts.append(embedding_bag(ids, table, lengths.cumsum(0), mode="mean"))
