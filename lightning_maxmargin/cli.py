@@ -13,8 +13,8 @@ from pathlib import Path
 from lightning_maxmargin.errors import InputError, NonFiniteError
 from lightning_maxmargin.run.shipped import with_files
 
-TRUST = "--trust-config"
-HELP = (["--help"], ["-h"])
+TRUST_FLAG = "--trust-config"
+HELP_ARGV = (["--help"], ["-h"])
 ABOUT = "Max-margin token selection in attention."
 TRAINER_COMMANDS = {
     "fit": "Trains, watches both margins against their SVMs, and ends with a table and a report.",
@@ -32,11 +32,11 @@ COMMANDS = {
 
 def overview() -> str:
     """What ``maxmargin --help`` prints: LightningCLI's own help knows only the commands of a Trainer."""
-    lines = [f"  {name:<11}{words}" for name, words in COMMANDS.items()]
+    lines = [f"  {name:<11}{text}" for name, text in COMMANDS.items()]
     end = [
         "Start with: maxmargin fit --config joint/relaxed",
         "A config is a file, or the name of one that comes with the package, as above.",
-        f"Classes of your own in a config or --data need {TRUST}: naming one runs its module.",
+        f"Classes of your own in a config or --data need {TRUST_FLAG}: naming one runs its module.",
         "More of each: maxmargin COMMAND --help",
     ]
     return "\n".join(["usage: maxmargin COMMAND ...", "", ABOUT, "", *lines, "", *end])
@@ -44,16 +44,16 @@ def overview() -> str:
 
 def main(args: Sequence[str] | None = None) -> int:
     """The command ``maxmargin``. Exit status 0, 1 (training failed or was interrupted) or 2 (bad input)."""
-    words = list(sys.argv[1:] if args is None else args)
-    trusted = TRUST in words
-    words = [w for w in words if w != TRUST]
+    argv = list(sys.argv[1:] if args is None else args)
+    trusted = TRUST_FLAG in argv
+    argv = [given for given in argv if given != TRUST_FLAG]
     try:
-        return _run(words, trusted)
+        return _run(argv, trusted)
     except KeyboardInterrupt:
-        return _interrupted(words)
+        return _interrupted(argv)
     except SystemExit as stopped:
         # Lightning turns an interrupt before the first step into exit(1).
-        return _interrupted(words) if stopped.code == 1 else int(stopped.code or 0)
+        return _interrupted(argv) if stopped.code == 1 else int(stopped.code or 0)
     except NonFiniteError as error:
         return _fail(str(error), 1)
     except InputError as error:
@@ -66,16 +66,16 @@ def main(args: Sequence[str] | None = None) -> int:
         return _fail(one_line(error), 2)
 
 
-def _run(words: list[str], trusted: bool) -> int:
+def _run(argv: list[str], trusted: bool) -> int:
     """Runs the command; nothing is imported before it is needed."""
-    if words in HELP:
+    if argv in HELP_ARGV:
         print(overview())
         return 0
-    if not words or not (words[0].startswith("-") or words[0] in COMMANDS):
-        said = f"{words[0]} is no command" if words else "a command is missing"
-        raise InputError(f"{said}; one of {', '.join(COMMANDS)} (maxmargin --help)")
-    command, rest = words[0], with_files(words[1:])
-    if rest in HELP and command not in TRAINER_COMMANDS:
+    if not argv or not (argv[0].startswith("-") or argv[0] in COMMANDS):
+        message = f"{argv[0]} is no command" if argv else "a command is missing"
+        raise InputError(f"{message}; one of {', '.join(COMMANDS)} (maxmargin --help)")
+    command, rest = argv[0], with_files(argv[1:])
+    if rest in HELP_ARGV and command not in TRAINER_COMMANDS:
         _print_help(command)
         return 0
     _quiet()
@@ -93,7 +93,7 @@ def _run(words: list[str], trusted: bool) -> int:
     else:
         from lightning_maxmargin.run.lightning_cli import run_trainer
 
-        # LightningCLI reads sys.argv itself, also in the processes that a launcher starts with the same words.
+        # LightningCLI reads sys.argv itself, also in the processes that a launcher starts with the same argv.
         sys.argv[1:] = [command, *rest]
         run_trainer({"description": ABOUT}, TRAINER_COMMANDS)
     return 0
@@ -125,16 +125,16 @@ def _allow_imports(trusted: bool) -> None:
         sys.path.insert(0, os.getcwd())
 
 
-def _interrupted(words: Sequence[str]) -> int:
-    if words[:1] != ["fit"]:
+def _interrupted(argv: Sequence[str]) -> int:
+    if argv[:1] != ["fit"]:
         return _fail("interrupted; run the command again", 1)
     from lightning_maxmargin.run.directory import RUN_DIR_VARIABLE
 
     run_dir = Path(os.environ.get(RUN_DIR_VARIABLE, "."))
     if not (run_dir / "checkpoints" / "last.ckpt").is_file():
         return _fail("interrupted before there was a checkpoint; run the command again", 1)
-    again = f"maxmargin fit --config {run_dir}/config.yaml --ckpt_path {run_dir}/checkpoints/last.ckpt"
-    return _fail(f"interrupted; go on in a new run directory with: {again}", 1)
+    resume = f"maxmargin fit --config {run_dir}/config.yaml --ckpt_path {run_dir}/checkpoints/last.ckpt"
+    return _fail(f"interrupted; go on in a new run directory with: {resume}", 1)
 
 
 def _fail(message: str, status: int) -> int:

@@ -71,8 +71,8 @@ def _text(name: str, meaning: str, *sources: Source) -> Key:
 _TABLE = (
     _text("name", "of the run", "run"),
     _text("gradient", "how the gradients were computed", "run"),
-    _text("message", "what the numbers mean where they need words: a stall, an infeasible SVM, a selection that has "
-          "not settled", "run"),
+    _text("message", "what the numbers mean where they do not speak for themselves: a stall, an infeasible SVM, a "
+          "selection that has not converged", "run"),
     _gap("attention", "½‖u − w‖² between the unit directions of attention and nearest SVM, in float64; "
          "0 is convergence"),
     _text("svm/limit", "which SVM is the nearest: strict, relaxed or rate_coupled", "selector"),
@@ -126,14 +126,14 @@ _TABLE = (
         ("head",)),
     Key("heads/certified", "how many attention heads have a certified SVM", ("heads",)),
     Key("heads/infeasible", "how many have an infeasible one", ("heads",)),
-    Key("ensemble/instances", "how many were trained; gaps, margins and norms are medians over the settled ones",
+    Key("ensemble/instances", "how many were trained; gaps, margins and norms are medians over the converged ones",
         ("ensemble",)),
-    Key("ensemble/settled", "share whose attention margin is at least half of its SVM's and whose attention is hard "
-        "(.99)", ("ensemble",)),
-    Key("ensemble/global", "share of the settled whose every selected token has the best score of its sequence",
+    Key("ensemble/settled", "share converged to a hard selection: attention margin at least half of its SVM's, "
+        "attention .99", ("ensemble",)),
+    Key("ensemble/global", "share of the converged whose every selected token has the best score of its sequence",
         ("ensemble",)),
-    Key("ensemble/local", "share of the settled that are locally optimal alone", ("ensemble",)),
-    Key("ensemble/neither", "share of the settled that are neither", ("ensemble",)),
+    Key("ensemble/local", "share of the converged that are locally optimal only", ("ensemble",)),
+    Key("ensemble/neither", "share of the converged that are neither", ("ensemble",)),
     Key("ensemble/certified", "share whose strict SVM is certified", ("ensemble",)),
     Key("steps", "optimisation steps", ("run",)),
     Key("seconds", "duration of the run", ("run",)),

@@ -13,7 +13,7 @@ class AllReduce:
     """Maximum and sum over the processes of a run; nothing to do for one."""
 
     def __init__(self, world_size: int) -> None:
-        self.many = world_size > 1
+        self.distributed = world_size > 1
 
     def max(self, x: Tensor) -> Tensor:
         return self._reduce(x, dist.ReduceOp.MAX)
@@ -22,7 +22,7 @@ class AllReduce:
         return self._reduce(x, dist.ReduceOp.SUM)
 
     def _reduce(self, x: Tensor, operation: Any) -> Tensor:
-        if self.many:
+        if self.distributed:
             x = x.clone()
             dist.all_reduce(x, op=operation)
         return x

@@ -26,7 +26,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).parent.parent
 RUNS = Path(tempfile.mkdtemp(prefix="maxmargin-claims-"))
-TWO = "--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp"
+TWO_PROCESSES = "--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp"
 SEEDS = (0, 1, 2)
 
 
@@ -41,11 +41,11 @@ class Row:
     command: str
 
 
-def fit(name: str, config: str, words: str = "") -> Path:
+def fit(name: str, config: str, options: str = "") -> Path:
     """The run directory of this command; run once per name."""
     run_dir = RUNS / name
     if not run_dir.exists():
-        call = [sys.executable, "-m", "lightning_maxmargin", *command(config, words).split()[1:]]
+        call = [sys.executable, "-m", "lightning_maxmargin", *command(config, options).split()[1:]]
         extra = [
             "--run_dir",
             str(run_dir),
@@ -61,33 +61,33 @@ def fit(name: str, config: str, words: str = "") -> Path:
             [*call, *extra], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
         )
         if done.returncode:
-            raise SystemExit(f"{command(config, words)} ended with status {done.returncode}:\n{done.stderr}")
+            raise SystemExit(f"{command(config, options)} ended with status {done.returncode}:\n{done.stderr}")
     return run_dir
 
 
-def command(config: str, words: str = "") -> str:
+def command(config: str, options: str = "") -> str:
     """The command as a user types it."""
-    return f"maxmargin fit --config configs/{config}.yaml {words}".strip()
+    return f"maxmargin fit --config configs/{config}.yaml {options}".strip()
 
 
 def summary(run_dir: Path) -> dict[str, Any]:
     return json.loads((run_dir / "summary.json").read_text())
 
 
-def at_most(claim: str, key: str, limit: float, name: str, config: str, words: str = "") -> Row:
-    value = summary(fit(name, config, words))[key]
-    return Row(claim, f"<= {limit:.0e}", f"{value:.1e}", value <= limit, command(config, words))
+def at_most(claim: str, key: str, limit: float, name: str, config: str, options: str = "") -> Row:
+    value = summary(fit(name, config, options))[key]
+    return Row(claim, f"<= {limit:.0e}", f"{value:.1e}", value <= limit, command(config, options))
 
 
-def more_than(claim: str, key: str, limit: float, name: str, config: str, words: str = "") -> Row:
-    value = summary(fit(name, config, words))[key]
-    return Row(claim, f"> {limit:g}", f"{value:.3g}", value > limit, command(config, words))
+def more_than(claim: str, key: str, limit: float, name: str, config: str, options: str = "") -> Row:
+    value = summary(fit(name, config, options))[key]
+    return Row(claim, f"> {limit:g}", f"{value:.3g}", value > limit, command(config, options))
 
 
-def certified(name: str, config: str, words: str = "") -> Row:
-    s = summary(fit(name, config, words))
-    said = f"{s['status/attention']}, {s['status/head']}"
-    return Row(f"{config}: both SVMs", "certified", said, said == "certified, certified", command(config, words))
+def certified(name: str, config: str, options: str = "") -> Row:
+    s = summary(fit(name, config, options))
+    found = f"{s['status/attention']}, {s['status/head']}"
+    return Row(f"{config}: both SVMs", "certified", found, found == "certified, certified", command(config, options))
 
 
 def tight() -> Iterator[Row]:
@@ -105,26 +105,26 @@ def relaxed() -> Iterator[Row]:
     naive = ("naive", "joint/relaxed", "--model.gradient naive")
     yield more_than("the same, naive gradient: p to relaxed", "direction_gap/relaxed", 1e-2, *naive)
     message = summary(fit(*naive))["message"]
-    said = "stalled" in message
+    named = "stalled" in message
     yield Row(
-        "the same: the report says so", "stall named", "named" if said else "not named", said, command(*naive[1:])
+        "the same: the report says so", "stall named", "named" if named else "not named", named, command(*naive[1:])
     )
     for precision in ("32-true", "bf16-mixed"):
-        words = f"--trainer.precision {precision}"
+        options = f"--trainer.precision {precision}"
         yield at_most(
             f"joint/relaxed in {precision}: to relaxed",
             "direction_gap/relaxed",
             1e-3,
             precision,
             "joint/relaxed",
-            words,
+            options,
         )
 
 
-def same_paths(claim: str, config: str, one: str, words: str, other: str, words_other: str) -> Row:
-    a, b = np.load(fit(one, config, words) / "paths.npz"), np.load(fit(other, config, words_other) / "paths.npz")
+def same_paths(claim: str, config: str, one: str, options: str, other: str, other_options: str) -> Row:
+    a, b = np.load(fit(one, config, options) / "paths.npz"), np.load(fit(other, config, other_options) / "paths.npz")
     gap = max(float(np.max(np.abs(a[k] - b[k]) / (1 + np.abs(b[k])))) for k in ("attention", "head"))
-    return Row(claim, "<= 1e-10", f"{gap:.1e}", gap <= 1e-10, command(config, words_other))
+    return Row(claim, "<= 1e-10", f"{gap:.1e}", gap <= 1e-10, command(config, other_options))
 
 
 def equalities() -> Iterator[Row]:
@@ -132,19 +132,19 @@ def equalities() -> Iterator[Row]:
     yield same_paths(
         "joint/relaxed: p = W z at every step", "joint/relaxed", "prompt", prompt, "p", "--model.parametrization p"
     )
-    yield same_paths("joint/relaxed: two processes", "joint/relaxed", "relaxed", "", "ddp", TWO)
+    yield same_paths("joint/relaxed: two processes", "joint/relaxed", "relaxed", "", "ddp", TWO_PROCESSES)
 
 
 def random() -> Iterator[Row]:
     for seed in (0, 6, 9, 12):
-        words = f"--data.seed {seed}"
-        args = (f"random{seed}", "joint/random", words)
+        options = f"--data.seed {seed}"
+        args = (f"random{seed}", "joint/random", options)
         yield at_most(f"joint/random seed {seed}: to rate-coupled", "direction_gap/rate_coupled", 1e-5, *args)
         s = summary(fit(*args))
         others = min(s["direction_gap/strict"], s["direction_gap/relaxed"])
         larger = others > s["direction_gap/rate_coupled"]
         yield Row(
-            "the same: to strict and relaxed", "larger", f">= {others:.1e}", larger, command("joint/random", words)
+            "the same: to strict and relaxed", "larger", f">= {others:.1e}", larger, command("joint/random", options)
         )
 
 
@@ -175,7 +175,7 @@ def mean_pool_accuracy(seed: int) -> float:
 
 def text() -> Iterator[Row]:
     runs = [summary(fit(f"text{s}", "text/planted", f"--data.seed {s}")) for s in SEEDS]
-    asked = command("text/planted", "--data.seed 0|1|2")
+    text_command = command("text/planted", "--data.seed 0|1|2")
     baseline = statistics.median(mean_pool_accuracy(s) for s in SEEDS)
     accuracy = statistics.median(r["test/accuracy"] for r in runs)
     yield Row(
@@ -183,27 +183,31 @@ def text() -> Iterator[Row]:
         f">= {baseline:.3f} + .08",
         f"{accuracy:.3f}",
         accuracy >= baseline + 0.08,
-        asked,
+        text_command,
     )
     selection = [r["test/selection/accuracy"] for r in runs]
-    said = " ".join(f"{x:.3f}" for x in selection)
-    yield Row("text/planted: selection, three seeds", ">= .70", said, min(selection) >= 0.7, asked)
+    found = " ".join(f"{x:.3f}" for x in selection)
+    yield Row("text/planted: selection, three seeds", ">= .70", found, min(selection) >= 0.7, text_command)
     status = [r["status/attention"] for r in runs]
-    yield Row("text/planted: attention SVM", "certified", " ".join(status), set(status) == {"certified"}, asked)
+    yield Row("text/planted: attention SVM", "certified", " ".join(status), set(status) == {"certified"}, text_command)
     heads = [r["status/head"] for r in runs]
-    words = all("no head separates" in r["message"] for r in runs)
+    explained = all("no head separates" in r["message"] for r in runs)
     yield Row(
         "text/planted: label SVM, in words",
         "infeasible",
         " ".join(heads),
-        set(heads) == {"infeasible"} and words,
-        asked,
+        set(heads) == {"infeasible"} and explained,
+        text_command,
     )
-    two = summary(fit("text-ddp", "text/planted", TWO))
+    two = summary(fit("text-ddp", "text/planted", TWO_PROCESSES))
     moved = max(abs(two[k] - runs[0][k]) for k in ("test/accuracy", "test/selection/accuracy")) * 1000
     # A float32 accuracy is 1e-5 of a document off.
     yield Row(
-        "text/planted: two processes, documents", "<= 1", f"{moved:.0f}", moved < 1.001, command("text/planted", TWO)
+        "text/planted: two processes, documents",
+        "<= 1",
+        f"{moved:.0f}",
+        moved < 1.001,
+        command("text/planted", TWO_PROCESSES),
     )
 
 

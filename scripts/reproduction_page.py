@@ -16,8 +16,8 @@ HEAD = """# Reproduction
 
 Every claim of the papers' experiments beside what this library finds, made by `maxmargin reproduce all` and
 `scripts/reproduction_page.py`. *published* is what the paper or its public code shows, *ours* is measured with exact
-gradients, *naive* with textbook ones, *asked* decides whether the claim holds. Where ours differs from what was
-published, the last column says why. Experiments, data and tolerances are the files in `configs/reproduce/`.
+gradients, *naive* with autograd through softmax, *asked* decides whether the claim holds. Where ours differs from what
+was published, the last column says why. Experiments, data and tolerances are the files in `configs/reproduce/`.
 
 """
 

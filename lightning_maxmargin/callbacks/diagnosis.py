@@ -1,4 +1,4 @@
-"""What a run's numbers mean, in words: saturation, stalls, selections that do not settle, SVMs without a solution."""
+"""What a run's numbers mean: saturation, stalls, selections that do not converge, SVMs without a solution."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def diagnosis(history: list[dict[str, Any]], pl_module: LightningModule) -> str:
     notes = [
         _stall(history, str(gradient), next(pl_module.parameters()).dtype, exact),
         _head(history[-1]),
-        _settled(history),
+        _converged(history),
     ]
     return " ".join(note for note in notes if note)
 
@@ -52,23 +52,23 @@ def _stall(history: list[dict[str, Any]], gradient: str, dtype: torch.dtype, exa
     saturated = [row for row in history if (1 - (row["attention/selected_mass"] or 0)) < eps]
     if gradient == "exact" or not saturated:
         return ""
-    said = (
+    message = (
         f"Softmax saturated at step {saturated[0]['step']}: 1 - s_alpha is below the rounding of "
         f"{str(dtype).removeprefix('torch.')} ({eps:.1e})."
     )
     if gradient == "naive":
-        said += " From there on gradient: naive has only rounding noise to follow."
+        message += " From there on gradient: naive has only rounding noise to follow."
     theory = next((k for k in ("rate_coupled", "strict") if history[-1][f"direction_gap/{k}"] is not None), None)
     gap = None if theory is None else history[-1][f"direction_gap/{theory}"]
     if gap is None or gap < UNCONVERGED_GAP:
-        return said if gradient == "naive" else ""
+        return message if gradient == "naive" else ""
     best = min(row[f"direction_gap/{theory}"] for row in history if row[f"direction_gap/{theory}"] is not None)
     if gap < 2 * best:
-        return said if gradient == "naive" else ""  # still falling
+        return message if gradient == "naive" else ""  # still falling
     remedy = "Use gradient: exact." if exact else "Stop before saturation: this head has no exact direction."
     return (
-        f"{said} The run has stalled: its direction gap to the {str(theory).replace('_', '-')} limit, where it belongs "
-        f"at this norm ratio, is {gap:.1e} (smallest on the way: {best:.1e}), whatever limit it is nearest to. "
+        f"{message} The run has stalled: its direction gap to the {str(theory).replace('_', '-')} limit, where it "
+        f"belongs at this norm ratio, is {gap:.1e} (smallest on the way: {best:.1e}), whatever limit it is nearest to. "
         f"{remedy}"
     )
 
@@ -83,12 +83,12 @@ def _head(last: dict[str, Any]) -> str:
     )
 
 
-def _settled(history: list[dict[str, Any]]) -> str:
+def _converged(history: list[dict[str, Any]]) -> str:
     """A hard-selection limit needs a margin that stays away from zero; say so where it does not."""
     relative = history[-1]["relative_margin/attention"]
     if relative is None or relative > 0.1:
         return ""
     return (
-        f"The selection has not settled: the attention margin is {relative:.1e} of its SVM's. Either the run is too "
+        f"The selection has not converged: the attention margin is {relative:.1e} of its SVM's. Either the run is too "
         "short or this data set has no hard-selection limit (the margin tends to 0 and attention stays soft)."
     )

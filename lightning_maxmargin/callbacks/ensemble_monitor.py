@@ -1,4 +1,4 @@
-"""Watches an ensemble: how many instances have settled, where, and how far they are from their SVMs."""
+"""Watches an ensemble: how many instances have converged, where, and how far they are from their SVMs."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from lightning_maxmargin.callbacks.schedule import next_step
 from lightning_maxmargin.keys import check_registered, measured_by
 from lightning_maxmargin.probe.ensemble import EnsembleResult
 
-#: Less than this share settled is worth a warning.
-MIN_SETTLED_SHARE = 0.5
+#: Less than this share converged is worth a warning.
+MIN_CONVERGED_SHARE = 0.5
 
 
 class EnsembleMonitor(Callback):
     """Logs shares and medians of an :class:`Ensemble` at geometrically spaced steps; keys in ``keys.py``.
 
     Args:
-        per_decade: looks per factor of ten in steps. A look solves the SVMs of all instances.
+        per_decade: evaluations per factor of ten in steps. Each solves the SVMs of all instances.
 
     Attributes:
         last: the latest numbers by key.
         result: the latest :class:`EnsembleResult`, of all processes.
-        message: where less than half of the instances have settled.
+        message: where less than half of the instances have converged.
 
     Example:
         >>> EnsembleMonitor().last
@@ -49,19 +49,19 @@ class EnsembleMonitor(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if trainer.global_step >= int(pl_module.pause_at or 0) or trainer.global_step == trainer.max_steps:  # type: ignore[arg-type]
-            self.look(trainer, pl_module)
+            self.evaluate(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step and self._seen != trainer.global_step:
-            self.look(trainer, pl_module)
-        settled = self.last.get("ensemble/settled")
-        if settled is not None and settled < MIN_SETTLED_SHARE:
+            self.evaluate(trainer, pl_module)
+        converged = self.last.get("ensemble/settled")
+        if converged is not None and converged < MIN_CONVERGED_SHARE:
             self.message = (
-                f"only {settled:.1%} of the instances have settled after {trainer.global_step} steps: train longer, or "
-                "they have no hard selection as their limit; the medians are of these few"
+                f"only {converged:.1%} of the instances have converged after {trainer.global_step} steps: train "
+                "longer, or they have no hard selection as their limit; the medians are of these few"
             )
 
-    def look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures now, on all processes, and logs."""
         start = time.perf_counter()
         self.result = pl_module.measure()  # type: ignore[operator]
@@ -77,7 +77,7 @@ class EnsembleMonitor(Callback):
 
 
 def numbers_of(result: EnsembleResult) -> dict[str, float | None]:
-    """Every key of ``keys.py`` but the time; None where no settled instance has it."""
+    """Every key of ``keys.py`` but the time; None where no converged instance has it."""
     numbers: dict[str, float | None] = dict.fromkeys(measured_by("ensemble"))
     numbers |= {k if "/" in k else f"ensemble/{k}": v for k, v in result.shares().items()}
     certified = sum(s == "certified" for s in result.status)
@@ -90,9 +90,13 @@ def numbers_of(result: EnsembleResult) -> dict[str, float | None]:
     return numbers
 
 
-def instances_csv(result: EnsembleResult, dealt: dict[str, list[Any]]) -> str:
-    """A line per instance: how it was trained (``dealt``), what it selects, whether it settled, how far it is."""
-    columns: dict[str, list[Any]] = {"instance": list(range(len(result.status))), **dealt, "status": [*result.status]}
+def instances_csv(result: EnsembleResult, assigned: dict[str, list[Any]]) -> str:
+    """A line per instance: how it was trained (``assigned``), what it selects, whether it converged, how far it is."""
+    columns: dict[str, list[Any]] = {
+        "instance": list(range(len(result.status))),
+        **assigned,
+        "status": [*result.status],
+    }
     for name in ("settled", "globally_optimal", "locally_optimal", "relative_margin", "norm", "norm_ratio"):
         columns[name] = _plain(getattr(result, name))
     columns |= {f"direction_gap/{k}": _plain(gap) for k, gap in result.direction_gap.items()}

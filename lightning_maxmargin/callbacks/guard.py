@@ -33,7 +33,7 @@ class FiniteGuard(Callback):
 
         def check(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             for p in (p for group in optimizer.param_groups for p in group["params"]):
-                # A sum is finite only if every entry is, but for overflow; one number to look at instead of a tensor.
+                # A sum is finite only if every entry is, but for overflow; one number to check instead of a tensor.
                 if p.grad is not None and not math.isfinite(p.grad.sum()) and not p.grad.isfinite().all():
                     raise NonFiniteError(self._message(pl_module, names.get(p, "a parameter")))
 
@@ -57,7 +57,7 @@ class FiniteGuard(Callback):
         where = f" (samples {', '.join(map(str, samples[:10]))})" if samples else ""
         return (
             f"the gradient of {name} is not finite at step {pl_module.global_step}{where}: stopped before the weights "
-            "changed; look at these samples, or lower the learning rate"
+            "changed; check these samples, or lower the learning rate"
         )
 
     def _bad_samples(self, pl_module: pl.LightningModule) -> list[int]:

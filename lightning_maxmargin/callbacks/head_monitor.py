@@ -30,7 +30,7 @@ class HeadMonitor(Monitor):
         sources: the attention layer of the module, or several by name.
         data: a batch, or a loader or list of batches, the same on all processes.
         forward: ``forward(module, batch)``; else ``module(batch)``, or ``module(batch[0])`` for a tuple or list.
-        samples: how many to look at.
+        samples: how many to evaluate.
         maps: of how many samples to keep the attention rows of every evaluation.
         per_decade: evaluations per factor of ten in steps.
         every_n_epochs: evaluates after so many epochs instead of the geometric steps.
@@ -79,7 +79,7 @@ class HeadMonitor(Monitor):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._watch = HeadWatch(pl_module, self.sources, self.data, self.forward, self.samples)
         if not self.history:
-            self.look(trainer, pl_module)
+            self.evaluate(trainer, pl_module)
 
     def gather(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Gathered:
         return self._watch.gather(trainer, pl_module)

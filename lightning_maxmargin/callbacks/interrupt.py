@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt(Callback):
@@ -31,11 +31,11 @@ class Interrupt(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         def ask(number: int, frame: FrameType | None) -> None:
             self._asked = True
-            for s in STOPS:
+            for s in STOP_SIGNALS:
                 signal.signal(s, signal.SIG_DFL)
 
         try:
-            self._before = {s: signal.signal(s, ask) for s in STOPS}
+            self._before = {s: signal.signal(s, ask) for s in STOP_SIGNALS}
         except ValueError:
             # Not the main thread: signals are somebody else's business here.
             self._before = {}

@@ -52,7 +52,7 @@ class MarginMonitor(Monitor):
         history: all of them, with ``step``.
         snapshot: the latest :class:`Snapshot` (on the first process).
         paths: (step, p or W, v) of every evaluation of a two-dimensional problem.
-        message: what the numbers mean, where they need words.
+        message: what the numbers mean, where they need a message.
 
     Raises:
         InputError: there is neither ``data`` nor a data module of this package; the module has no TokenSelector.

@@ -29,7 +29,7 @@ class Monitor(Callback):
     Attributes:
         last: the latest numbers by key.
         history: all of them, with ``step``.
-        message: what the numbers mean, where they need words.
+        message: what the numbers mean, where they need a message.
         seconds: what all evaluations have cost.
 
     Raises:
@@ -50,7 +50,7 @@ class Monitor(Callback):
         """Raises InputError where one of these arguments is there and not positive."""
         for name, number in numbers.items():
             if number is not None and number < 1:
-                raise InputError(f"monitor.{name}: {number}; a positive number is asked")
+                raise InputError(f"monitor.{name}: {number}; expected a positive number")
 
     # --- what a monitor says ----------------------------------------------------------------------------------
 
@@ -84,15 +84,15 @@ class Monitor(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if (self._next is not None and trainer.global_step >= self._next) or trainer.global_step == trainer.max_steps:
-            self.look(trainer, pl_module)
+            self.evaluate(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0 and not self._seen(trainer):
-            self.look(trainer, pl_module)
+            self.evaluate(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step and not self._seen(trainer):
-            self.look(trainer, pl_module)
+            self.evaluate(trainer, pl_module)
         if trainer.is_global_zero:
             self.message = self.diagnose(pl_module)
 
@@ -101,7 +101,7 @@ class Monitor(Callback):
 
     # --- what becomes of the numbers --------------------------------------------------------------------------
 
-    def look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Value]:
+    def evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Value]:
         """Measures now, on one process, and logs on all."""
         start = time.perf_counter()
         failure, readings = self.gather(trainer, pl_module)
@@ -117,8 +117,8 @@ class Monitor(Callback):
         if trainer.world_size > 1:
             failure, values = trainer.strategy.broadcast((failure, values))
         if failure is not None:
-            kind, words = failure
-            raise kind(f"{type(self).__name__} at step {trainer.global_step}: {words}")
+            kind, message = failure
+            raise kind(f"{type(self).__name__} at step {trainer.global_step}: {message}")
         self.last = values
         self.history.append({**self.position(trainer), **values})
         check_registered(values)

@@ -1,4 +1,4 @@
-"""At which steps a run is looked at."""
+"""At which steps a run is evaluated."""
 
 from __future__ import annotations
 

@@ -29,16 +29,16 @@ class Gathered(NamedTuple):
 
 
 class HeadWatch:
-    """Keeps the samples that are looked at, and reads them whenever it is asked.
+    """Keeps the samples that are evaluated, and reads them whenever a monitor calls.
 
     Every process holds the same batches and runs every world-size-th of them; the last round is filled up with
-    repeats that nobody uses, so that all processes run equally many passes, as sharded weights ask.
+    repeats that nobody uses, so that all processes run equally many passes, as sharded weights need.
 
     Args:
         sources: by name of the layer.
         data: a batch, or a loader or list of batches; read once.
         forward: ``forward(module, batch)``; None is ``module(batch)``, with the first entry of a tuple or list.
-        samples: the first so many are looked at.
+        samples: the first so many are evaluated.
 
     Raises:
         InputError: a name that is no submodule, or there are no samples.
@@ -113,7 +113,7 @@ def _count_heads(module: nn.Module, source: AttentionSource) -> int:
 
 
 def _batches(data: Any, samples: int) -> list[Any]:
-    """As many as hold ``samples``: kept, since a loader that shuffles would give other samples at every look."""
+    """As many as hold ``samples``: kept, since a loader that shuffles would give other samples at every evaluation."""
     if not _is_loader(data):
         return [data]
     kept: list[Any] = []

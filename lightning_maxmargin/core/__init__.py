@@ -6,7 +6,7 @@ Notation, used under these names in the whole package:
 paper     name                shape               meaning
 ========  ==================  ==================  ==========================================================
 X_i       ``values``          (n, T, d)           tokens the head reads
-K_i       ``keys``            (n, T, d)           tokens the attention scores; ``values`` unless given apart
+K_i       ``keys``            (n, T, d)           tokens the attention scores; ``values`` unless separate
 Y_i       ``labels``          (n,)                -1 or +1, or a class index
 z_i       ``queries``         (n, dq) or (dq,)    query: one per sequence, or the shared prompt
 W         ``W``               (d, dq)             attention weights, a_it = k_it' W z_i

@@ -1,4 +1,4 @@
-"""Attention pooling: the textbook way, and centred at the selected token so that gradients survive saturation."""
+"""Attention pooling: the naive way, and centred at the selected token so that gradients survive saturation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def masked_softmax(scores: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def naive_pool(scores: Tensor, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """sum_t s_t x_t as every textbook writes it: its gradient is rounding noise once 1 - s_alpha < eps.
+    """sum_t s_t x_t as it stands: its gradient is rounding noise once 1 - s_alpha < eps.
 
     Args:
         scores: (n, T).

@@ -14,8 +14,8 @@ from lightning_maxmargin.core.losses import MarginLoss
 from lightning_maxmargin.errors import InputError
 
 LOG2_E = math.log2(math.e)
-# Instances whose weights sum to less are worked out again: underflow drops 2^-115 of the largest possible weight.
-THIN = 2.0**-40
+# Instances whose weights sum to less are recomputed: underflow drops 2^-115 of the largest possible weight.
+MIN_WEIGHT_SUM = 2.0**-40
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class InstanceDirections:
 
     Attributes:
         attention: (d, B) of p or (d, dq, B) of W.
-        head: (dv, B) of v; None where it was not asked for.
+        head: (dv, B) of v; None where it was not wanted.
         log_attention: (B,), log of the sum of absolute weights before scaling, up to the 1/n of the mean.
         margins: (n, B), Y f(X).
         labels: (n, B).
@@ -40,7 +40,7 @@ class InstanceDirections:
 
     @property
     def loss(self) -> Tensor:
-        """(B,), mean loss; worked out when it is asked for."""
+        """(B,), mean loss; worked out when it is read."""
         live = self.labels != 0
         return (self.loss_function.value(self.margins) * live).sum(0) / live.sum(0).clamp_min(1)
 
@@ -71,7 +71,7 @@ def instance_directions(
         a: (T, n, B), attention scores.
         gamma: (T, n, B), token scores Y_i v'x_it.
         loss: logistic, exponential or correlation.
-        head: whether v's direction is asked for.
+        head: whether v's direction is wanted.
 
     Example:
         >>> from lightning_maxmargin.core import LOSSES
@@ -108,8 +108,8 @@ def instance_directions(
         # The selected one's key with another value pulls nowhere, whatever its weight.
         exponent = exponent.masked_fill(first == (first * chosen).sum(0), -torch.inf)
     w, size, largest = _weights(exponent, c, zeros)
-    if not float(size.amin()) > THIN:
-        at = (~(size > THIN)).nonzero()[:, 0]
+    if not float(size.amin()) > MIN_WEIGHT_SUM:
+        at = (~(size > MIN_WEIGHT_SUM)).nonzero()[:, 0]
         exponent, c = _logarithms(*(x.index_select(-1, at) for x in (exponent, c, shifted, total, lead, anchor)))
         w[..., at], size[at], largest[at] = _weights(exponent, c, zeros)
     pull = _pull_by_differences(data, w, chosen) if near else _pull(data, w.addcmul_(chosen, w.sum(0), value=-1))

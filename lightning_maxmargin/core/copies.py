@@ -10,9 +10,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 #: Keys closer than this share of their length are near: a difference of sums then loses more than its inverse, 64
 #: roundings, of their pull.
-NEAR = 2.0**-6
+NEAR_KEY_SHARE = 2.0**-6
 #: Numbers in one block of pairs or keys: 16 MiB of float32.
-PAIRS = 2**22
+PAIR_BLOCK_NUMBERS = 2**22
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Copies:
 
 
 def find_copies(keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Copies:
-    """Looks at all pairs of each sequence: n T^2 d products in float32, 3 s for 1,000 texts of 256 tokens of 384.
+    """Compares all pairs of each sequence: n T^2 d products in float32, 3 s for 1,000 texts of 256 tokens of 384.
 
     Args:
         keys: (n, T, d).
@@ -59,7 +59,7 @@ def find_copies(keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Cop
     """
     n, T, d = keys.shape
     parts = []
-    for at in range(0, n, block := max(1, PAIRS // max(1, T * T, T * d))):
+    for at in range(0, n, block := max(1, PAIR_BLOCK_NUMBERS // max(1, T * T, T * d))):
         rows = slice(at, at + block)
         parts.append(_find(keys[rows], None if values is keys else values[rows], None if mask is None else mask[rows]))
     if not parts:
@@ -77,9 +77,9 @@ def _find(keys: Tensor, values: Tensor | None, mask: Tensor | None) -> tuple[Ten
     same = _pairs_equal(keys) & pair
     units, sizes = _units(keys)
     # |u - w|^2 = 2 - 2 u'w for unit vectors; keys that are near are within twice that after scaling.
-    close = torch.bmm(units, units.mT) >= 1 - 2 * NEAR**2
+    close = torch.bmm(units, units.mT) >= 1 - 2 * NEAR_KEY_SHARE**2
     larger = torch.maximum(sizes[:, :, None], sizes[:, None])
-    close &= (sizes[:, :, None] - sizes[:, None]).abs() <= NEAR * larger
+    close &= (sizes[:, :, None] - sizes[:, None]).abs() <= NEAR_KEY_SHARE * larger
     several = torch.zeros_like(same[..., 0]) if values is None else (same & ~_pairs_equal(values)).any(2)
     first = torch.where(several, (same | itself).to(torch.int8).argmax(2), torch.arange(T, device=keys.device))
     return first, several.any(), (close & pair & ~same).any(), same.any()
@@ -133,7 +133,7 @@ def known_copies(keys: Tensor, values: Tensor, mask: Tensor | None) -> Copies | 
 
 
 def remember_copies(keys: Tensor, values: Tensor, mask: Tensor | None, found: Copies) -> None:
-    """To be called after a look at these tensors, or where they were made of others of which it is known."""
+    """To be called after a check of these tensors, or where they were made of others of which it is known."""
     if not keys.is_inference():
         # Not the keys themselves: what is held for them would keep them alive.
         _known[keys] = (keys._version, None if values is keys else values, mask, found)

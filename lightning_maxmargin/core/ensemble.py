@@ -81,7 +81,7 @@ class EnsembleState:
         if start is None:
             return self.data.keys.new_zeros(shape)
         if start.shape != shape:
-            raise InputError(f"ensemble: {name} has shape {tuple(start.shape)}, the instances ask for {shape}")
+            raise InputError(f"ensemble: {name} has shape {tuple(start.shape)}; expected {shape}")
         return start.to(self.data.keys).clone()
 
     def _rate(self, lr: float | Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class EnsembleState:
 
     @torch.no_grad()
     def run(self, steps: int, each: Callable[[int], None] | None = None) -> None:
-        """So many steps of every instance; ``each`` is told after every step how many there were."""
+        """So many steps of every instance; ``each`` is called after every step with how many there were."""
         for _ in range(steps):
             self.step()
             if each is not None:

@@ -15,7 +15,7 @@ from lightning_maxmargin.core.selection import hide, select, take_token
 from lightning_maxmargin.core.sequences import Sequences
 
 #: Numbers in one block of differences of keys: 1 MiB of float32.
-BLOCK = 2**18
+BLOCK_NUMBERS = 2**18
 
 
 class Reduce(Protocol):
@@ -62,7 +62,7 @@ class Directions:
 def exact_directions(
     data: Sequences, scores: Tensor, v: Tensor, loss: MarginLoss, reduce: Reduce | None = None
 ) -> Directions:
-    """Minus the gradient of L = mean_i l(Y_i f(X_i)), f(X) = v' X' softmax(a), its scale kept apart as a logarithm.
+    """Minus the gradient of L = mean_i l(Y_i f(X_i)), f(X) = v' X' softmax(a), its scale separate, as a logarithm.
 
     With c_it = Y_i (v'x_it - f_i), computed centred at the selected token alpha_i so that nothing cancels,
 
@@ -162,7 +162,7 @@ def _as_good(
 ) -> Tensor | None:
     """Which other tokens have the selected one's value within rounding, None for none. Their lead is set to 0.
 
-    What may be rounding is worked out again from differences of tokens. BLAS rounds the products of the last rows
+    What may be rounding is recomputed from differences of tokens. BLAS rounds the products of the last rows
     otherwise than the rest: that left 4e-16 for the copy of a token in 137 of 300 problems, which at gaps past 37 is
     more than every other token's weight.
     """
@@ -172,8 +172,8 @@ def _as_good(
     if not len(i):
         return None
     terms = (values[i, t] - values[i, alpha[i]]) * v
-    again = terms.sum(1)
-    lead[i, t] = again.where(again.abs() > 4 * torch.finfo(lead.dtype).eps * terms.abs().sum(1), 0.0)
+    recomputed = terms.sum(1)
+    lead[i, t] = recomputed.where(recomputed.abs() > 4 * torch.finfo(lead.dtype).eps * terms.abs().sum(1), 0.0)
     return doubtful & (lead == 0)
 
 
@@ -209,7 +209,7 @@ def _pull_by_differences(data: Sequences, weights: Tensor, alpha: Tensor) -> Ten
     T, d = data.keys.shape[1:]
     anchor, pulls = take_token(data.keys, alpha)[:, None], []
     # In blocks, so that the differences stay in the cache and no copy of all keys is made.
-    block = max(1, BLOCK // max(1, T * d))
+    block = max(1, BLOCK_NUMBERS // max(1, T * d))
     for keys, selected, w in zip(data.keys.split(block), anchor.split(block), weights.split(block), strict=True):
         pulls.append(torch.bmm(w[:, None], keys - selected)[:, 0])
     pull = torch.cat(pulls)

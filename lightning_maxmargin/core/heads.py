@@ -36,7 +36,7 @@ def make_head(
     if head == "linear":
         return None
     if hidden < 1:
-        raise InputError(f"model.hidden: {hidden}; a positive number is asked")
+        raise InputError(f"model.hidden: {hidden}; expected a positive number")
     if activation not in ACTIVATIONS:
         raise InputError(f"model.activation: {activation!r} is none of {', '.join(ACTIVATIONS)}")
     outputs = 1 if num_classes == 2 else num_classes
@@ -54,5 +54,5 @@ def apply_psi(psi: nn.Module, tokens: Tensor, num_classes: int) -> Tensor:
         y = y[:, 0]
     wanted = (len(tokens),) if num_classes == 2 else (len(tokens), num_classes)
     if y.shape != wanted:
-        raise InputError(f"model.head: it gives {tuple(y.shape)} for {len(tokens)} tokens; {wanted} is asked")
+        raise InputError(f"model.head: it gives {tuple(y.shape)} for {len(tokens)} tokens; expected {wanted}")
     return y

@@ -144,7 +144,7 @@ class TokenSelector(nn.Module):
             InputError: the head is not linear.
         """
         if self.psi is not None:
-            raise InputError("model.head: a nonlinear head is no vector; ask for logits instead")
+            raise InputError("model.head: a nonlinear head is no vector; use logits instead")
         return self.v if self.num_classes == 2 else self.V
 
     def logits(self, tokens: Tensor) -> Tensor:
@@ -171,16 +171,14 @@ class TokenSelector(nn.Module):
         """z_i (n, dq), or None for the shared prompt.
 
         Raises:
-            InputError: separate queries were asked for and the data have none.
+            InputError: the model takes separate queries and the data have none.
         """
         if self.query == "shared":
             return None
         if self.query == "own":
             return data.keys[:, self.own_token]
         if data.queries is None:
-            raise InputError(
-                "data: query 'separate' asks for queries and the data have none; give them or use 'shared'"
-            )
+            raise InputError("data: query 'separate' needs queries and the data have none; give them or use 'shared'")
         return data.queries
 
     def scores(self, data: Sequences) -> Tensor:
@@ -194,7 +192,7 @@ class TokenSelector(nn.Module):
         return torch.einsum("ntd,nd->nt", keys, target)
 
     def _centred_scores(self, data: Sequences, scores: Tensor) -> Tensor | None:
-        """(k_it - k_i,alpha)' W z_i where keys are equal or near and a gradient will be asked for; None elsewhere."""
+        """(k_it - k_i,alpha)' W z_i where keys are equal or near and a gradient will be taken; None elsewhere."""
         if not scores.requires_grad:
             return None
         copies = copies_of(data.keys, data.values, data.mask)
@@ -240,7 +238,7 @@ def _unit_prompt(prompt: ListOf[float] | None, dim: int) -> Tensor:
     z = torch.eye(dim)[0].double() if prompt is None else torch.tensor(prompt, dtype=torch.float64)
     if z.shape != (dim,) or not z.norm() > 0:
         raise InputError(
-            f"model.prompt: {list(z.shape)} numbers or all zero; a nonzero vector of length {dim} is asked"
+            f"model.prompt: {list(z.shape)} numbers or all zero; expected a nonzero vector of length {dim}"
         )
     return (z / z.norm()).to(torch.get_default_dtype())
 
@@ -255,6 +253,6 @@ def _initial(name: str, init: Init, shape: tuple[int, ...], std: float, prompt: 
         numbers = torch.outer(numbers, prompt)
     if numbers.shape != shape:
         raise InputError(
-            f"model.{name}: the numbers have shape {tuple(numbers.shape)}, the model asks for {shape}; or zeros, normal"
+            f"model.{name}: the numbers have shape {tuple(numbers.shape)}; expected {shape}, zeros or normal"
         )
     return numbers

@@ -99,8 +99,8 @@ class Sequences:
         lengths = torch.tensor([len(k) for k in keys])
         padded = torch.nn.utils.rnn.pad_sequence(list(keys), batch_first=True)
         mask = torch.arange(padded.shape[1]) < lengths[:, None]
-        apart = None if values is None else torch.nn.utils.rnn.pad_sequence(list(values), batch_first=True)
-        return Sequences(padded, labels, values=apart, mask=mask, **rest)
+        separate = None if values is None else torch.nn.utils.rnn.pad_sequence(list(values), batch_first=True)
+        return Sequences(padded, labels, values=separate, mask=mask, **rest)
 
 
 def check_sequences(data: Sequences, num_classes: int = 2, where: str = "data") -> Sequences:
@@ -108,7 +108,7 @@ def check_sequences(data: Sequences, num_classes: int = 2, where: str = "data") 
 
     Args:
         data: the sequences.
-        num_classes: 2 asks for labels in {-1, 1}; more asks for class indices below it.
+        num_classes: 2 expects labels in {-1, 1}, more expect class indices below it.
         where: the name that the message gives to the data.
 
     Raises:
@@ -155,7 +155,7 @@ def _clear_padding(data: Sequences, mask: Tensor) -> Sequences:
 
 def _check_shapes(data: Sequences, where: str) -> None:
     if data.keys.ndim != 3:
-        raise InputError(f"{where}: keys have shape {tuple(data.keys.shape)}; (sequences, tokens, dimensions) is asked")
+        raise InputError(f"{where}: keys have shape {tuple(data.keys.shape)}; expected (sequences, tokens, dimensions)")
     n, T = data.keys.shape[:2]
     if n == 0 or T == 0:
         raise InputError(f"{where}: keys have shape {tuple(data.keys.shape)}; at least one sequence and one token")
@@ -171,7 +171,7 @@ def _check_shapes(data: Sequences, where: str) -> None:
         if not fits:
             text = ", ".join(map(str, shape))
             raise InputError(
-                f"{where}: {name} have shape {tuple(tensor.shape)}, keys {tuple(data.keys.shape)} ask for ({text})"
+                f"{where}: {name} have shape {tuple(tensor.shape)}; expected ({text}) for keys {tuple(data.keys.shape)}"
             )
 
 

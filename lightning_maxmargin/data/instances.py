@@ -56,7 +56,7 @@ class RandomInstances(SequenceData):
         super().__init__(seed=seed)
         for name, size in (("B", B), ("n", n), ("T", T), ("d", d), ("repeats", repeats)):
             if size < 1:
-                raise InputError(f"data.{name}: {size}; a positive number is asked")
+                raise InputError(f"data.{name}: {size}; expected a positive number")
         if ragged and T < 2:
             raise InputError(f"data.T: {T}; ragged draws lengths from 2 on")
         self.labels = labels

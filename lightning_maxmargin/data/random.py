@@ -52,7 +52,7 @@ class RandomData(SequenceData):
         super().__init__(batch_size, shuffle, seed)
         for name, size in (("n", n), ("T", T), ("d", d)):
             if size < 1:
-                raise InputError(f"data.{name}: {size}; a positive number is asked")
+                raise InputError(f"data.{name}: {size}; expected a positive number")
         self.num_classes = num_classes
         generator = torch.Generator().manual_seed(seed)
 

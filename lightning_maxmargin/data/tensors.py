@@ -12,9 +12,9 @@ from lightning_maxmargin.core import Sequences
 from lightning_maxmargin.data.base import SequenceData
 from lightning_maxmargin.errors import InputError
 
-ASKED = ("keys", "labels")
-ALLOWED = (*ASKED, "values", "queries", "mask", "planted", "instance")
-WHOLE = ("planted", "instance")
+REQUIRED_ARRAYS = ("keys", "labels")
+ALLOWED_ARRAYS = (*REQUIRED_ARRAYS, "values", "queries", "mask", "planted", "instance")
+INTEGER_ARRAYS = ("planted", "instance")
 
 
 class TensorData(SequenceData):
@@ -61,18 +61,18 @@ def read_arrays(path: Path, num_classes: int = 2) -> Sequences:
     """The sequences of one file.
 
     Raises:
-        InputError: the file cannot be read, or lacks or has an array that is not asked for.
+        InputError: the file cannot be read, or lacks or has an array that is not expected.
     """
     arrays = _read(path)
-    missing = [k for k in ASKED if k not in arrays]
+    missing = [k for k in REQUIRED_ARRAYS if k not in arrays]
     if missing:
         raise InputError(f"{path}: no array {missing[0]!r}; it holds {', '.join(arrays) or 'nothing'}")
-    unknown = [k for k in arrays if k not in ALLOWED]
+    unknown = [k for k in arrays if k not in ALLOWED_ARRAYS]
     if unknown:
-        raise InputError(f"{path}: unknown array {unknown[0]!r}; {', '.join(ALLOWED)} are read")
+        raise InputError(f"{path}: unknown array {unknown[0]!r}; {', '.join(ALLOWED_ARRAYS)} are read")
     odd = [k for k, t in arrays.items() if t.is_complex()]
     if odd:
-        raise InputError(f"{path}: array {odd[0]!r} is complex; real numbers are asked")
+        raise InputError(f"{path}: array {odd[0]!r} is complex; expected real numbers")
     labels = arrays.pop("labels")
     if num_classes == 2:
         labels = labels.to(torch.float64)
@@ -80,8 +80,10 @@ def read_arrays(path: Path, num_classes: int = 2) -> Sequences:
         labels = labels.to(torch.int64)
     if "mask" in arrays:
         arrays["mask"] = arrays["mask"].to(torch.bool)
-    arrays |= {k: arrays[k].to(torch.int64) for k in WHOLE if k in arrays}
-    floats = {k: t if t.is_floating_point() or k in ("mask", *WHOLE) else t.double() for k, t in arrays.items()}
+    arrays |= {k: arrays[k].to(torch.int64) for k in INTEGER_ARRAYS if k in arrays}
+    floats = {
+        k: t if t.is_floating_point() or k in ("mask", *INTEGER_ARRAYS) else t.double() for k, t in arrays.items()
+    }
     return Sequences(labels=labels, **floats)
 
 

@@ -1,4 +1,4 @@
-"""The outcome of a run in plain words, made from its summary alone."""
+"""The outcome of a run in plain language, made from its summary alone."""
 
 from __future__ import annotations
 
@@ -54,19 +54,20 @@ def _ensemble(run: RunFiles) -> list[str]:
         k: f"{100 * (run.number(f'ensemble/{k}') or 0):.3g}\u00a0%" for k in ("settled", "global", "local", "neither")
     }
     parts = [
-        f"Of {run.number('ensemble/instances'):,.0f} instances {share['settled']} have settled; an instance whose "
-        "selection has not settled has no limit to be near, so it is counted here and left out of what follows.",
-        f"Of the settled, {share['global']} select the best token everywhere, {share['local']} are locally optimal "
+        f"Of {run.number('ensemble/instances'):,.0f} instances {share['settled']} have converged to a hard selection; "
+        "an instance whose selection has not converged has no limit to be near, so it is counted here and left out of "
+        "what follows.",
+        f"Of the converged, {share['global']} select the best token everywhere, {share['local']} are locally optimal "
         f"(every selected token beats its support neighbours) and {share['neither']} are neither.",
     ]
-    for key, words in (
+    for key, limit in (
         ("strict", "strict SVM"),
         ("rate_coupled", "rate-coupled SVM"),
         ("head", "label SVM of the head"),
     ):
         gap = run.number(f"direction_gap/{key}")
         if gap is not None:
-            parts.append(f"The median gap to each one's own {words} is {_gap_words(gap)}.")
+            parts.append(f"The median gap to each one's own {limit} is {_gap_text(gap)}.")
     return parts
 
 
@@ -80,7 +81,7 @@ def degrees(gap: float) -> str:
     return f"{format_number(math.degrees(2 * math.asin(min(1.0, math.sqrt(max(gap, 0.0) / 2)))))}°"
 
 
-def _gap_words(gap: float) -> str:
+def _gap_text(gap: float) -> str:
     return floored(gap) + (f", an angle of {degrees(gap)}" if gap >= ROUNDING else "")
 
 
@@ -94,12 +95,12 @@ def _attention(run: RunFiles) -> str:
     the = name if name.startswith("its") else f"the {name}"
     if run.text("message"):
         # A stalled run can stand still at a wrong limit: nearness alone is no convergence.
-        return f"The attention ends nearest {the} (gap {_gap_words(gap)}); read this with the warning above."
+        return f"The attention ends nearest {the} (gap {_gap_text(gap)}); read this with the warning above."
     if gap < 1e-6:
-        return f"The attention has converged in direction to {the} (gap {_gap_words(gap)})."
+        return f"The attention has converged in direction to {the} (gap {_gap_text(gap)})."
     if gap < 1e-3:
-        return f"The attention is close to {the} (gap {_gap_words(gap)})."
-    return f"The attention has not converged in direction; the nearest limit is {the} (gap {_gap_words(gap)})."
+        return f"The attention is close to {the} (gap {_gap_text(gap)})."
+    return f"The attention has not converged in direction; the nearest limit is {the} (gap {_gap_text(gap)})."
 
 
 def _others(run: RunFiles) -> str:
@@ -110,24 +111,24 @@ def _others(run: RunFiles) -> str:
         return ""
     same = [k for k, g in known.items() if as_near(g, nearest)]
     away = [f"{k} SVM {floored(g)} ({degrees(g)})" for k, g in known.items() if k not in same]
-    words = f"The {' and the '.join(same)} SVM cannot be told apart from it here. " if same else ""
-    return (words + (f"Gap to the others: {', '.join(away)}." if away else "")).strip()
+    text = f"The {' and the '.join(same)} SVM cannot be told apart from it here. " if same else ""
+    return (text + (f"Gap to the others: {', '.join(away)}." if away else "")).strip()
 
 
 def _head(run: RunFiles) -> str:
     gap = run.number("direction_gap/head")
-    return "" if gap is None else f"The gap of the head to its own SVM is {_gap_words(gap)}."
+    return "" if gap is None else f"The gap of the head to its own SVM is {_gap_text(gap)}."
 
 
 def _margins(run: RunFiles) -> str:
     found = {k: run.number(f"relative_margin/{k}") for k in ("attention", "head")}
-    words = [f"{near_one(x)} for the {k}" for k, x in found.items() if x is not None]
-    said = f"The relative margin (1 is the best possible) is {' and '.join(words)}." if words else ""
+    parts = [f"{near_one(x)} for the {k}" for k, x in found.items() if x is not None]
+    text = f"The relative margin (1 is the best possible) is {' and '.join(parts)}." if parts else ""
     own = run.number("relative_margin/norm")
     if own is None:
-        return said
+        return text
     return (
-        f"{said} In the norm that the optimizer belongs to ({run.text('svm/norm')}) the attention's is {near_one(own)}."
+        f"{text} In the norm that the optimizer belongs to ({run.text('svm/norm')}) the attention's is {near_one(own)}."
     )
 
 
@@ -140,8 +141,8 @@ def _statuses(run: RunFiles) -> list[str]:
 
 def _accuracy(run: RunFiles) -> str:
     found = {what: run.number(key) for key, what in ACCURACIES.items()}
-    words = [f"{100 * x:.4g}\u00a0% {what}" for what, x in found.items() if x is not None]
-    return f"{', '.join(words)}." if words else ""
+    parts = [f"{100 * x:.4g}\u00a0% {what}" for what, x in found.items() if x is not None]
+    return f"{', '.join(parts)}." if parts else ""
 
 
 FORMATS: dict[str, Callable[[float], str]] = {"gap": floored, "near one": near_one, "number": format_number}

@@ -78,10 +78,10 @@ def draw_direction_gap(run: RunFiles) -> Figure | None:
         clipped += int((y < FLOOR).sum())
         # Relaxed and rate-coupled often coincide: the dashes on top let the line below be seen.
         dash = DASHES[key] if key in ("rate_coupled", "head") else SOLID
-        look: dict[str, Any] = {"color": COLORS[key], "linestyle": dash, "linewidth": 1.8}
-        look |= {"linewidth": 3.6, "zorder": 1.9} if key == "relaxed" else {}
+        line_style: dict[str, Any] = {"color": COLORS[key], "linestyle": dash, "linewidth": 1.8}
+        line_style |= {"linewidth": 3.6, "zorder": 1.9} if key == "relaxed" else {}
         label = f"{label}: ends {'at ' if y[-1] >= FLOOR else ''}{style.floored(float(y[-1]))}"
-        ax.plot(x, np.maximum(y, FLOOR), marker="o" if len(x) == 1 else None, label=label, **look)
+        ax.plot(x, np.maximum(y, FLOOR), marker="o" if len(x) == 1 else None, label=label, **line_style)
     _slope(ax, lines)
     style.log_axis(ax, np.maximum(np.concatenate([y for *_, y in lines]), FLOOR))
     if max(x.max() for *_, x, _ in lines) > 3 * min(x.min() for *_, x, _ in lines):
@@ -122,8 +122,8 @@ def _slope(ax: Axes, lines: list[tuple[str, str, Array, Array]]) -> None:
     if stop < 3 * start:
         return
     grid = np.array([start, stop])
-    look: dict[str, Any] = {"color": COLORS["reference"], "linewidth": 1.2, "linestyle": (0, (1, 1.5))}
-    ax.plot(grid, level / grid**2, label="slope −2: gap ∝ 1 / norm²", **look)
+    line_style: dict[str, Any] = {"color": COLORS["reference"], "linewidth": 1.2, "linestyle": (0, (1, 1.5))}
+    ax.plot(grid, level / grid**2, label="slope −2: gap ∝ 1 / norm²", **line_style)
 
 
 def draw_relative_margin(run: RunFiles) -> Figure | None:
@@ -138,17 +138,21 @@ def draw_relative_margin(run: RunFiles) -> Figure | None:
     for key, (x, y) in series.items():
         low = y < 0
         negative += int(low.sum())
-        look: dict[str, Any] = {"color": COLORS[key], "linewidth": 1.9, "linestyle": "--" if key == "head" else SOLID}
-        left.plot(x, np.maximum(y, 0), label=NAMES[key], marker="o" if len(x) == 1 else None, **look)
+        line_style: dict[str, Any] = {
+            "color": COLORS[key],
+            "linewidth": 1.9,
+            "linestyle": "--" if key == "head" else SOLID,
+        }
+        left.plot(x, np.maximum(y, 0), label=NAMES[key], marker="o" if len(x) == 1 else None, **line_style)
         if low.any():
             mark: dict[str, Any] = {"marker": "v", "markersize": 4, "color": COLORS[key], "markerfacecolor": "white"}
             left.plot(x[low], np.zeros(low.sum()), linestyle="none", clip_on=False, **mark)
-        reached += _missing(right, x, 1 - y, f"1 − relative margin of the {NAMES[key]}", look)
+        reached += _missing(right, x, 1 - y, f"1 − relative margin of the {NAMES[key]}", line_style)
     left.axhline(1, color=COLORS["reference"], linewidth=1, linestyle=(0, (1, 1.5)))
     left.set_ylim(-0.02, max(1.1, min(1.5, max(float(y.max()) for _, y in series.values()) * 1.05)))
     # Above the highest curve's line at 1, inside the axes.
-    words: dict[str, Any] = {"transform": left.get_yaxis_transform(), "fontsize": style.SMALL, "color": "#444444"}
-    left.text(0.02, 1.015, "optimum", va="bottom", **words)
+    text_style: dict[str, Any] = {"transform": left.get_yaxis_transform(), "fontsize": style.SMALL, "color": "#444444"}
+    left.text(0.02, 1.015, "optimum", va="bottom", **text_style)
     _finish(left, "relative margin", "achieved / optimal margin", series)
     _finish(right, "what is missing to 1", "1 − relative margin (log)", series)
     ends = ", ".join(f"{NAMES[k]} {style.near_one(float(y[-1]))}" for k, (_, y) in series.items())
@@ -158,11 +162,11 @@ def draw_relative_margin(run: RunFiles) -> Figure | None:
     return figure
 
 
-def _missing(ax: Axes, x: Array, y: Array, name: str, look: dict[str, Any]) -> list[str]:
+def _missing(ax: Axes, x: Array, y: Array, name: str, line_style: dict[str, Any]) -> list[str]:
     """Draws 1 - something on a log axis while it is positive; says from where on rounding has taken it."""
     keep = y >= FLOOR
     if keep.any():
-        ax.plot(x[keep], y[keep], marker="o" if keep.sum() == 1 else None, **look)
+        ax.plot(x[keep], y[keep], marker="o" if keep.sum() == 1 else None, **line_style)
     last = np.flatnonzero(keep)[-1] if keep.any() else -1
     return [f"{name} is below {FLOOR:g} from step {int(x[last + 1]):,} on."] if last + 2 < len(x) else []
 
@@ -192,9 +196,9 @@ def draw_selected_mass(run: RunFiles) -> Figure | None:
     for key, (x, y) in series.items():
         mass = key == "attention/selected_mass"
         color, dash = (COLORS["attention"], SOLID) if mass else (COLORS["entropy"], "--")
-        look: dict[str, Any] = {"color": color, "linewidth": 1.9, "linestyle": dash}
-        left.plot(x, y, label=names[key], marker="o" if len(x) == 1 else None, **look)
-        notes += _missing(right, x, 1 - y if mass else y, "1 − mass" if mass else "entropy", look)
+        line_style: dict[str, Any] = {"color": color, "linewidth": 1.9, "linestyle": dash}
+        left.plot(x, y, label=names[key], marker="o" if len(x) == 1 else None, **line_style)
+        notes += _missing(right, x, 1 - y if mass else y, "1 − mass" if mass else "entropy", line_style)
     left.set_ylim(bottom=0, top=max(1.08, *(float(y.max()) * 1.1 for _, y in series.values())))
     _finish(left, "mass and entropy", "mass (share);  entropy (nats)", series)
     _finish(right, "what is missing to a hard selection", "1 − mass;  entropy (log)", series)

@@ -1,4 +1,4 @@
-"""The figure of an ensemble: where the instances went, and how far from their SVMs the settled ones are."""
+"""The figure of an ensemble: where the instances went, and how far from their SVMs the converged ones are."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def _draw_shares(ax: Axes, run: RunFiles) -> None:
     for name, color in SHARES.items():
         steps, share = run.metrics.series(f"ensemble/{name}")
         if len(steps):
-            label = name if name == "settled" else f"of these {name}"
-            settled = run.metrics.series("ensemble/settled")[1]
+            label = "converged" if name == "settled" else f"of these {name}"
+            converged = run.metrics.series("ensemble/settled")[1]
             # Shares of nothing are no shares.
-            share = share if name == "settled" else np.where(settled > 0, share, np.nan)
+            share = share if name == "settled" else np.where(converged > 0, share, np.nan)
             ax.plot(steps, share, color=style.COLORS[color], linewidth=1.8, label=label)
             style.step_axis(ax, steps)
     ax.set_ylim(-0.02, 1.02)
 
 
 def _draw_gaps(ax: Axes, gaps: dict[str, Array]) -> None:
-    style.style_axes(ax, "settled: a gap of at most x", "direction gap at the end", "share")
+    style.style_axes(ax, "converged: a gap of at most x", "direction gap at the end", "share")
     for name, x in gaps.items():
         if len(x):
             x = np.sort(np.maximum(x, style.FLOOR))
@@ -67,7 +67,7 @@ def _draw_gaps(ax: Axes, gaps: dict[str, Array]) -> None:
 
 
 def read_gaps(path: Path) -> dict[str, Array]:
-    """The finite gaps of the settled instances by limit, from ``instances.csv``; nothing where there is no file.
+    """The finite gaps of the converged instances by limit, from ``instances.csv``; nothing where there is no file.
 
     Raises:
         InputError: the file is damaged.
@@ -76,10 +76,10 @@ def read_gaps(path: Path) -> dict[str, Array]:
         return {}
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-        settled = [row for row in rows if row["settled"] == "1"]
+        converged = [row for row in rows if row["settled"] == "1"]
         found = {}
         for name in GAPS:
-            cells = [float(row.get(f"direction_gap/{name}") or "nan") for row in settled]
+            cells = [float(row.get(f"direction_gap/{name}") or "nan") for row in converged]
             found[name] = np.array([x for x in cells if math.isfinite(x)])
         return found
     except (OSError, ValueError, KeyError, TypeError) as error:

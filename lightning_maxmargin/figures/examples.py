@@ -1,4 +1,4 @@
-"""Text examples for the report: which ones to show, and how each token looks."""
+"""Text examples for the report: which ones to show, and how each token is drawn."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import NamedTuple
 from lightning_maxmargin.figures.read import Example
 from lightning_maxmargin.figures.style import format_number
 
-MOST = 50
-# A whole review as words fills a screen; the window keeps the selected token inside.
-MOST_TOKENS = 250
+MAX_EXAMPLES = 50
+# A whole review fills a screen; the window keeps the selected token inside.
+MAX_TOKENS = 250
 
 
 class Token(NamedTuple):
@@ -26,7 +26,7 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True)
 class Shown:
-    """One row of the table of examples, in words."""
+    """One row of the table of examples, as text."""
 
     index: int
     label: str
@@ -38,7 +38,7 @@ class Shown:
     after: int
 
 
-def choose(examples: list[Example], most: int = MOST) -> list[Example]:
+def choose(examples: list[Example], most: int = MAX_EXAMPLES) -> list[Example]:
     """At most ``most`` examples, in turn from the mis-selected, the wrong and the right ones; by index."""
     groups: dict[str, list[Example]] = {"mis": [], "wrong": [], "right": []}
     for e in examples:
@@ -49,20 +49,20 @@ def choose(examples: list[Example], most: int = MOST) -> list[Example]:
 
 
 def counts(examples: list[Example]) -> str:
-    """How many there were, in words."""
+    """How many there were, as text."""
     right, wrong = (sum(e.right is truth for e in examples) for truth in (True, False))
     planted = [e for e in examples if e.planted is not None]
-    words = f"{len(examples):,} example{'s' if len(examples) != 1 else ''}: {right:,} predicted right, {wrong:,} wrong"
+    text = f"{len(examples):,} example{'s' if len(examples) != 1 else ''}: {right:,} predicted right, {wrong:,} wrong"
     if planted:
         found = sum(e.planted == e.selected for e in planted)
-        words += f"; the planted token is selected in {found:,} of {len(planted):,}"
-    return words
+        text += f"; the planted token is selected in {found:,} of {len(planted):,}"
+    return text
 
 
 def show(example: Example) -> Shown:
     """One row of the table."""
-    first = max(0, min(example.selected - MOST_TOKENS // 2, len(example.tokens) - MOST_TOKENS))
-    last = min(len(example.tokens), first + MOST_TOKENS)
+    first = max(0, min(example.selected - MAX_TOKENS // 2, len(example.tokens) - MAX_TOKENS))
+    last = min(len(example.tokens), first + MAX_TOKENS)
     outcome = {True: "right", False: "wrong", None: "no prediction"}[example.right]
     selection = ""
     if example.planted is not None:

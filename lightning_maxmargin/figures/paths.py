@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # The path runs to norms of a million; what it does is seen in the first 15.
-NEAR = 15.0
+MAX_NORM_SHOWN = 15.0
 # More paths than this hide one another.
-MOST = 6
+MAX_PATHS_SHOWN = 6
 READING = "○ tokens of label +1, △ of label −1; filled: selected. + origin. Arrows: the way of the training."
 GREYS = ("#222222", "#7A7A7A", "#4A4A4A", "#9A9A9A", "#333333", "#8A8A8A")
 
@@ -32,8 +32,8 @@ def draw_paths(run: RunFiles) -> Figure | None:
     figure = style.new_figure(7.6 if head else 4.7)
     axes = figure.subplots(2, 2, height_ratios=[1.5, 1]) if head else figure.subplots(1, 2, width_ratios=[1.25, 1])
     planes, angles = (axes[0], axes[1]) if head else (axes[:1], axes[1:])
-    shown = paths["attention"][:, :MOST]
-    rays = {k: paths[f"svm/{k}"][:MOST] for k in LIMITS if f"svm/{k}" in paths}
+    shown = paths["attention"][:, :MAX_PATHS_SHOWN]
+    rays = {k: paths[f"svm/{k}"][:MAX_PATHS_SHOWN] for k in LIMITS if f"svm/{k}" in paths}
     q = paths["attention"].shape[1]
     name = "p" if q == 1 else "W z"
     _plane(planes[0], shown, rays, paths, f"attention: path of {name if q == 1 else 'W z for each input'}", name)
@@ -45,7 +45,7 @@ def draw_paths(run: RunFiles) -> Figure | None:
     style.suptitle(figure, _title(paths, head), columns=5 if q == 1 else 4)
     if head:
         figure.get_layout_engine().set(hspace=0.06)  # type: ignore[union-attr, call-arg]
-    notes = [f"The first {MOST} of {q} paths are drawn."] if q > MOST else []
+    notes = [f"The first {MAX_PATHS_SHOWN} of {q} paths are drawn."] if q > MAX_PATHS_SHOWN else []
     style.footnote(figure, [*notes, READING])
     return figure
 
@@ -59,7 +59,9 @@ def _title(paths: dict[str, Array], head: bool) -> str:
 def _window(path: Array, rays: dict[str, Array], tokens: Array) -> tuple[Array, float]:
     """Centre and half side of the square drawn: origin, tokens, the path's beginning and the rays beside it."""
     norms = np.linalg.norm(path, axis=2)
-    reach = max(min(NEAR, float(norms.max())), 1.2 * float(np.linalg.norm(tokens, axis=1).max(initial=0.0)), 1e-6)
+    reach = max(
+        min(MAX_NORM_SHOWN, float(norms.max())), 1.2 * float(np.linalg.norm(tokens, axis=1).max(initial=0.0)), 1e-6
+    )
     tips = [r / np.maximum(np.linalg.norm(r, axis=1, keepdims=True), 1e-300) * reach for r in rays.values()]
     points = np.concatenate([np.zeros((1, 2)), tokens, path[norms <= reach], *tips])
     low, high = points.min(0), points.max(0)
@@ -75,13 +77,13 @@ def _plane(ax: Axes, path: Array, rays: dict[str, Array], paths: dict[str, Array
     for key, directions in rays.items():
         for i, w in enumerate(directions):
             if np.linalg.norm(w) > 0:
-                end = w / np.linalg.norm(w) * (4 * side + NEAR)
+                end = w / np.linalg.norm(w) * (4 * side + MAX_NORM_SHOWN)
                 label = f"{NAMES[key]} SVM" if i == 0 else None
                 ax.plot([0, end[0]], [0, end[1]], label=label, **_ray_look(key))
     for i in range(path.shape[1]):
         label = "path" if path.shape[1] == 1 else f"path of {name}{_index(i + 1)}"
         ax.plot(path[:, i, 0], path[:, i, 1], color=GREYS[i], linewidth=1.5, label=label, zorder=3)
-        _arrows(ax, path[:, i], min(NEAR, float(np.linalg.norm(path, axis=2).max())), side, GREYS[i])
+        _arrows(ax, path[:, i], min(MAX_NORM_SHOWN, float(np.linalg.norm(path, axis=2).max())), side, GREYS[i])
     _tokens(ax, tokens, paths)
     ax.plot(0, 0, "+", color="#000000", markersize=9, markeredgewidth=1.3, zorder=6)
     ax.set_aspect("equal")
@@ -127,11 +129,11 @@ def _tokens(ax: Axes, tokens: Array, paths: dict[str, Array]) -> None:
         chosen[np.arange(len(chosen)), paths["selected"]] = True
         for fill, which in ((False, ~chosen), (True, chosen)):
             points = tokens[rows[:, None] & paths["mask"] & which]
-            look: dict[str, Any] = {"marker": marker, "edgecolor": "#333333", "linewidth": 0.9}
-            look |= (
+            marker_style: dict[str, Any] = {"marker": marker, "edgecolor": "#333333", "linewidth": 0.9}
+            marker_style |= (
                 {"facecolor": "#F0C419", "s": 30, "zorder": 7} if fill else {"facecolor": "white", "s": 20, "zorder": 5}
             )
-            ax.scatter(points[:, 0], points[:, 1], **look)
+            ax.scatter(points[:, 0], points[:, 1], **marker_style)
 
 
 def _angles(ax: Axes, path: Array, rays: dict[str, Array], limit: str, name: str) -> None:
@@ -146,8 +148,8 @@ def _angles(ax: Axes, path: Array, rays: dict[str, Array], limit: str, name: str
     for i in range(path.shape[1]):
         keep = norms[:, i] > 0
         label = "path" if path.shape[1] == 1 else f"path of {name}{_index(i + 1)}"
-        look: dict[str, Any] = {"color": GREYS[i], "linewidth": 1.6, "marker": "o" if keep.sum() == 1 else None}
-        ax.plot(norms[keep, i], _degrees(path[keep, i], zero[i]), label=label, **look)
+        line_style: dict[str, Any] = {"color": GREYS[i], "linewidth": 1.6, "marker": "o" if keep.sum() == 1 else None}
+        ax.plot(norms[keep, i], _degrees(path[keep, i], zero[i]), label=label, **line_style)
     if (norms > 0).any() and norms.max() > 3 * norms[norms > 0].min():
         ax.set_xscale("log")
     where = f"the {NAMES[base]} SVM" if base and base != "head" else "its SVM" if base else "its end"

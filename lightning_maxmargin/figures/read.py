@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lightning_maxmargin.errors import InputError
 
 Array = NDArray[Any]
-AGAIN = "run `maxmargin fit` into a new --run_dir"
+RERUN_HINT = "run `maxmargin fit` into a new --run_dir"
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class RunFiles:
             raise InputError(f"report: {run_dir} is no directory; give the --run_dir of a finished run")
         for name in ("config.yaml", "summary.json"):
             if not (run_dir / name).is_file():
-                raise InputError(f"report: {run_dir} has no {name}, so it is no finished run; {AGAIN}")
+                raise InputError(f"report: {run_dir} has no {name}, so it is no finished run; {RERUN_HINT}")
         return cls(
             run_dir=run_dir,
             config=_read_config(run_dir / "config.yaml"),
@@ -127,7 +127,7 @@ class RunFiles:
 
 
 def _damaged(path: Path, what: str) -> InputError:
-    return InputError(f"report: {path} is damaged: {' '.join(what.split())}; {AGAIN}")
+    return InputError(f"report: {path} is damaged: {' '.join(what.split())}; {RERUN_HINT}")
 
 
 def _read_text(path: Path) -> str:

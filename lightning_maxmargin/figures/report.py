@@ -21,8 +21,8 @@ CAPTIONS = {
     ),
     "ensemble": (
         "All instances",
-        "Left: the share of instances that have settled, and of these the globally and the locally optimal. "
-        "Right: the share of settled instances whose direction gap at the end is at most x.",
+        "Left: the share of instances that have converged, and of these the globally and the locally optimal. "
+        "Right: the share of converged instances whose direction gap at the end is at most x.",
     ),
     "direction_gap": (
         "Distance from the limits",
@@ -41,7 +41,7 @@ CAPTIONS = {
 
 
 class Figure(NamedTuple):
-    """A figure of the page: its bytes as base64, and its words."""
+    """A figure of the page: its bytes as base64, and its caption."""
 
     image: str
     title: str

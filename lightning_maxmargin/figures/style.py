@@ -1,4 +1,4 @@
-"""One look for all figures: a fixed colour per limit, direct labels, no pyplot state."""
+"""One style for all figures: a fixed colour per limit, direct labels, no pyplot state."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def suptitle(figure: Figure, text: str, columns: int = 2) -> None:
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    # The headline is the legend's title: the layout keeps room for a legend and a suptitle on the same spot.
+    # The suptitle is the legend's title: the layout keeps room for a legend and for the suptitle on the same spot.
     options: dict[str, Any] = {"fontsize": SMALL, "frameon": False, "handlelength": 3.2, "columnspacing": 1.6}
     options |= {"title": text, "title_fontproperties": {"size": TITLE, "weight": "bold"}, "alignment": "left"}
     options |= {"loc": "outside upper left", "ncols": columns, "borderaxespad": 0.1}

@@ -108,16 +108,16 @@ class Ensemble(pl.LightningModule):
                 f"model: Ensemble has binary heads, the data {h['num_classes']} classes; use JointSelection"
             )
         if h["inner_steps"] < 1:
-            raise InputError(f"model.inner_steps: {h['inner_steps']}; a positive number is asked")
+            raise InputError(f"model.inner_steps: {h['inner_steps']}; expected a positive number")
         for name, values in self._options.items():
             if not values or (name != "loss" and not all(0 < x < math.inf for x in values)):
                 given = [getattr(x, "name", x) for x in values]
-                raise InputError(f"model.{name}: {given}; a positive number or a list of them is asked")
+                raise InputError(f"model.{name}: {given}; expected a positive number or a list of them")
         if not 0 < h["init_std"] < math.inf:
-            raise InputError(f"model.init_std: {h['init_std']}; a positive number is asked")
+            raise InputError(f"model.init_std: {h['init_std']}; expected a positive number")
 
     def check_data(self, data: Any) -> None:
-        """Refuses data without the heads that ``head_init: data`` asks for, or fewer instances than rates.
+        """Refuses data without the heads that ``head_init: data`` needs, or fewer instances than rates.
 
         Raises:
             InputError: it is so.
@@ -128,7 +128,7 @@ class Ensemble(pl.LightningModule):
             if len(values) > count:
                 raise InputError(f"model.{name}: {len(values)} entries for {count} instances")
         if self.hparams["head_init"] == "data" and data.head is None:
-            raise InputError("model.head_init: 'data' asks for data that come with heads; use zeros or normal")
+            raise InputError("model.head_init: 'data' needs data that come with heads; use zeros or normal")
 
     # --- start ------------------------------------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ class Ensemble(pl.LightningModule):
             stacked.to(dtype, self.trainer.strategy.root_device),
             attention=start.movedim(0, -1), head=head.movedim(0, -1), train=h["train"],
             attention_lr=self._rates("attention_lr"), head_lr=self._rates("head_lr"),
-            loss=self._dealt("loss"), update=self.rule,
+            loss=self._of_instances("loss"), update=self.rule,
         )  # fmt: skip
 
     def _start(self, kind: str, shape: tuple[int, ...], which: int) -> Tensor:
@@ -175,13 +175,13 @@ class Ensemble(pl.LightningModule):
         return float(self.hparams["init_std"]) * drawn[self.at]
 
     def _rates(self, name: str) -> Tensor:
-        return torch.tensor(self._dealt(name), dtype=torch.float64)
+        return torch.tensor(self._of_instances(name), dtype=torch.float64)
 
-    def _dealt(self, name: str) -> list[Any]:
+    def _of_instances(self, name: str) -> list[Any]:
         values = self._options[name]
         return [values[b % len(values)] for b in self.at.tolist()]
 
-    def dealt(self) -> dict[str, list[Any]]:
+    def assigned(self) -> dict[str, list[Any]]:
         """Rates and losses of every instance, of all processes, where they differ."""
         lists = {name: [x.name if isinstance(x, Loss) else x for x in values] for name, values in self._options.items()}
         return {k: [x[b % len(x)] for b in range(self.count)] for k, x in lists.items() if len(x) > 1}
@@ -242,7 +242,7 @@ class Ensemble(pl.LightningModule):
             names = ", ".join(map(str, self.at[bad.cpu()].tolist()[:10]))
             where = f"at step {self.state.steps} (instances {names})"
             raise NonFiniteError(
-                f"the weights of an ensemble are not finite {where}: look at these, or lower the learning rate"
+                f"the weights of an ensemble are not finite {where}: check these, or lower the learning rate"
             )
 
     # --- checkpoints ------------------------------------------------------------------------------------------

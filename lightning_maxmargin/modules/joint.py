@@ -47,7 +47,7 @@ class JointSelection(pl.LightningModule):
         loss: ``logistic``, ``exponential``, ``correlation`` (labels -1, 1) or ``cross_entropy`` (classes); a
             registered name, or a :class:`~lightning_maxmargin.core.losses.Loss` (``class_path`` in a config).
         gradient: ``exact`` (closed-form log-domain direction, any norm; linear binary heads), ``centred`` (autograd
-            through centred pooling, true magnitudes, any head and loss) or ``naive`` (textbook autograd, kept to show
+            through centred pooling, true magnitudes, any head and loss) or ``naive`` (autograd through softmax, to show
             how it stalls). None takes ``exact`` where head and optimizer allow it, else ``centred``.
         optimizer: makes the optimizer from parameter groups; any torch optimizer will do.
         attention_lr: learning rate of p, W or K and Q; the optimizer's own where None.
@@ -130,7 +130,7 @@ class JointSelection(pl.LightningModule):
         self.loss = find_loss(loss, "model.loss")
         self.make_optimizer, self.gradient = optimizer, gradient
         self.attention_lr, self.head_lr, self.train_part, self.inner_steps = attention_lr, head_lr, train, inner_steps
-        self.pause_at: int | None = None  # a callback that wants to look at this step says so here
+        self.pause_at: int | None = None  # a callback that evaluates at this step sets it
         self._check()
         self.val_accuracy, self.test_accuracy = MeanMetric(), MeanMetric()
         self.val_selection, self.test_selection = SelectionAccuracy(), SelectionAccuracy()
@@ -162,11 +162,11 @@ class JointSelection(pl.LightningModule):
                 "use gradient: exact with parametrization p or W, or NormalizedGD"
             )
         if self.inner_steps < 1:
-            raise InputError(f"model.inner_steps: {self.inner_steps}; a positive number is asked")
+            raise InputError(f"model.inner_steps: {self.inner_steps}; expected a positive number")
         for name in ("attention_lr", "head_lr"):
             rate = getattr(self, name)
             if rate is not None and not rate > 0:
-                raise InputError(f"model.{name}: {rate}; a positive number is asked, or null for the optimizer's own")
+                raise InputError(f"model.{name}: {rate}; expected a positive number, or null for the optimizer's own")
 
     # --- start ------------------------------------------------------------------------------------------------
 
@@ -174,11 +174,11 @@ class JointSelection(pl.LightningModule):
         """Refuses data that this model cannot be trained on, before any work.
 
         Raises:
-            InputError: no queries where they are asked for, or no head where the start is the data's.
+            InputError: no queries where the model takes them, or no head where the start is the data's.
         """
         self.selector.queries(data.sequences("train"))
         if self.head_from_data and data.head is None:
-            raise InputError("model.head_init: 'data' asks for data that come with a head; give numbers or zeros")
+            raise InputError("model.head_init: 'data' needs data that come with a head; give numbers or zeros")
 
     def setup(self, stage: str) -> None:
         leave_group_at_exit()

@@ -52,10 +52,10 @@ class TorchAdam(MarginOptimizer):
         self, params: Any, lr: float = 0.01, betas: tuple[float, float] = (0.9, 0.999), eps: float = 0.0
     ) -> None:
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise InputError(f"TorchAdam: betas are {betas}; two numbers from 0 to below 1 are asked")
+            raise InputError(f"TorchAdam: betas are {betas}; expected two numbers from 0 to below 1")
         if not eps >= 0:
-            raise InputError(f"TorchAdam: eps is {eps}; zero or a positive number is asked")
-        # Read off an Adam of its own so that groups have whatever keys this version of torch asks for.
+            raise InputError(f"TorchAdam: eps is {eps}; expected zero or a positive number")
+        # Read off an Adam of its own so that groups have whatever keys this version of torch expects.
         defaults = torch.optim.Adam([torch.zeros(1)], betas=(betas[0], betas[1]), eps=eps, foreach=False).defaults
         super().__init__(params, **{**defaults, "lr": lr})
 

@@ -21,7 +21,7 @@ class MarginOptimizer(Optimizer):
     Attributes:
         margin_norm: the norm in which that margin is measured: ``l2``, a number p (of lp), ``linf``, ``spectral``,
             ``nuclear`` or one of a user's own (``svm.register_norm``).
-        gradient_scale: the scale of the gradient it asks for where the exact direction is at hand: ``direction``
+        gradient_scale: the scale of the gradient it expects where the exact direction is at hand: ``direction``
             (any positive scale will do; weights that sum to 1 are given) or ``log_loss`` (the gradient of log L).
         exact_only: whether the scale of an autograd gradient would break it.
     """
@@ -40,7 +40,7 @@ class MarginOptimizer(Optimizer):
         """As in torch, with the rate checked."""
         lr = param_group.get("lr", self.defaults["lr"])
         if not lr > 0:
-            raise InputError(f"{type(self).__name__}: lr is {lr}; a positive number is asked")
+            raise InputError(f"{type(self).__name__}: lr is {lr}; expected a positive number")
         super().add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -16,8 +16,8 @@ class FactoredGD(MarginOptimizer):
 
     Among all factors of W the balanced ones have the smallest (||K||_F^2 + ||Q||_F^2) / 2, and it is ||W||_*: the same
     length of step keeps the two in balance, and a ridge that vanishes beside the data picks that minimum. The ridge is
-    relative to the gradient, whose scale the log domain keeps apart: added to the loss itself, as in the public code,
-    2.22e-16 stops the growth of W once the loss is as small. A tensor whose gradient is zero does not move.
+    relative to the gradient, whose scale the log domain holds separately: added to the loss itself, as in the public
+    code, 2.22e-16 stops the growth of W once the loss is as small. A tensor whose gradient is zero does not move.
 
     W grows as (lr steps)^2 / 4, so its steps grow too, and late ones jump between the rows. On visual 1 (lr .1, three
     starts) 1 - cos to the nuclear solution is 1e-4 at 2,000 steps, 2e-5 at 4,000 and 4e-5 at 8,000; with ridge 1e-3
@@ -49,7 +49,7 @@ class FactoredGD(MarginOptimizer):
 
     def __init__(self, params: Any, lr: float = 0.1, ridge: float = torch.finfo(torch.float64).eps) -> None:
         if not ridge >= 0:
-            raise InputError(f"FactoredGD: ridge is {ridge}; zero or a positive number is asked")
+            raise InputError(f"FactoredGD: ridge is {ridge}; expected zero or a positive number")
         super().__init__(params, lr, ridge=ridge)
 
     def rule(self, group: dict[str, Any]) -> UpdateRule:

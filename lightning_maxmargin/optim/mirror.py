@@ -47,7 +47,7 @@ class MirrorDescent(MarginOptimizer):
 
     def __init__(self, params: Any, lr: float = 0.1, p: float = 2.0) -> None:
         if not 1 < p < math.inf:
-            raise InputError(f"MirrorDescent: p is {p}; a number above 1 and finite is asked (SignDescent is l_inf)")
+            raise InputError(f"MirrorDescent: p is {p}; expected a number above 1 and finite (SignDescent is l_inf)")
         self.p = self.margin_norm = float(p)
         super().__init__(params, lr)
 

@@ -49,9 +49,9 @@ class NormalizedGD(MarginOptimizer):
         max_step: float = 1e3,
     ) -> None:
         if not max_step > 0:
-            raise InputError(f"NormalizedGD: max_step is {max_step}; a positive number is asked")
+            raise InputError(f"NormalizedGD: max_step is {max_step}; expected a positive number")
         if step_size not in ("constant", "polyak"):
-            raise InputError(f"NormalizedGD: step_size is {step_size!r}; constant or polyak is asked")
+            raise InputError(f"NormalizedGD: step_size is {step_size!r}; expected constant or polyak")
         self.step_size, self.optimum, self.max_step = step_size, optimum, max_step
         self.gradient_scale = "direction" if step_size == "constant" else "log_loss"
         super().__init__(params, lr)

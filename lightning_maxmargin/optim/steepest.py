@@ -77,7 +77,7 @@ class Signum(MarginOptimizer):
 
     def __init__(self, params: Any, lr: float = 0.01, momentum: float = 0.9) -> None:
         if not 0 <= momentum < 1:
-            raise InputError(f"Signum: momentum is {momentum}; a number from 0 to below 1 is asked")
+            raise InputError(f"Signum: momentum is {momentum}; expected a number from 0 to below 1")
         super().__init__(params, lr, momentum=momentum)
 
     def rule(self, group: dict[str, Any]) -> updates.UpdateRule:
@@ -122,9 +122,9 @@ class SpectralDescent(MarginOptimizer):
         steps: int = 20,
     ) -> None:
         if method not in ("svd", "newton_schulz"):
-            raise InputError(f"SpectralDescent: method is {method!r}; svd or newton_schulz is asked")
+            raise InputError(f"SpectralDescent: method is {method!r}; expected svd or newton_schulz")
         if steps < 1:
-            raise InputError(f"SpectralDescent: steps is {steps}; a positive number is asked")
+            raise InputError(f"SpectralDescent: steps is {steps}; expected a positive number")
         self.method: Literal["svd", "newton_schulz"] = method
         self.steps = steps
         super().__init__(params, lr)

@@ -1,4 +1,4 @@
-"""Regularisation paths: the best attention of every norm, alone, in a cone around an SVM, or with the head."""
+"""Regularisation paths: the best attention of every norm: fixed head, cone around an SVM, or joint."""
 
 from lightning_maxmargin.paths.path import RegularizationPath, regularization_path
 

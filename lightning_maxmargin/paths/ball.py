@@ -16,10 +16,10 @@ Array = npt.NDArray[np.float64]
 Objective = Callable[[Tensor], Tensor]
 MAX_STEPS = 300
 # Relative to the radius: nearer to the sphere, or to the side of the cone, counts as on it.
-ON = 1e-7
+BOUNDARY_TOLERANCE = 1e-7
 # Residual where the trust region stops. On the sphere Newton steps go on from there, and two or three reach rounding;
 # inside nothing follows. With 1e-11 for both most of the time went into steps that rounding rejects.
-ROUGH, FINE = 1e-5, 1e-10
+SPHERE_RESIDUAL, INSIDE_RESIDUAL = 1e-5, 1e-10
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ def minimize_on_ball(f: Objective, radius: float, start: Array, cone: Cone | Non
     if cone is None:
         return _free(g, radius, start)
     inside = _constrained(g, radius, start, cone)
-    if cone.spare(inside.x) <= ON * radius:
+    if cone.spare(inside.x) <= BOUNDARY_TOLERANCE * radius:
         return inside
     free = _free(g, radius, inside.x, sphere=True)
-    return free if cone.spare(free.x) > ON * radius and free.value <= inside.value + 1e-9 else inside
+    return free if cone.spare(free.x) > BOUNDARY_TOLERANCE * radius and free.value <= inside.value + 1e-9 else inside
 
 
 def residual(f: Objective, radius: float, x: Array) -> float:
@@ -104,11 +104,11 @@ class _Derivatives:
     def residual(self, x: Array, radius: float, cone: Cone | None = None) -> float:
         down = -self.gradient(x)
         normals = []
-        if np.linalg.norm(x) >= (1 - ON) * radius:
+        if np.linalg.norm(x) >= (1 - BOUNDARY_TOLERANCE) * radius:
             normals.append(x / np.linalg.norm(x))
         if cone is not None:
             normals.append(-normals[0])  # the sphere alone: its normal has either sign
-            if cone.spare(x) <= ON * radius:
+            if cone.spare(x) <= BOUNDARY_TOLERANCE * radius:
                 normals.append(-cone.slope(x) / np.linalg.norm(cone.slope(x)))
         size = float(np.linalg.norm(down))
         if not normals:
@@ -116,7 +116,7 @@ class _Derivatives:
         return float(nnls(np.stack(normals, 1), down)[1]) / size if size > 0 else 0.0
 
     def point(self, x: Array, radius: float, cone: Cone | None = None) -> Point:
-        on = bool(np.linalg.norm(x) >= (1 - ON) * radius)
+        on = bool(np.linalg.norm(x) >= (1 - BOUNDARY_TOLERANCE) * radius)
         return Point(x, self.value(x), self.residual(x, radius, cone), on)
 
 
@@ -127,12 +127,12 @@ def _free(g: _Derivatives, radius: float, start: Array, sphere: bool = False) ->
         return g.f(radius * y / y.norm())
 
     start = start / np.linalg.norm(start)
-    y = _newton(g, along, start, ROUGH * radius * float(np.linalg.norm(g.gradient(radius * start))))
+    y = _newton(g, along, start, SPHERE_RESIDUAL * radius * float(np.linalg.norm(g.gradient(radius * start))))
     x = radius * y / np.linalg.norm(y)
     best = g.point(_polish(g, along, x, radius), radius)
     if sphere or g.gradient(x) @ x <= 0:
         return best
-    inner = _newton(g, g.f, x, FINE / radius)
+    inner = _newton(g, g.f, x, INSIDE_RESIDUAL / radius)
     if np.linalg.norm(inner) < radius:
         point = g.point(inner, radius)
         return point if point.value < best.value else best
@@ -154,7 +154,7 @@ def _newton(g: _Derivatives, f: Objective, start: Array, tolerance: float) -> Ar
 
 
 def _polish(g: _Derivatives, along: Objective, x: Array, radius: float) -> Array:
-    """Newton steps without a look at f, whose rounding hides the last half of the digits."""
+    """Newton steps without values of f, whose rounding hides the last half of the digits."""
     residual = g.residual(x, radius)
     for _ in range(5):
         y = x / radius

@@ -31,7 +31,7 @@ def path(args: ListOf[str]) -> None:
     """Solves a regularisation path: a table, path.csv, path.json and figure.png in a new run directory.
 
     Args:
-        args: the words after ``maxmargin path``.
+        args: argv after ``maxmargin path``.
 
     Raises:
         InputError: settings that do not fit each other or the data.
@@ -110,7 +110,7 @@ def _head(head: str | list[float], source: SequenceData) -> Tensor | None:
         return None
     if head == "data":
         if source.head is None:
-            raise InputError("head: 'data' asks for data that come with a head; give numbers, or none for a joint path")
+            raise InputError("head: 'data' needs data that come with a head; give numbers, or none for a joint path")
         return source.head
     return torch.tensor(head, dtype=torch.float64)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_maxmargin.core import MarginLoss, Sequences
 from lightning_maxmargin.core.selection import hide
-from lightning_maxmargin.paths.alone import direction, random_starts, size_of, svm_axis
 from lightning_maxmargin.paths.ball import Array, Objective, Point, minimize_on_ball, residual
+from lightning_maxmargin.paths.fixed_head import direction, random_starts, size_of, svm_axis
 from lightning_maxmargin.paths.objective import (
     Excess,
     apply_head,
@@ -22,16 +22,18 @@ from lightning_maxmargin.paths.objective import (
 
 MAX_SWEEPS = 300
 # Both residuals below it end the sweeps: 1e-9 radians.
-DONE = 1e-9
+CONVERGED_RADIANS = 1e-9
 # So do steps of both that rounding would make.
-STILL = 1e-13
+ROUNDING_STEP = 1e-13
 
 
 class JointPath:
-    """argmin_{||v|| <= r, ||p|| <= R} L(v, p) at growing radii, by turns over v and p, each exact in its log domain.
+    """argmin_{||v|| <= r, ||p|| <= R} L(v, p) at growing radii, by alternating minimisation.
 
-    One objective for both would be blind: at (r, R) = (100, 30) what p can still change in log L is e^-30 of it. By
-    turns each part has its own, log L for v (convex) and log(L - L_ref(v)) for p, and what couples them fades just as
+    Each of the two is exact in its log domain.
+
+    One objective for both would be blind: at (r, R) = (100, 30) what p can still change in log L is e^-30 of it.
+    So each part has its own, log L for v (convex) and log(L - L_ref(v)) for p, and what couples them fades just as
     softmax saturates.
 
     Args:
@@ -90,7 +92,7 @@ class JointPath:
             if best is None or p.residual < best[0].residual:
                 best = p, v
             # A start among wrong tokens can end where the loss is flat to rounding: it stays there.
-            if p.residual <= DONE or (_still(x, old[0]) and _still(v, old[1])):
+            if p.residual <= CONVERGED_RADIANS or (_still(x, old[0]) and _still(v, old[1])):
                 break
         assert best is not None
         return best
@@ -112,4 +114,4 @@ class JointPath:
 
 
 def _still(new: Array, old: Array) -> bool:
-    return bool(np.linalg.norm(new - old) <= STILL * np.linalg.norm(new))
+    return bool(np.linalg.norm(new - old) <= ROUNDING_STEP * np.linalg.norm(new))

@@ -19,9 +19,9 @@ Head = Callable[[Tensor], Tensor]
 _x, _w = np.polynomial.legendre.leggauss(8)
 NODES, WEIGHTS = torch.from_numpy((_x + 1) / 2), torch.from_numpy(_w / 2)
 # Up to this move of a margin the quadrature of the logistic slope is exact to 1e-13; past it a difference of logs is.
-MOVED = 2.0
+MAX_QUADRATURE_MOVE = 2.0
 # Added to minus log|E| where E < 0, so that every loss below the reference counts as less than any above it.
-BELOW = -1e5
+BELOW_REFERENCE = -1e5
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Excess:
         return sign, log_total + most
 
     def __call__(self, attention: Tensor) -> Tensor:
-        """An increasing function of L: log E where E > 0, BELOW - log|E| where E < 0."""
+        """An increasing function of L: log E where E > 0, BELOW_REFERENCE - log|E| where E < 0."""
         sign, log_e = self.signed_log(attention)
-        return BELOW - log_e if sign < 0 else log_e
+        return BELOW_REFERENCE - log_e if sign < 0 else log_e
 
     def _gaps(self, log_s: Tensor) -> Tensor:
         """c_it, (n, T)."""
@@ -89,16 +89,20 @@ class Excess:
         """log|l(m - u) - l(m)|, (n,)."""
         m = self.data.labels * apply_head(self.head, take_token(self.data.values, self.selected))
         u = sign * log_u.exp()
-        small = (u.abs() <= MOVED) if self.loss.log_value is not None else torch.ones_like(u, dtype=torch.bool)
+        small = (
+            (u.abs() <= MAX_QUADRATURE_MOVE)
+            if self.loss.log_value is not None
+            else torch.ones_like(u, dtype=torch.bool)
+        )
         near = u if self.loss.log_value is None else u.where(small, torch.zeros_like(u))
         slopes = self.loss.log_slope(m - NODES[:, None] * near)
         rise = log_u + (WEIGHTS.log()[:, None] + slopes).logsumexp(0)
         if self.loss.log_value is None or bool(small.all()):
             return rise
-        far = u.where(~small, torch.full_like(u, MOVED))
+        far = u.where(~small, torch.full_like(u, MAX_QUADRATURE_MOVE))
         low, high = self.loss.log_value(m), self.loss.log_value(m - far)
-        apart = (-torch.expm1(-(high - low).abs())).log() + torch.maximum(high, low)
-        return rise.where(small, apart)
+        difference = (-torch.expm1(-(high - low).abs())).log() + torch.maximum(high, low)
+        return rise.where(small, difference)
 
 
 def attention_scores(data: Sequences, attention: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The regularisation path: the best attention, alone or with the head, of every norm."""
+"""The regularisation path: the best attention, for a fixed head or with the head, of every norm."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 from lightning_maxmargin.core import MarginLoss, Sequences, check_sequences
 from lightning_maxmargin.core.losses import Loss, find_margin_loss
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.paths.alone import AttentionPath
 from lightning_maxmargin.paths.ball import Cone, Point
+from lightning_maxmargin.paths.fixed_head import AttentionPath
 from lightning_maxmargin.paths.joint import JointPath
 from lightning_maxmargin.paths.objective import Head, attention_scores, log_mean_loss, margins
 
 #: A residual up to here counts as stationary: the angle between -grad and the solution, in radians.
-STATIONARY = 1e-6
+STATIONARY_RADIANS = 1e-6
 #: Radii outside are refused: at 1e100 the products of a Newton step overflow, at 1e-200 they underflow, and beyond 1e12
 #: rounding of the scores, R times 1e-16, moves softmax.
-SMALLEST, LARGEST = 1e-12, 1e12
+MIN_RADIUS, MAX_RADIUS = 1e-12, 1e12
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ def regularization_path(
         points, heads = [p for p, _ in joint], np.stack([v for _, v in joint])[np.argsort(order)]
         return _result(data, chosen, R, [points[i] for i in np.argsort(order)], torch.from_numpy(heads), None)
     head = _head(head, data)
-    alone = AttentionPath(data, head, chosen, selected, _cone(data, selected, cone), starts, generator)
-    points = alone.solve(R[order])
+    fixed_head = AttentionPath(data, head, chosen, selected, _cone(data, selected, cone), starts, generator)
+    points = fixed_head.solve(R[order])
     return _result(data, chosen, R, [points[i] for i in np.argsort(order)], None, head)
 
 
@@ -151,7 +151,7 @@ def _result(
         loss=value,
         log_loss=logs,
         residual=torch.tensor([p.residual for p in points], dtype=torch.float64),
-        status=tuple("stationary" if p.residual <= STATIONARY else "unverified" for p in points),
+        status=tuple("stationary" if p.residual <= STATIONARY_RADIANS else "unverified" for p in points),
         boundary=torch.tensor([p.boundary for p in points]),
         selected=scores.argmax(2),
     )
@@ -159,27 +159,27 @@ def _result(
 
 def _radii(radii: ListOf[float] | ListOf[ListOf[float]], joint: bool) -> np.ndarray:
     """(k,) or (k, 2), positive."""
-    asked = "pairs (r, R) of positive numbers" if joint else "positive numbers"
+    expected = "pairs (r, R) of positive numbers" if joint else "positive numbers"
     try:
         R = np.array(radii, dtype=float)
     except (TypeError, ValueError):
         R = np.zeros(0)
     if R.size == 0 or R.shape[1:] != ((2,) if joint else ()) or not (np.isfinite(R) & (R > 0)).all():
         hint = "; a joint path has no head given" if joint else "; give no head for a joint path"
-        raise InputError(f"path: radii {radii!r} are no list of {asked}{hint}")
-    if R.min() < SMALLEST or R.max() > LARGEST:
+        raise InputError(f"path: radii {radii!r}; expected a list of {expected}{hint}")
+    if R.min() < MIN_RADIUS or R.max() > MAX_RADIUS:
         raise InputError(
-            f"path: radii {radii!r} are not all from {SMALLEST:g} to {LARGEST:g}, where float64 can follow"
+            f"path: radii {radii!r} are not all from {MIN_RADIUS:g} to {MAX_RADIUS:g}, where float64 can follow"
         )
     return R
 
 
 def _head(head: Tensor | Head, data: Sequences) -> Tensor | Head:
-    """v in float64, or psi after a look at what it returns."""
+    """v in float64, or psi after a check of what it returns."""
     dv = data.values.shape[2]
     if isinstance(head, Tensor):
         if head.shape != (dv,) or not head.isfinite().all():
-            raise InputError(f"path: head has shape {tuple(head.shape)}; finite numbers of shape ({dv},) are asked")
+            raise InputError(f"path: head has shape {tuple(head.shape)}; expected finite numbers of shape ({dv},)")
         return head.detach().to("cpu").double()
     if isinstance(head, torch.nn.Module):
         head = _frozen(head)
@@ -188,7 +188,7 @@ def _head(head: Tensor | Head, data: Sequences) -> Tensor | Head:
     if not isinstance(output, Tensor) or output.shape != (len(data),):
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise InputError(
-            f"path: the head gives {found} for {len(data)} tokens; one number each, ({len(data)},), is asked"
+            f"path: the head gives {found} for {len(data)} tokens; expected one number each, ({len(data)},)"
         )
     return head
 
@@ -215,7 +215,7 @@ def _cone(data: Sequences, selected: Tensor | None, width: float | None) -> Cone
         return None
     if selected is None or not 0 < width < 1:
         raise InputError(
-            f"path: cone {width} with selected {selected}; a width between 0 and 1 and (n,) tokens are asked"
+            f"path: cone {width} with selected {selected}; expected a width between 0 and 1 and (n,) tokens"
         )
     svm = solve_att_svm(data.keys, selected, queries=data.queries, mask=data.mask)
     if svm.status != "certified":

@@ -1,1 +1,1 @@
-"""What one look measures, without Lightning."""
+"""What one evaluation measures, without Lightning."""

@@ -133,14 +133,14 @@ def _projection(root: nn.Module, name: str, calls: Calls) -> tuple[Tensor, Tenso
     x = next(iter([*args, *kwargs.values()]), None)
     if not isinstance(x, Tensor) or not isinstance(output, Tensor) or x.ndim != 3:
         what = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise InputError(f"HeadMonitor.sources: {name!r} was given {what}; (n, T, d) is asked")
+        raise InputError(f"HeadMonitor.sources: {name!r} was given {what}; expected (n, T, d)")
     return x, output, affine_of(find_module(root, name), name, x, output)
 
 
 def _once(name: str, calls: Calls) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     if len(calls[name]) != 1:
         times = f"called {len(calls[name])} times" if calls[name] else "not called"
-        raise InputError(f"HeadMonitor.sources: {name!r} was {times} in one forward pass; once is asked")
+        raise InputError(f"HeadMonitor.sources: {name!r} was {times} in one forward pass; expected once")
     return calls[name][0]
 
 
@@ -163,7 +163,7 @@ def _read_multihead(root: nn.Module, source: AttentionSource, calls: Calls, mask
         raise InputError(f"HeadMonitor.sources: {name!r} is given an attn_mask; masks other than padding are not read")
     z, x, v = (t if layer.batch_first else t.transpose(0, 1) for t in (given["query"], given["key"], given["value"]))
     if x.ndim != 3:
-        raise InputError(f"HeadMonitor.sources: {name!r} was given {tuple(x.shape)}; (n, T, d) is asked")
+        raise InputError(f"HeadMonitor.sources: {name!r} was given {tuple(x.shape)}; expected (n, T, d)")
     queries, keys, values = _multihead_maps(layer)
     padding = given.get("key_padding_mask")
     # Inside TransformerEncoderLayer it has become 0 and -inf.

@@ -14,11 +14,11 @@ from lightning_maxmargin.core.stack import InstanceStack
 from lightning_maxmargin.keys import LIMITS
 from lightning_maxmargin.metrics import direction_gap, globally_optimal, locally_optimal
 
-#: Below this share of its SVM's margin a selection counts as not settled.
-SETTLED = 0.5
+#: Below this share of its SVM's margin a selection counts as not converged.
+MIN_RELATIVE_MARGIN = 0.5
 #: Nor does it where a selected token has less of its sequence's attention than this: in the plane half of the runs end
 #: at a finite minimiser of the loss, where what is largest says nothing (n=T=5, d=2: norms of 0 to 14, a mass of .2).
-HARD = 0.99
+MIN_SELECTED_MASS = 0.99
 
 
 @dataclass
@@ -65,9 +65,9 @@ class EnsembleResult:
         return EnsembleResult(**found)
 
     def shares(self) -> dict[str, float]:
-        """Shares of settled instances, and among these of global, local and neither; median gaps of the settled.
+        """Shares of converged instances, and among these of global, local and neither; median gaps of the converged.
 
-        The selections that do not settle have no limit to be near, so they are counted and left out of the medians.
+        The selections that do not converge have no limit to be near, so they are counted and left out of the medians.
         """
         s = self.settled
         settled = s.double().mean().item()
@@ -128,7 +128,7 @@ def measure(
     parts = list(zip(gamma, selected, masks, strict.support, good, strict=True))
     return EnsembleResult(
         selected=selected,
-        settled=(relative >= SETTLED) & (mass.amax(2) >= HARD).all(1),
+        settled=(relative >= MIN_RELATIVE_MARGIN) & (mass.amax(2) >= MIN_SELECTED_MASS).all(1),
         globally_optimal=torch.tensor([bool(globally_optimal(g, t, m).all()) for g, t, m, _, _ in parts]),
         locally_optimal=torch.tensor([bool(ok) and bool(locally_optimal(g, t, n).all()) for g, t, _, n, ok in parts]),
         relative_margin=relative,

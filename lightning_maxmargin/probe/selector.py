@@ -29,8 +29,8 @@ from lightning_maxmargin.probe.own import OwnNumbers
 if TYPE_CHECKING:
     from lightning_maxmargin.svm import JointSolution, Solution
 
-#: Up to so many numbers in the keys every look solves afresh, in a few milliseconds: an answer that began at the last
-#: one differs in its last digit, and a resumed run has looked at other steps.
+#: Up to so many numbers in the keys every evaluation solves afresh, in a few milliseconds: an answer that began at the
+#: last one differs in its last digit, and a resumed run has evaluated other steps.
 SMALL_DATA_NUMBERS = 100_000
 
 

@@ -53,7 +53,7 @@ class AttentionSource:
         if sum(ways) != 1 or (self.keys is None) != (self.queries is None):
             raise InputError("AttentionSource: give keys and queries, or qkv, or attention: names of submodules")
         if self.attention is None and (self.heads is None or self.heads < 1):
-            raise InputError(f"AttentionSource.heads: {self.heads}; the number of heads is asked")
+            raise InputError(f"AttentionSource.heads: {self.heads}; expected a positive number of heads")
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ def reproduce(args: Sequence[str], trusted: bool = False) -> int:
     Without names it lists them. Exit status 1 if a claim fails.
 
     Args:
-        args: the words after ``maxmargin reproduce``.
+        args: argv after ``maxmargin reproduce``.
         trusted: whether an experiment's function may lie outside this package.
 
     Raises:
@@ -103,8 +103,8 @@ def _find(name: str) -> list[Path]:
         return [Path(find_config(name))]
     path = FOLDER / f"{name}.yaml"
     if path not in _known():
-        words = ", ".join(p.stem for p in _known())
-        raise InputError(f"reproduce: no experiment {name!r}; known: {words}")
+        known = ", ".join(p.stem for p in _known())
+        raise InputError(f"reproduce: no experiment {name!r}; known: {known}")
     return [path]
 
 

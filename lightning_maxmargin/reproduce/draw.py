@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DASHES: dict[str, Any] = {"dashed": (0, (5, 2)), "ray": (0, (5, 2)), "dotted": (0, (1, 1.5))}
 # Okabe and Ito's colours again, for lines that are no limit.
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#B8508E", "#8A6500", "#56B4E9", "#222222", "#999999")
-PANEL = (4.2, 3.5)
+PANEL_INCHES = (4.2, 3.5)
 
 
 def draw_panels(panels: list[Panel], title: str, path: Path, columns: int | None = None) -> list[Path]:
@@ -38,7 +38,7 @@ def _figure(panels: list[Panel], title: str, columns: int) -> Figure:
     from matplotlib.figure import Figure
 
     rows = -(-len(panels) // columns)
-    size = (max(PANEL[0] * columns, 6.0), PANEL[1] * rows + 0.4)
+    size = (max(PANEL_INCHES[0] * columns, 6.0), PANEL_INCHES[1] * rows + 0.4)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=TITLE, fontweight="bold", x=0.01, ha="left")

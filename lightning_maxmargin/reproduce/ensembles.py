@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lightning_maxmargin.core.stack import InstanceStack
 from lightning_maxmargin.data import RandomData
+from lightning_maxmargin.reproduce.naive import loop_rate
 from lightning_maxmargin.reproduce.panel import Array, Line
-from lightning_maxmargin.reproduce.textbook import loop_rate
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ def percentiles(x: Array, values: Array, label: str, color: str | None = None, k
     return Line(x, middle, label, color, kind, low=low, high=high)  # type: ignore[arg-type]
 
 
-def settled_words(settled: Tensor, what: str = "runs") -> str:
-    """One sentence on how many settled, for the notes."""
+def converged_note(settled: Tensor, what: str = "runs") -> str:
+    """One sentence on how many converged, for the notes."""
     count = int(settled.sum())
     return (
-        f"{count:,} of {settled.numel():,} {what} settled: margin at least half of the SVM's, every selected token "
+        f"{count:,} of {settled.numel():,} {what} converged: margin at least half of the SVM's, every selected token "
         "with at least .99 of the attention. The others are counted and left out of medians."
     )
 

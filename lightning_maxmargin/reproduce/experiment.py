@@ -18,8 +18,9 @@ import yaml
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.reproduce.panel import Panel
 
-#: Told the share of an experiment that is done, 0 to 1.
-Tick = Callable[[float], None]
+#: Takes the share of an experiment that is done, 0 to 1.
+ProgressCallback = Callable[[float], None]
+Tick = ProgressCallback  # the earlier name
 HOME = "lightning_maxmargin.reproduce"
 
 
@@ -28,9 +29,9 @@ class Outcome:
     """What an experiment's function returns.
 
     Attributes:
-        numbers: by key; a claim about KEY shows ``naive/KEY``, where there is one, as what textbook gradients give.
+        numbers: by key; a claim about KEY shows ``naive/KEY``, where there is one, as what naive gradients give.
         panels: of the figure.
-        notes: sentences that belong under the figure: what was counted, what did not settle.
+        notes: sentences that belong under the figure: what was counted, what did not converge.
         loop_ratio: speed of training over that of the public loop, one instance at a time; None where not asked.
     """
 
@@ -71,16 +72,16 @@ class Claim:
     def __post_init__(self) -> None:
         for name in ("claim", "key"):
             if not isinstance(getattr(self, name), str):
-                raise InputError(f"claims: {name} is {getattr(self, name)!r}; words are asked, in quotes")
+                raise InputError(f"claims: {name} is {getattr(self, name)!r}; expected text in quotes")
         if not isinstance(self.published, int | float | str | None) or not isinstance(self.why, str | None):
-            raise InputError(f"claims: {self.claim!r}: published and why are a number or words")
+            raise InputError(f"claims: {self.claim!r}: expected a number or text in published and why")
         for name in ("value", "within", "at_least", "at_most"):
             x = getattr(self, name)
-            # YAML reads -.8 as a word, and true as a number that Python takes for 1.
+            # YAML reads -.8 as text, and true as a number that Python takes for 1.
             if x is not None and (isinstance(x, bool) or not isinstance(x, int | float) or not math.isfinite(x)):
-                raise InputError(f"claims: {self.claim!r}: {name} is {x!r}; a finite number is asked, written as 0.8")
+                raise InputError(f"claims: {self.claim!r}: {name} is {x!r}; expected a finite number, written as 0.8")
         if self.within is not None and self.within < 0:
-            raise InputError(f"claims: {self.claim!r}: within is {self.within!r}; 0 or more is asked")
+            raise InputError(f"claims: {self.claim!r}: within is {self.within!r}; expected 0 or more")
         if (self.value is None) != (self.within is None):
             raise InputError(f"claims: {self.claim!r} has one of value and within; give both")
         if self.value is None and self.at_least is None and self.at_most is None:
@@ -95,15 +96,15 @@ class Claim:
 
     @property
     def bound(self) -> str:
-        """The bounds in words."""
-        words = []
+        """The bounds as text."""
+        bounds = []
         if self.value is not None:
-            words.append(f"{self.value:g} ± {self.within:g}")
+            bounds.append(f"{self.value:g} ± {self.within:g}")
         if self.at_least is not None:
-            words.append(f"≥ {self.at_least:g}")
+            bounds.append(f"≥ {self.at_least:g}")
         if self.at_most is not None:
-            words.append(f"≤ {self.at_most:g}")
-        return ", ".join(words)
+            bounds.append(f"≤ {self.at_most:g}")
+        return ", ".join(bounds)
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Experiment:
         name: of the file.
         title: what is shown.
         source: the paper and its experiment.
-        function: import path of ``f(tick, **settings) -> Outcome``.
+        function: import path of ``f(progress, **settings) -> Outcome``.
         settings: its arguments.
         quick: those that ``--quick`` puts in their place.
         claims: what its numbers are held against.
@@ -128,13 +129,13 @@ class Experiment:
     quick: dict[str, Any]
     claims: tuple[Claim, ...]
 
-    def run(self, tick: Tick, quick: bool = False) -> Outcome:
+    def run(self, progress: ProgressCallback, quick: bool = False) -> Outcome:
         """Calls the function.
 
         Raises:
             InputError: it returns something else than an :class:`Outcome` with numbers.
         """
-        outcome = self.call()(tick, **self.chosen(quick))
+        outcome = self.call()(progress, **self.chosen(quick))
         numbers = outcome.numbers if isinstance(outcome, Outcome) else None
         if not isinstance(numbers, dict) or not all(isinstance(x, Real) for x in numbers.values()):
             raise InputError(f"{self.name}: {self.function} returns no Outcome with a dictionary of numbers")
@@ -246,7 +247,7 @@ def _content_of_python(path: Path, trusted: bool) -> Any:
 
 
 def _check(path: Path, content: Any) -> None:
-    """That every key is there and of its type; claims one by one are not looked at."""
+    """That every key is there and of its type; claims one by one are not checked."""
     if not isinstance(content, dict):
         raise InputError(f"reproduce: {path} is no experiment; see configs/reproduce")
     wanted = {f.name for f in fields(Experiment)} - {"name"}
@@ -256,10 +257,10 @@ def _check(path: Path, content: Any) -> None:
     for key, x in content.items():
         kind = {"settings": dict, "quick": dict, "claims": list}.get(key, str)
         if not isinstance(x, kind) and (kind is str or x is not None):
-            words = {dict: "keys with values", list: "a list", str: "words"}[kind]
-            raise InputError(f"reproduce: {path}: {key} is {x!r}; {words} asked")
+            expected = {dict: "keys with values", list: "a list", str: "text"}[kind]
+            raise InputError(f"reproduce: {path}: {key} is {x!r}; expected {expected}")
         if kind is dict and not set(map(type, x or ())) <= {str}:
-            raise InputError(f"reproduce: {path}: {key}: names of settings are words")
+            raise InputError(f"reproduce: {path}: {key}: expected text as names of settings")
 
 
 def _claim(entry: Any) -> Claim:

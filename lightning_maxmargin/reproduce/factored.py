@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.probe.ensemble import HARD
+from lightning_maxmargin.probe.ensemble import MIN_SELECTED_MASS
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw
-from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
+from lightning_maxmargin.reproduce.naive import NaiveEnsemble
 from lightning_maxmargin.reproduce.panel import Line, Panel
 from lightning_maxmargin.reproduce.states import EPS, FactoredState
-from lightning_maxmargin.reproduce.textbook import TextbookEnsemble
 
 NORMS = {"l2": "Frobenius", "nuclear": "nuclear"}
 MODELS = {"W": "W", "KQ": "K Q'", "KQ0": "K Q' without ridge"}
@@ -20,12 +20,18 @@ COLORS = {"W": "#D55E00", "KQ": "#0072B2", "KQ0": "#009E73"}
 
 
 def local_convergence(
-    tick: Tick, n: int = 6, T: int = 8, d: int = 10, seeds: int = 100, steps: int = 2000, lr: float = 0.1
+    progress: ProgressCallback,
+    n: int = 6,
+    T: int = 8,
+    d: int = 10,
+    seeds: int = 100,
+    steps: int = 2000,
+    lr: float = 0.1,
 ) -> Outcome:
     """Trains W, and K and Q with and without ridge; correlations with both solutions of the tokens selected last.
 
     Args:
-        tick: told the share done.
+        progress: callback that takes the share done.
         n: sequences.
         T: tokens.
         d: dimensions of tokens, queries and the factors' columns.
@@ -36,7 +42,7 @@ def local_convergence(
     Returns:
         For W, KQ and KQ0 (no ridge) ``cos/MODEL/NORM/STEP``, ``mass/MODEL/STEP`` (mean over sequences of the largest
         attention), each the mean over seeds with ``deviation/...``, at 1,000 steps and at the end, and ``naive/...`` by
-        textbook float32 for W.
+        naive float32 for W.
     """
     drawn, at = draw(seeds, n, T, d, queries=True), np.unique([*np.geomspace(10, steps, 24).astype(int), 1000, steps])
     at, speed, numbers = at[at <= steps], Speed(), {}
@@ -46,11 +52,11 @@ def local_convergence(
     for model in (*MODELS, "naive"):
         with speed.training(drawn, steps if model != "naive" else 0):
             paths[model] = _path(drawn, model, at, lr)
-        tick(len(paths) / 5)
+        progress(len(paths) / 5)
     for model, path in paths.items():
-        curves, words = _measure(drawn, path)
+        curves, counts = _measure(drawn, path)
         prefix, name = ("naive/", "W") if model == "naive" else ("", model)
-        notes += [] if prefix else [f"{MODELS[model]}: {words}"]
+        notes += [] if prefix else [f"{MODELS[model]}: {counts}"]
         for key, values in curves.items():
             kind, _, norm = key.partition("/")
             full = f"{kind}/{name}" + (f"/{norm}" if norm else "")
@@ -70,12 +76,12 @@ def local_convergence(
 
 
 def _path(drawn: Drawn, model: str, at: np.ndarray, lr: float) -> list[Tensor]:
-    """W (B, d, d) at the steps ``at``: of W or KQ with exact directions, or of W with textbook float32 gradients."""
+    """W (B, d, d) at the steps ``at``: of W or KQ with exact directions, or of W with naive float32 gradients."""
     B, d = len(drawn), drawn.keys.shape[3]
-    runner: EnsembleState | TextbookEnsemble
+    runner: EnsembleState | NaiveEnsemble
     if model == "naive":
         keys, z, head = (x.float() for x in (drawn.keys, drawn.queries, drawn.head) if x is not None)
-        runner = TextbookEnsemble(keys, drawn.labels.float(), queries=z, head=head, train="attention", attention_lr=lr)
+        runner = NaiveEnsemble(keys, drawn.labels.float(), queries=z, head=head, train="attention", attention_lr=lr)
     elif model == "W":
         runner = EnsembleState(drawn.batch(), head=drawn.head.T, train="attention", attention_lr=lr)
     else:
@@ -107,10 +113,10 @@ def _measure(drawn: Drawn, path: list[Tensor]) -> tuple[dict[str, np.ndarray], s
         cosines = [torch.nn.functional.cosine_similarity(W.flatten(1), u) for W in path]
         curves[f"cos/{norm}"] = torch.where(good, torch.stack(cosines), torch.nan).numpy()
         missing.append(f"{int((~good).sum())} {NORMS[norm]}")
-    still = int((a[-1].softmax(2).amax(2) < HARD).any(1).sum())
+    still = int((a[-1].softmax(2).amax(2) < MIN_SELECTED_MASS).any(1).sum())
     return curves, (
-        f"in {still} of {len(drawn)} instances some sequence's largest attention is below {HARD} at the end "
-        f"(they stay in the means); not certified: {' and '.join(missing)} solutions."
+        f"in {still} of {len(drawn)} instances some sequence's largest attention is below {MIN_SELECTED_MASS} at the "
+        f"end (they stay in the means); not certified: {' and '.join(missing)} solutions."
     )
 
 

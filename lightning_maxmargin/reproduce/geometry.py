@@ -12,18 +12,18 @@ from torch import Tensor
 from lightning_maxmargin.core.batch_directions import InstanceDirections
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.core.updates import Adam, Mirror, Normalized, Sign, Spectral, UpdateRule
-from lightning_maxmargin.probe.ensemble import HARD, SETTLED
+from lightning_maxmargin.probe.ensemble import MIN_RELATIVE_MARGIN, MIN_SELECTED_MASS
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw
-from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.panel import Line, Panel
 
 Norm = str | float
-WORDS: dict[Norm, str] = {"l2": "Frobenius", "linf": "l∞"}
+NORM_NAMES: dict[Norm, str] = {"l2": "Frobenius", "linf": "l∞"}
 NORMS: tuple[Norm, ...] = ("l2", "linf", "spectral", 1.75, 3.0)
 
 
-#: Each optimizer's words and the norm whose margin it should maximise.
-OWN: dict[str, tuple[str, Norm]] = {
+#: Each optimizer's label and the norm whose margin it should maximise.
+OPTIMIZERS: dict[str, tuple[str, Norm]] = {
     "gd": ("GD (= mirror, p = 2)", "l2"),
     "sign": ("sign", "linf"),
     "spectral": ("spectral", "spectral"),
@@ -33,7 +33,7 @@ OWN: dict[str, tuple[str, Norm]] = {
     "muon": ("Muon-like", "spectral"),
 }
 #: Those that the theory is about: each should lead the column of its norm.
-PROVED = ("gd", "sign", "spectral", "mirror1.75", "mirror3")
+PROVED_OPTIMIZERS = ("gd", "sign", "spectral", "mirror1.75", "mirror3")
 
 
 def name_of(norm: Norm) -> str:
@@ -81,7 +81,7 @@ def _rule(name: str, p: float) -> UpdateRule:
 
 
 def optimizer_geometry(
-    tick: Tick,
+    progress: ProgressCallback,
     optimizers: dict[str, list[float]],
     seeds: int = 100,
     n: int = 6,
@@ -91,17 +91,18 @@ def optimizer_geometry(
     """Trains W with every optimizer and solves the problem of what each selects in every norm.
 
     Args:
-        tick: told the share done.
-        optimizers: rate, steps and exponent of decay of each of :data:`OWN`.
+        progress: callback that takes the share done.
+        optimizers: rate, steps and exponent of decay of each of :data:`OPTIMIZERS`.
         seeds: 0, 1, ...
         n: sequences.
         T: tokens.
         d: dimensions of tokens and queries.
 
     Returns:
-        ``margin/OPTIMIZER/NORM``: median over settled runs of (min row / ||W||) over the largest possible;
-        ``lead/NORM``: that of the optimizer of the norm less the largest of the other four of :data:`PROVED`;
-        ``led/NORM``: share of seeds, settled under all five, where it leads; ``settled/OPTIMIZER``.
+        ``margin/OPTIMIZER/NORM``: median over converged runs of (min row / ||W||) over the largest possible;
+        ``lead/NORM``: that of the optimizer of the norm less the largest of the other four
+        of :data:`PROVED_OPTIMIZERS`;
+        ``led/NORM``: share of seeds, converged under all five, where it leads; ``settled/OPTIMIZER``.
     """
     drawn, speed, field = draw(seeds, n, T, d, queries=True), Speed(), list(optimizers)
     best = Best(drawn)
@@ -111,23 +112,23 @@ def optimizer_geometry(
     for i, (key, (lr, steps, decay)) in enumerate(optimizers.items()):
         at = np.unique(np.geomspace(20, steps, 16).astype(int))
         path = _path(drawn, key, lr, decay, at, speed)
-        tick((i + 0.6) / len(field))
+        progress((i + 0.6) / len(field))
         alpha, a = best.selected(path[-1])
         table = np.stack([best.relative(path[-1], alpha, norm) for norm in NORMS])
-        words, own = OWN[key]
-        hard = (a.softmax(2).amax(2).amin(1) >= HARD).numpy()
-        settled = hard & (table[NORMS.index(own)] >= SETTLED)
+        label, own = OPTIMIZERS[key]
+        hard = (a.softmax(2).amax(2).amin(1) >= MIN_SELECTED_MASS).numpy()
+        settled = hard & (table[NORMS.index(own)] >= MIN_RELATIVE_MARGIN)
         margins[key] = np.where(settled, table, np.nan)
         numbers[f"settled/{key}"] = float(settled.mean())
         numbers |= {f"margin/{key}/{name_of(x)}": float(np.nanmedian(margins[key][j])) for j, x in enumerate(NORMS)}
         missing = np.stack([1 - best.relative(W, alpha, own) for W in path])
         middle = np.nanmedian(np.where(settled, missing, np.nan), axis=1)
-        lines.append(Line(at, middle, f"{words}: {WORDS.get(own, name_of(own))}"))
-        tick((i + 1) / len(field))
+        lines.append(Line(at, middle, f"{label}: {NORM_NAMES.get(own, name_of(own))}"))
+        progress((i + 1) / len(field))
     numbers |= _leads(margins)
-    counts = ", ".join(f"{OWN[key][0]} {round(numbers[f'settled/{key}'] * seeds)}" for key in field)
+    counts = ", ".join(f"{OPTIMIZERS[key][0]} {round(numbers[f'settled/{key}'] * seeds)}" for key in field)
     notes = [
-        f"Settled (half of the own SVM's margin, .99 of the attention), of {seeds}: {counts}; medians are over these.",
+        f"Converged (half of the own SVM's margin, .99 of the attention), of {seeds}: {counts}; medians are of these.",
         f"Largest margins by this package's solvers; not certified, and left out: {best.missing} of {best.solved}.",
     ]
     return Outcome(numbers, _panels(field, margins, lines), notes, speed.ratio)
@@ -138,12 +139,12 @@ def _path(drawn: Drawn, key: str, lr: float, decay: float, at: np.ndarray, speed
     rule, p = ("mirror", float(key[6:])) if key.startswith("mirror") else (key, 2.0)
     state, wanted, seen = GeometryState(drawn, rule, lr, decay, p), set(at.tolist()), []
 
-    def look(step: int) -> None:
+    def evaluate(step: int) -> None:
         if step in wanted:
             seen.append(state.attention.movedim(-1, 0).clone())
 
     with speed.training(drawn, int(at[-1])):
-        state.run(int(at[-1]), look)
+        state.run(int(at[-1]), evaluate)
     return seen
 
 
@@ -195,21 +196,23 @@ def _length(W: Tensor, norm: Norm) -> Tensor:
 
 def _leads(margins: dict[str, np.ndarray]) -> dict[str, float]:
     found = {}
-    known = np.isfinite(np.stack([margins[key] for key in PROVED])).all((0, 1))
-    for key in PROVED:
-        j, name = NORMS.index(OWN[key][1]), name_of(OWN[key][1])
-        middle = {k: np.nanmedian(margins[k][j]) for k in PROVED}
+    known = np.isfinite(np.stack([margins[key] for key in PROVED_OPTIMIZERS])).all((0, 1))
+    for key in PROVED_OPTIMIZERS:
+        j, name = NORMS.index(OPTIMIZERS[key][1]), name_of(OPTIMIZERS[key][1])
+        middle = {k: np.nanmedian(margins[k][j]) for k in PROVED_OPTIMIZERS}
         found[f"lead/{name}"] = float(middle.pop(key) - max(middle.values()))
-        rivals = np.stack([margins[k][j][known] for k in PROVED if k != key])
+        rivals = np.stack([margins[k][j][known] for k in PROVED_OPTIMIZERS if k != key])
         found[f"led/{name}"] = float((margins[key][j][known] > rivals.max(0)).mean())
     return found
 
 
 def _panels(field: list[str], margins: dict[str, np.ndarray], lines: list[Line]) -> list[Panel]:
     image = np.array([[np.nanmedian(x) for x in margins[key]] for key in field])
-    names = [WORDS.get(norm, name_of(norm)) for norm in NORMS]
+    names = [NORM_NAMES.get(norm, name_of(norm)) for norm in NORMS]
     return [
-        Panel("relative margin, median", "norm", image=image, rows=[OWN[key][0] for key in field], columns=names),
+        Panel(
+            "relative margin, median", "norm", image=image, rows=[OPTIMIZERS[key][0] for key in field], columns=names
+        ),
         Panel(
             "short of the largest margin in the own norm", "step", "1 − relative margin", lines, "xy", ylim=(3e-6, 3)
         ),

@@ -16,8 +16,8 @@ from lightning_maxmargin.reproduce.paths import record
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 COLORS = {"bfloat16": "entropy", "float32": "strict", "float64": "relaxed", "exact": "attention"}
-LOST = 0.9
-FAR = 6e6
+LOST_COSINE = 0.9
+FAR_NORM = 6e6
 
 
 def relaxed_errors(numbers: dict[str, float], points: int, far_steps: int) -> Panel:
@@ -52,7 +52,7 @@ def _grow(batch: Started, steps: int) -> tuple[Tensor, Tensor]:
     at, seen = np.unique(np.geomspace(steps / 60, steps, 40).astype(int)), []
     for i in range(1, steps + 1):
         # p zigzags between two rows: half as much again is walked.
-        state.attention_lr = state.head_lr = torch.tensor(1.5 * FAR * 3 * i**2 / steps**3, dtype=torch.float64)
+        state.attention_lr = state.head_lr = torch.tensor(1.5 * FAR_NORM * 3 * i**2 / steps**3, dtype=torch.float64)
         state.step()
         if i in at:
             seen.append((state.attention.T.clone(), state.head.T.clone()))
@@ -99,9 +99,9 @@ def quartiles(x: Any) -> np.ndarray:
 
 def _lost(norm: np.ndarray, gap: np.ndarray) -> float:
     """The norm from which 1 - cos stays above .1, between two points on a straight line in logarithms."""
-    good = np.flatnonzero(gap < 1 - LOST)
+    good = np.flatnonzero(gap < 1 - LOST_COSINE)
     last = int(good[-1]) if len(good) else -1
     if not 0 <= last < len(norm) - 1:
         return float("nan")
     x, y = np.log(norm[last : last + 2]), np.log(gap[last : last + 2])
-    return float(np.exp(np.interp(np.log(1 - LOST), y, x)))
+    return float(np.exp(np.interp(np.log(1 - LOST_COSINE), y, x)))

@@ -13,8 +13,8 @@ from torch import Tensor
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.core.stack import InstanceStack
 from lightning_maxmargin.data.random import RandomData
+from lightning_maxmargin.reproduce.naive import NaiveEnsemble
 from lightning_maxmargin.reproduce.paths import Setting
-from lightning_maxmargin.reproduce.textbook import TextbookEnsemble
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,18 @@ class Started(InstanceStack):
         start = self.attention.movedim(0, -1), self.head.movedim(0, -1)
         return EnsembleState(self.batch(dtype), *start, train=self.train, attention_lr=lr, head_lr=lr)
 
-    def textbook(self, dtype: torch.dtype, lr: float = 0.1) -> TextbookEnsemble:
+    def naive(self, dtype: torch.dtype, lr: float = 0.1) -> NaiveEnsemble:
         """Trained by autograd in this dtype."""
         keys, labels, values, queries = (
             None if x is None else x.to(dtype) for x in (self.keys, self.labels, self.values, self.queries)
         )
         assert keys is not None
         assert labels is not None
-        return TextbookEnsemble(keys, labels, values, queries, self.attention, self.head, self.train, lr, lr)
+        return NaiveEnsemble(keys, labels, values, queries, self.attention, self.head, self.train, lr, lr)
 
     def autograd(self, attention: Tensor, head: Tensor, dtype: torch.dtype) -> Tensor:
         """-grad of the attention at (B, ...) by autograd in this dtype, as float64."""
-        model = self.textbook(dtype)
+        model = self.naive(dtype)
         model.train, model.update, model.rates = "attention", "plain", {"attention": 1.0}
         model.attention, model.head = torch.zeros_like(attention, dtype=dtype), head.to(dtype)
         # The gradient alone: a step from w would round the sum.

@@ -8,24 +8,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.panel import Line, Panel, ray
 from lightning_maxmargin.reproduce.paths import Setting, cosine, entries, gap_panel, record, track
 
 P0, V0 = torch.tensor([[0.0, -1.0]]).double(), torch.tensor([[-1.0, 0.0]]).double()
-WORDS = {"strict": r"$p^\mathrm{mm}$", "relaxed": r"$p^\mathrm{relax}$", "head": r"$v^\mathrm{mm}$"}
+RAY_LABELS = {"strict": r"$p^\mathrm{mm}$", "relaxed": r"$p^\mathrm{relax}$", "head": r"$v^\mathrm{mm}$"}
 NAMES = {"strict": "p_mm", "relaxed": "p_relax", "head": "v_mm"}
 
 
 def joint(
-    tick: Tick, example: Literal["joint_tight", "joint_relaxed"], steps: int = 1000, lr: float = 0.1, shown: int = 200
+    progress: ProgressCallback,
+    example: Literal["joint_tight", "joint_relaxed"],
+    steps: int = 1000,
+    lr: float = 0.1,
+    shown: int = 200,
 ) -> Outcome:
     """p and v of a planar example by normalised steps from p(0) = (0, -1), v(0) = (-1, 0).
 
     Args:
-        tick: told the share done.
+        progress: callback that takes the share done.
         example: ``joint_tight`` or ``joint_relaxed``.
-        steps: of exact and of textbook float64 gradients.
+        steps: of exact and of naive float64 gradients.
         lr: of both.
         shown: steps in the picture of the paths.
 
@@ -36,8 +40,8 @@ def joint(
     data = Setting.of(example)
     targets, numbers = _limits(data)
     p, v = record(data.exact(P0, V0, attention_lr=lr, head_lr=lr), steps)
-    tick(0.5)
-    naive_p, naive_v = record(data.textbook(P0, V0, attention_lr=lr, head_lr=lr), steps)
+    progress(0.5)
+    naive_p, naive_v = record(data.naive(P0, V0, attention_lr=lr, head_lr=lr), steps)
     paths = {"": (p[:, 0], v[:, 0]), "naive/": (naive_p[:, 0], naive_v[:, 0])}
     for prefix, (of_p, of_v) in paths.items():
         for name, target in targets.items():
@@ -45,11 +49,11 @@ def joint(
             numbers[f"{prefix}cos/{name}"] = cosine(path[-1], target)
             numbers[f"{prefix}cos/{name}/{shown}"] = cosine(path[shown], target)
     limits = ("relaxed", "strict") if example == "joint_relaxed" else ("strict",)
-    rays = [ray(targets[name].numpy(), WORDS[name], name) for name in (*limits, "head")]
+    rays = [ray(targets[name].numpy(), RAY_LABELS[name], name) for name in (*limits, "head")]
     lines = [
-        (f"to {limit}, {words}", limit, path, targets[limit], words != "exact")
+        (f"to {limit}, {label}", limit, path, targets[limit], label != "exact")
         for limit in limits
-        for path, words in ((p[:, 0], "exact"), (naive_p[:, 0], "textbook float64"))
+        for path, label in ((p[:, 0], "exact"), (naive_p[:, 0], "naive float64"))
     ]
     panels = [_plane(p[:, 0], v[:, 0], rays, shown), _outputs(data, p[:, 0], v[:, 0]), gap_panel("gap of p", lines)]
     return Outcome(numbers, panels)

@@ -1,4 +1,4 @@
-"""Several kept tokens under a nonlinear head."""
+"""An active set of several tokens under a nonlinear head."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.panel import Line, Panel
 from lightning_maxmargin.reproduce.several_tokens import SeveralTokens
 from lightning_maxmargin.reproduce.several_tokens import several_tokens as train
@@ -21,11 +21,13 @@ PUBLISHED = {
 }
 
 
-def several_tokens(tick: Tick, dims: Sequence[int] = (4, 6, 8, 10), seeds: int = 100, steps: int = 2001) -> Outcome:
+def several_tokens(
+    progress: ProgressCallback, dims: Sequence[int] = (4, 6, 8, 10), seeds: int = 100, steps: int = 2001
+) -> Outcome:
     """1 - correlation of W with the three predictions, by dimension.
 
     Args:
-        tick: told the share done.
+        progress: callback that takes the share done.
         dims: d.
         seeds: of each.
         steps: of normalised gradient descent.
@@ -47,27 +49,27 @@ def several_tokens(tick: Tick, dims: Sequence[int] = (4, 6, 8, 10), seeds: int =
         numbers |= {f"accepted/{d}": accepted, f"between/{d}": result.between, f"multi/{d}": int(several.sum())}
         numbers[f"single/{d}"] = result.single / accepted if accepted else float("nan")
         notes += [_sizes(numbers, d), _counts(result, d, seeds)]
-        tick((at + 1) / len(dims))
+        progress((at + 1) / len(dims))
     for prefix in ("", "multi/"):
         for key, far, near in (("finite", "direction", "combined"), ("direction", "one_token", "direction")):
             ratios = [numbers[f"{prefix}{far}/{d}"] / numbers[f"{prefix}{near}/{d}"] for d in dims]
             # Not min: it passes over NaN.
             numbers[f"{prefix}order/{key}"] = float(np.min(ratios))
-    panels = [_panel(numbers, dims, "", "all accepted seeds"), _panel(numbers, dims, "multi/", "several tokens kept")]
+    panels = [_panel(numbers, dims, "", "all accepted seeds"), _panel(numbers, dims, "multi/", "several tokens active")]
     return Outcome(numbers, panels, notes)
 
 
 def _panel(numbers: dict[str, float], dims: Sequence[int], prefix: str, title: str) -> Panel:
     x = np.array(dims)
-    lines = [Line(x, np.array([numbers[f"{prefix}{name}/{d}"] for d in dims]), words) for name, words in NAMES.items()]
+    lines = [Line(x, np.array([numbers[f"{prefix}{name}/{d}"] for d in dims]), label) for name, label in NAMES.items()]
     return Panel(title, "dimension d", "1 − correlation with W", lines, log="y")
 
 
 def _sizes(numbers: dict[str, float], d: int) -> str:
     """What was published beside ours."""
     parts = []
-    for k, (name, words) in enumerate(NAMES.items()):
-        ours = f"{words} {numbers[f'{name}/{d}']:.4f} (several tokens {numbers[f'multi/{name}/{d}']:.4f}"
+    for k, (name, label) in enumerate(NAMES.items()):
+        ours = f"{label} {numbers[f'{name}/{d}']:.4f} (several tokens {numbers[f'multi/{name}/{d}']:.4f}"
         parts.append(f"{ours}, published {PUBLISHED[d][k]:g})" if d in PUBLISHED else f"{ours})")
     return f"d = {d}, mean 1 - correlation over all accepted seeds: {', '.join(parts)}"
 

@@ -6,16 +6,21 @@ import numpy as np
 import torch
 
 from lightning_maxmargin.core.losses import LOSSES, MarginLoss
-from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.panel import Line, Panel, ray
 from lightning_maxmargin.reproduce.paths import Setting, cosine, record, track
 
 NAMES = {"correlation": "−u", "logistic": "logistic", "exponential": "exponential"}
-DRAWN = (1, 2, 5, 10, 100)
+DRAWN_SCORES = (1, 2, 5, 10, 100)
 
 
 def losses(
-    tick: Tick, scores: list[float], steps: int = 2000, naive_steps: int = 2000, lr: float = 0.1, shown: int = 200
+    progress: ProgressCallback,
+    scores: list[float],
+    steps: int = 2000,
+    naive_steps: int = 2000,
+    lr: float = 0.1,
+    shown: int = 200,
 ) -> Outcome:
     """p from 0 by normalised steps, for every loss and every score C of the first input (the second scores 1).
 
@@ -23,10 +28,10 @@ def losses(
     the gradient does and p_2 would never arrive.
 
     Args:
-        tick: told the share done.
+        progress: callback that takes the share done.
         scores: the C.
         steps: of exact gradients.
-        naive_steps: of textbook float64 gradients.
+        naive_steps: of naive float64 gradients.
         lr: of both.
         shown: steps in the picture.
 
@@ -42,21 +47,21 @@ def losses(
         for c in scores:
             data = Setting.of("losses", score=c)
             p = record(data.exact(p0, attention_lr=lr, loss=loss), steps)[0][:, 0]
-            naive = data.textbook(p0, attention_lr=lr, loss=loss)
+            naive = data.naive(p0, attention_lr=lr, loss=loss)
             naive.run(naive_steps)
             key = f"{loss}/{c:g}"
             numbers[f"offset/{key}"], numbers[f"naive/offset/{key}"] = float(p[-1, 1]), float(naive.attention[0, 1])
             numbers[f"limit/{key}"] = _offset(loss, c)
             numbers[f"cos/{key}"] = cosine(p[-1], torch.tensor([1.0, 0.0]))
             numbers[f"naive/cos/{key}"] = cosine(naive.attention[0], torch.tensor([1.0, 0.0]))
-            if c in DRAWN:
+            if c in DRAWN_SCORES:
                 tracks.append(track(p[: shown + 1], f"C = {c:g}"))
         for kind in ("", "naive/"):
             off = [abs(numbers[f"{kind}offset/{loss}/{c:g}"] - numbers[f"limit/{loss}/{c:g}"]) for c in scores]
             numbers[f"{kind}error/{loss}"] = max(off)
         limit = ray(np.array([1.0, 0.0]), "direction (1, 0)", "reference")
         panels.append(Panel(f"loss {name}", "p₁", "p₂", lines=[*tracks, limit], xlim=(-2, 12), ylim=(-6, 6)))
-        tick(len(panels) / 3)
+        progress(len(panels) / 3)
     return Outcome(numbers, [*panels, *_offsets(numbers, scores)])
 
 
@@ -77,11 +82,11 @@ def _offsets(numbers: dict[str, float], scores: list[float]) -> list[Panel]:
     for color, (loss, name) in zip(("strict", "relaxed", "head"), NAMES.items(), strict=True):
         limit = np.array([numbers[f"limit/{loss}/{x:g}"] for x in scores])
         panel.lines.append(Line(at, np.array([_offset(loss, x) for x in at]), "", color, "dotted"))
-        for kind, words in (("", "exact"), ("naive/", "textbook float64")):
+        for kind, label in (("", "exact"), ("naive/", "naive float64")):
             p2 = np.array([numbers[f"{kind}offset/{loss}/{x:g}"] for x in scores])
             if not kind:
                 panel.lines.append(Line(c, p2, name, color, "dots"))
             error.lines.append(
-                Line(c[some], np.abs(p2 - limit)[some] + 1e-17, f"{name}, {words}", color, "dashed" if kind else "line")
+                Line(c[some], np.abs(p2 - limit)[some] + 1e-17, f"{name}, {label}", color, "dashed" if kind else "line")
             )
     return [panel, error]

@@ -11,30 +11,30 @@ from lightning_maxmargin.reproduce.transformer_data import Tokens, image_of
 
 Rows = list[tuple[int, dict[str, Tensor]]]
 #: White between two pictures of a mosaic, in pixels.
-GAP = 1
+GAP_PIXELS = 1
 #: Examples shown, and the most words of one: more would not fit beside the map.
-SHOWN, WORDS = 4, 14
+MAX_EXAMPLES, MAX_WORDS = 4, 14
 TITLE = "[CLS] attention, last layer, mean of heads"
 
 
 def map_panels(tokens: Tokens, rows: Rows, epochs: Array) -> list[Panel]:
-    """[CLS] attention of the last layer, mean over its heads, at five looks from the first to the last.
+    """[CLS] attention of the last layer, mean over its heads, at five evaluations from the first to the last.
 
     Args:
         tokens: what was trained on.
         rows: :attr:`HeadMonitor.rows`.
-        epochs: (looks,), of each of them.
+        epochs: (evaluations,), of each of them.
     """
-    looks = np.unique(np.linspace(0, len(rows) - 1, 5).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(rows) - 1, 5).round().astype(int))
     layer = list(rows[0][1])[-1].split("/")[0]
-    # (looks, samples, T): without [CLS] itself, so a row need not sum to 1.
+    # (evaluations, samples, T): without [CLS] itself, so a row need not sum to 1.
     seen = torch.stack(
-        [torch.stack([s for head, s in rows[i][1].items() if head.startswith(f"{layer}/")]).mean(0) for i in looks]
+        [torch.stack([s for head, s in rows[i][1].items() if head.startswith(f"{layer}/")]).mean(0) for i in chosen]
     )[:, :, 1:]
-    names = [str(epochs[i]) for i in looks]
+    names = [str(epochs[i]) for i in chosen]
     if tokens.words is None:
-        return [_mosaic(tokens.train.tensors[0], seen[:, :SHOWN], names)]
-    short = [i for i in range(seen.shape[1]) if len(tokens.words[i]) <= WORDS][:SHOWN]
+        return [_mosaic(tokens.train.tensors[0], seen[:, :MAX_EXAMPLES], names)]
+    short = [i for i in range(seen.shape[1]) if len(tokens.words[i]) <= MAX_WORDS][:MAX_EXAMPLES]
     return [_over_words(tokens.words[i], seen[:, i], names) for i in short]
 
 
@@ -46,11 +46,13 @@ def _mosaic(patches: Tensor, seen: Tensor, names: list[str]) -> Panel:
         # On the scale of the maps, which the colours are for.
         row = [image * float(seen.max() / image.max())]
         row += [image_of(s[:, None].float()).repeat_interleave(2, 0).repeat_interleave(2, 1) for s in seen[:, i]]
-        tiles.append(torch.cat([torch.nn.functional.pad(t, (0, GAP, 0, GAP), value=torch.nan) for t in row], 1))
-    picture = torch.cat(tiles)[:-GAP, :-GAP].numpy()
+        tiles.append(
+            torch.cat([torch.nn.functional.pad(t, (0, GAP_PIXELS, 0, GAP_PIXELS), value=torch.nan) for t in row], 1)
+        )
+    picture = torch.cat(tiles)[:-GAP_PIXELS, :-GAP_PIXELS].numpy()
     columns = [""] * picture.shape[1]
     for at, name in enumerate(["image", *names]):
-        columns[at * (8 + GAP) + 4] = name
+        columns[at * (8 + GAP_PIXELS) + 4] = name
     return Panel(TITLE, "epoch", image=picture, columns=columns, digits=False, square=True)
 
 

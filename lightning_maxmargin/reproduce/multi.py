@@ -6,22 +6,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.panel import Line, Panel, ray
 from lightning_maxmargin.reproduce.paths import Setting, cosines, entries, gap_panel, record, track
 from lightning_maxmargin.reproduce.states import PlainState
 
 P_MM = r"$p^\mathrm{mm}$"
-SEEN = (10, 50, 100, 200, 1000, 3000)
+PRINTED_STEPS = (10, 50, 100, 200, 1000, 3000)
 
 
 def multi(
-    tick: Tick, starts: list[float], watched: list[float], steps: int = 3000, lr: float = 0.1, shown: int = 200
+    progress: ProgressCallback,
+    starts: list[float],
+    watched: list[float],
+    steps: int = 3000,
+    lr: float = 0.1,
+    shown: int = 200,
 ) -> Outcome:
     """p from p(0) = (x, 0) for several x: normalised steps of length lr, and plain steps of rate 1.
 
     Args:
-        tick: told the share done.
+        progress: callback that takes the share done.
         starts: the x.
         watched: those whose softmax, norm and cosine are followed; the last one is drawn.
         steps: of normalised descent; plain descent runs for the first thousand.
@@ -43,9 +48,9 @@ def multi(
     plain = PlainState(exact.data, p0.T, exact.head, attention_lr=1.0)
     some = min(steps, 1000)
     paths = {"ngd": record(exact, steps)[0], "gd": record(plain, some)[0]}
-    tick(0.6)
-    paths["naive/ngd"] = record(data.textbook(p0, attention_lr=lr), some)[0]
-    paths["naive/gd"] = record(data.textbook(p0, attention_lr=1.0, update="plain"), some)[0]
+    progress(0.6)
+    paths["naive/ngd"] = record(data.naive(p0, attention_lr=lr), some)[0]
+    paths["naive/gd"] = record(data.naive(p0, attention_lr=1.0, update="plain"), some)[0]
     numbers = entries("p_mm", target)
     for kind, path in paths.items():
         for x in watched:
@@ -56,7 +61,7 @@ def multi(
 
 def _followed(data: Setting, path: Tensor, target: Tensor, key: str) -> dict[str, float]:
     mass = data.softmax(path)[..., 0].mean(1)
-    at = [i for i in SEEN if i < len(path)]
+    at = [i for i in PRINTED_STEPS if i < len(path)]
     numbers = cosines(path, target, at, f"{key}/cos")
     for i in at:
         numbers[f"{key}/softmax/{i}"], numbers[f"{key}/norm/{i}"] = float(mass[i]), float(path[i].norm())
@@ -78,7 +83,7 @@ def _panels(data: Setting, paths: dict[str, Tensor], target: Tensor, b: int, sho
     norm = [Line(at, p[: shown + 1].norm(dim=1).numpy(), k) for k, p in seen.items()]
     naive = paths["naive/ngd"][:, b]
     lines = [(k, "", p, target, False) for k, p in seen.items()] + [
-        ("normalised, textbook float64", "", naive, target, True)
+        ("normalised, naive float64", "", naive, target, True)
     ]
     return [
         Panel("paths, normalised steps", lines=[*tracks, *tokens, line, ray(target.numpy(), P_MM, "strict")],

@@ -7,15 +7,15 @@ import torch
 
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
-from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw, settled_words
-from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, converged_note, draw
+from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.panel import Array, Line, Panel
 
 COLORS = {"global": "#0072B2", "local": "#D55E00", "neither": "#222222", "not settled": "#999999"}
 
 
 def random_optima(
-    tick: Tick,
+    progress: ProgressCallback,
     sizes: list[list[int]],
     dims: list[int],
     seeds: int = 100,
@@ -25,7 +25,7 @@ def random_optima(
     """Shares of runs by what they select, for p and for W, unit tokens and a unit head that is given.
 
     Args:
-        tick: told the share done.
+        progress: callback that takes the share done.
         sizes: pairs of n and T; the first is the one that the claims are about.
         dims: d.
         seeds: instances of each size and dimension.
@@ -35,8 +35,8 @@ def random_optima(
     Returns:
         ``KIND/MODEL/NxT/D``, shares of all runs: global, local, neither, not settled. Of the first size ``gain/MODEL``,
         the share of global optima at the largest d less that at the smallest, and ``falls/MODEL``, its largest fall
-        from a d to the next, and both for ``settled/MODEL``, the share among settled runs;
-        ``optimal/MODEL``, the share of its settled runs that are locally optimal.
+        from a d to the next, and both for ``settled/MODEL``, the share among converged runs;
+        ``optimal/MODEL``, the share of its converged runs that are locally optimal.
     """
     numbers: dict[str, float] = {}
     panels, settled, speed = [], [], Speed()
@@ -45,11 +45,11 @@ def random_optima(
         result = _train(draw(seeds, n, T, d, queries=model == "W"), steps, lr, speed)
         settled.append(result.settled)
         numbers |= {f"{kind}/{model}/{n}x{T}/{d}": share for kind, share in _shares(result).items()}
-        tick((at + 1) / len(runs))
+        progress((at + 1) / len(runs))
     for model in ("p", "W"):
         numbers |= _summary(model, sizes[0], dims, numbers)
         panels += [_panel(model, n, T, dims, numbers) for n, T in sizes]
-    return Outcome(numbers, panels, [settled_words(torch.cat(settled))], speed.ratio)
+    return Outcome(numbers, panels, [converged_note(torch.cat(settled))], speed.ratio)
 
 
 def _train(drawn: Drawn, steps: int, lr: float, speed: Speed) -> EnsembleResult:
@@ -81,7 +81,7 @@ def _summary(model: str, size: list[int], dims: list[int], numbers: dict[str, fl
 
 
 def _trend(key: str, share: Array) -> dict[str, float]:
-    """Last less first, and the largest fall from one to the next; NaN where one is (none settled)."""
+    """Last less first, and the largest fall from one to the next; NaN where one is (none converged)."""
     fall = np.maximum(0.0, -np.diff(share)).max(initial=0.0)  # not Python's max: it passes over NaN
     return {f"gain/{key}": float(share[-1] - share[0]), f"falls/{key}": float(fall)}
 

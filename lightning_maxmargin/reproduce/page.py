@@ -13,8 +13,8 @@ from lightning_maxmargin.run.directory import versions
 #: Above the tables.
 LEGEND = (
     "Columns: published is what the paper or its public code prints; ours comes from exact gradients; naive from "
-    "textbook autograd in the precision of the publication, where it was run; asked is the bound that ours is held "
-    "against; holds says whether it is met."
+    "autograd through softmax in the precision of the publication, where it was run; asked is the bound that ours is "
+    "held against; holds says whether it is met."
 )
 
 
@@ -26,7 +26,7 @@ def write_page(finished: list[Finished], out: Path, quick: bool) -> Path:
     environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
     text = environment.get_template("page.html").render(
-        summary=summary_words(finished, quick),
+        summary=summary_text(finished, quick),
         legend=LEGEND,
         option=" --quick" if quick else "",
         columns=COLUMNS,
@@ -40,31 +40,31 @@ def write_page(finished: list[Finished], out: Path, quick: bool) -> Path:
     return page
 
 
-def summary_words(finished: list[Finished], quick: bool) -> str:
+def summary_text(finished: list[Finished], quick: bool) -> str:
     """How many claims hold, in how long, on what."""
     rows = [row for f in finished for row in f.rows]
     seconds = sum(f.seconds for f in finished)
     kind = "with the reduced settings of --quick" if quick else "with the full settings"
     return (
         f"{sum(r.holds for r in rows)} of {len(rows)} claims hold, {len(finished)} experiments {kind}, "
-        f"{time_words(seconds)} on {platform.machine()}."
+        f"{time_text(seconds)} on {platform.machine()}."
     )
 
 
-def time_words(seconds: float) -> str:
+def time_text(seconds: float) -> str:
     """Seconds below two minutes, else minutes."""
     return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.1f} minutes"
 
 
 def as_markdown(finished: list[Finished], quick: bool) -> str:
     """One section per experiment: table of claims, figure, what was counted, time and ratio to the public loop."""
-    lines = [summary_words(finished, quick), "", *_costs(finished), LEGEND, ""]
+    lines = [summary_text(finished, quick), "", *_costs(finished), LEGEND, ""]
     for f in finished:
         e = f.experiment
         lines += [
             f"## {e.title}",
             "",
-            f"`maxmargin reproduce {e.name}{' --quick' if quick else ''}` · {e.source} · {cost_words(f)}",
+            f"`maxmargin reproduce {e.name}{' --quick' if quick else ''}` · {e.source} · {cost_text(f)}",
             "",
         ]
         lines += ["| " + " | ".join(COLUMNS[1:]) + " |", "|" + "---|" * (len(COLUMNS) - 1)]
@@ -85,7 +85,7 @@ def _costs(finished: list[Finished]) -> list[str]:
     return [*lines, ""]
 
 
-def cost_words(f: Finished) -> str:
+def cost_text(f: Finished) -> str:
     """Seconds, and the speed of training over the public loop where it was measured."""
     ratio = f.outcome.loop_ratio
     return f"{f.seconds:.1f} s" + ("" if ratio is None else f", {ratio:.0f} times the public loop")

@@ -14,8 +14,8 @@ from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.data.paper import PaperData
 from lightning_maxmargin.metrics import direction_gap
+from lightning_maxmargin.reproduce.naive import NaiveEnsemble
 from lightning_maxmargin.reproduce.panel import Array, Line, Panel
-from lightning_maxmargin.reproduce.textbook import TextbookEnsemble
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Setting:
         return EnsembleState(self.stacked(len(attention)), attention.movedim(0, -1), **self._head(attention, head, -1),
                              **options)  # fmt: skip
 
-    def textbook(
+    def naive(
         self, attention: Tensor, head: Tensor | None = None, dtype: torch.dtype = torch.float64, **options: Any
-    ) -> TextbookEnsemble:
+    ) -> NaiveEnsemble:
         """The same by autograd, in any dtype."""
         B = len(attention)
         keys, labels, values, queries = (
@@ -50,7 +50,7 @@ class Setting:
         )
         assert keys is not None
         assert labels is not None
-        return TextbookEnsemble(keys, labels, values, queries, attention, **self._head(attention, head, 0), **options)
+        return NaiveEnsemble(keys, labels, values, queries, attention, **self._head(attention, head, 0), **options)
 
     def _head(self, attention: Tensor, head: Tensor | None, last: int) -> dict[str, Any]:
         if head is not None:
@@ -85,9 +85,7 @@ def _repeat(x: Tensor, copies: int) -> Tensor:
     return x.expand(copies, *x.shape)
 
 
-def record(
-    model: EnsembleState | TextbookEnsemble, steps: int, at: Iterable[int] | None = None
-) -> tuple[Tensor, Tensor]:
+def record(model: EnsembleState | NaiveEnsemble, steps: int, at: Iterable[int] | None = None) -> tuple[Tensor, Tensor]:
     """Attention (k, B, ...) and head (k, B, dv) on the way, at these steps or at all of them, the start included."""
     wanted = set(range(steps + 1) if at is None else at)
     last = isinstance(model, EnsembleState)

@@ -7,17 +7,19 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.reproduce.ensembles import draw
-from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.panel import Line, Panel
 
 NORMS = {"l2": "Frobenius", "nuclear": "nuclear"}
 
 
-def rank(tick: Tick, sizes: list[list[int]], dims: list[int], seeds: int = 100, tolerance: float = 1e-6) -> Outcome:
+def rank(
+    progress: ProgressCallback, sizes: list[list[int]], dims: list[int], seeds: int = 100, tolerance: float = 1e-6
+) -> Outcome:
     """Solves both W problems for the optimal tokens of a random head, for every size, dimension and seed.
 
     Args:
-        tick: told the share done.
+        progress: callback that takes the share done.
         sizes: pairs of n and T.
         dims: d, of tokens and queries alike.
         seeds: instances of each.
@@ -47,7 +49,7 @@ def rank(tick: Tick, sizes: list[list[int]], dims: list[int], seeds: int = 100, 
             numbers[f"rank/{norm}/{n}x{T}/{d}"] = float(r[good].double().mean())
             numbers[f"naive/rank/{norm}/{n}x{T}/{d}"] = float(torch.where(good, r, 1).double().mean())
         bounds.append(torch.full((int(good.sum()),), min(n, d)))
-        tick((at + 1) / len(runs))
+        progress((at + 1) / len(runs))
     joined = {norm: torch.cat(r) for norm, r in ranks.items()}
     for norm, r in joined.items():
         numbers |= {f"rank/{norm}": float(r.double().mean())}

@@ -13,7 +13,7 @@ from lightning_maxmargin.core.batch_directions import InstanceDirections, instan
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
 from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw, percentiles
-from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.panel import Line, Panel
 
 
@@ -49,7 +49,7 @@ class LossState(EnsembleState):
 
 
 def contenders(drawn: Drawn) -> dict[str, tuple[str, Callable[[], EnsembleState]]]:
-    """Key: words and a fresh state."""
+    """Key: label and a fresh state."""
 
     def exact(update: str, lr: float) -> EnsembleState:
         return EnsembleState(drawn.batch(), attention_lr=lr, head_lr=lr, update=update)
@@ -65,23 +65,29 @@ def contenders(drawn: Drawn) -> dict[str, tuple[str, Callable[[], EnsembleState]
 
 
 def rates(
-    tick: Tick, seeds: int = 80, steps: int = 10000, wanted: int = 50, n: int = 10, T: int = 6, d: int = 32
+    progress: ProgressCallback,
+    seeds: int = 80,
+    steps: int = 10000,
+    wanted: int = 50,
+    n: int = 10,
+    T: int = 6,
+    d: int = 32,
 ) -> Outcome:
     """Trains p and v jointly from zero with every optimizer; each run is held against its own rate-coupled limit.
 
     Args:
-        tick: told the share done.
+        progress: callback that takes the share done.
         seeds: of the data.
         steps: of every optimizer, at least 1,000.
-        wanted: instances, settled under both NGD and dual acceleration, that the ratios are over.
+        wanted: instances, converged under both NGD and dual acceleration, that the ratios are over.
         n: sequences.
         T: tokens.
         d: dimensions.
 
     Returns:
         ``gap/KEY/STEP`` and ``margin/KEY/STEP`` at 1,000 and at the end, medians over the runs of an optimizer that
-        settle (all, where none does), ``settled/KEY``; ``ratio/ngd1/1000`` and ``ratio/ngd.1/1000``: median gap of NGD
-        over that of dual acceleration, over ``counted`` instances settled under all three.
+        converge (all, where none does), ``settled/KEY``; ``ratio/ngd1/1000`` and ``ratio/ngd.1/1000``: median gap of
+        NGD over that of dual acceleration, over ``counted`` instances converged under all three.
     """
     drawn, speed = draw(seeds, n, T, d, labels="random"), Speed()
     at = np.unique(np.r_[np.geomspace(10, steps, 30).astype(int), 1000, steps])
@@ -90,7 +96,7 @@ def rates(
     settled: dict[str, Tensor] = {}
     numbers: dict[str, float] = {}
     lines: dict[str, list[Line]] = {"gap": [], "margin": []}
-    for i, (key, (words, make)) in enumerate(field.items()):
+    for i, (key, (name, make)) in enumerate(field.items()):
         state = make()
         with speed.training(drawn, steps):
             path = _path(state, at)
@@ -99,20 +105,20 @@ def rates(
         gaps[key], margins = _along(drawn, path, result)
         shown = result.settled if result.settled.any() else torch.ones_like(result.settled)
         for name, values in (("gap", gaps[key]), ("margin", margins)):
-            label = f"{words} ({float(result.settled.double().mean()):.0%})"
+            label = f"{name} ({float(result.settled.double().mean()):.0%})"
             lines[name].append(percentiles(at, values[:, shown].numpy(), label))
             numbers |= {f"{name}/{key}/{s}": float(values[at == s][0, shown].nanmedian()) for s in {1000, steps}}
         numbers[f"settled/{key}"] = float(result.settled.double().mean())
-        tick((i + 1) / len(field))
+        progress((i + 1) / len(field))
     both = settled["ngd1"] & settled["ngd.1"] & settled["accelerated"]
     chosen = both.nonzero()[:wanted, 0]
     numbers["counted"] = float(len(chosen))
     early = {key: gaps[key][at == 1000][0, chosen].nanmedian() for key in ("ngd1", "ngd.1", "accelerated")}
     numbers |= {f"ratio/{key}/1000": float(early[key] / early["accelerated"]) for key in ("ngd1", "ngd.1")}
-    counts = ", ".join(f"{words}: {int(settled[key].sum())}" for key, (words, _) in field.items())
+    counts = ", ".join(f"{name}: {int(settled[key].sum())}" for key, (name, _) in field.items())
     notes = [
-        f"Settled (half of the SVM's margin, .99 of the attention), of {seeds}: {counts}.",
-        f"{int(both.sum())} instances settle under NGD at both rates and under dual acceleration.",
+        f"Converged (half of the SVM's margin, .99 of the attention), of {seeds}: {counts}.",
+        f"{int(both.sum())} instances converge under NGD at both rates and under dual acceleration.",
         "The margin is the strict problem's; the limit at equal rates is the rate-coupled one, whose is less.",
     ]
     return Outcome(numbers, _panels(lines), notes, speed.ratio)
@@ -122,11 +128,11 @@ def _path(state: EnsembleState, at: np.ndarray) -> list[Tensor]:
     """p (B, d) at the steps ``at``."""
     wanted, seen = set(at.tolist()), []
 
-    def look(step: int) -> None:
+    def evaluate(step: int) -> None:
         if step in wanted:
             seen.append(state.attention.T.clone())
 
-    state.run(int(at[-1]), look)
+    state.run(int(at[-1]), evaluate)
     return seen
 
 
@@ -155,6 +161,6 @@ def _panels(lines: dict[str, list[Line]]) -> list[Panel]:
     for line in lines["margin"]:
         line.label, line.low, line.high = "", None, None
     return [
-        Panel("direction gap of p (share that settles)", "step", "1 − cos, median and 10–90 %", lines["gap"], "xy"),
+        Panel("direction gap of p (share that converges)", "step", "1 − cos, median and 10–90 %", lines["gap"], "xy"),
         Panel("margin over the largest possible", "step", "median", lines["margin"], "x", ylim=(0.0, 1.03)),
     ]

@@ -14,17 +14,21 @@ from lightning_maxmargin.data.paper import PaperData
 from lightning_maxmargin.metrics import direction_gap
 from lightning_maxmargin.paths import RegularizationPath, regularization_path
 from lightning_maxmargin.paths.objective import Head
-from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.panel import Line, Panel
 
 
 def regularization_paths(
-    tick: Tick, radii: Sequence[float], pairs: Sequence[Sequence[float]], starts: int = 4, cone: float = 0.004
+    progress: ProgressCallback,
+    radii: Sequence[float],
+    pairs: Sequence[Sequence[float]],
+    starts: int = 4,
+    cone: float = 0.004,
 ) -> Outcome:
     """Paths of p on ``multi``, of p near a locally optimal token, of W on ``visual1``, and joint on ``joint_relaxed``.
 
     Args:
-        tick: told the share done.
+        progress: callback that takes the share done.
         radii: of the first three.
         pairs: (r, R) of the last; the first four are the published ones.
         starts: random directions tried at each radius.
@@ -45,7 +49,7 @@ def regularization_paths(
         source = PaperData(example)
         paths[name] = regularization_path(source.splits["train"], radii, head=source.head, starts=starts, **options)
         ends[name] = _svm(source, torch.tensor(selected))
-        tick((at + 1) / 4)
+        progress((at + 1) / 4)
     joint = regularization_path(PaperData("joint_relaxed").splits["train"], pairs, starts=starts)
     angles = [math.degrees(math.atan2(float(p[1]), float(p[0]))) for p in joint.attention]
     gaps = {name: [direction_gap(p, ends[name]) for p in path.attention] for name, path in paths.items()}
@@ -64,14 +68,14 @@ def regularization_paths(
     return Outcome(numbers, panels)
 
 
-def nonlinear_head(tick: Tick, radii: Sequence[float], starts: int = 2) -> Outcome:
+def nonlinear_head(progress: ProgressCallback, radii: Sequence[float], starts: int = 2) -> Outcome:
     """Paths of p on ``multi`` under heads that every mixture hurts, and under the linear one.
 
     The third coordinate x_3 is the score of a token, 1 for the selected and .5 for the others; c is the mean selected
     token: psi(x) = x_3^3, tanh 3 x_3, and x_3 - ||x - c||^2 / 10.
 
     Args:
-        tick: told the share done.
+        progress: callback that takes the share done.
         radii: of the paths.
         starts: random directions tried at each radius.
 
@@ -98,7 +102,7 @@ def nonlinear_head(tick: Tick, radii: Sequence[float], starts: int = 2) -> Outco
         residual = max(residual, float(path.residual.max()))
         mixing = min(mixing, _mixing(psi, data.values))
         lines.append(Line(np.array(radii, float), np.maximum(gaps, 1e-17), name))
-        tick((at + 1) / len(heads))
+        progress((at + 1) / len(heads))
     numbers |= {"residual": residual, "mixing": mixing}
     panel = Panel("p of the path", "radius R", "1 − cos to the SVM", lines, log="xy")
     return Outcome(numbers, [panel])

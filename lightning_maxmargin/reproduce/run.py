@@ -19,7 +19,7 @@ from rich.table import Table
 
 from lightning_maxmargin.errors import InputError, NonFiniteError
 from lightning_maxmargin.reproduce.draw import draw_panels
-from lightning_maxmargin.reproduce.experiment import Claim, Experiment, Outcome, one_line
+from lightning_maxmargin.reproduce.experiment import Claim, Experiment, Outcome, ProgressCallback, one_line
 from lightning_maxmargin.run.atomic import write_text
 from lightning_maxmargin.run.directory import versions
 
@@ -38,7 +38,7 @@ class Row:
 
     @property
     def cells(self) -> list[str]:
-        """The row as words, in the order of :data:`COLUMNS`."""
+        """The row as text, in the order of :data:`COLUMNS`."""
         c = self.claim
         published = "-" if c.published is None else str(c.published)
         holds = "yes" if self.holds else "NO" if self.ours is not None else "no such number"
@@ -77,9 +77,11 @@ def run_experiments(experiments: list[Experiment], out: Path, quick: bool, finis
         bar = progress.add_task("reproduce", total=len(experiments))
         for done, experiment in enumerate(experiments):
             progress.update(bar, description=experiment.name, completed=done)
-            finished.append(
-                run_one(experiment, out, quick, lambda x, done=done: progress.update(bar, completed=done + min(x, 1.0)))
-            )
+
+            def advance(share: float, done: int = done) -> None:
+                progress.update(bar, completed=done + min(share, 1.0))
+
+            finished.append(run_one(experiment, out, quick, advance))
         progress.update(bar, description="reproduce", completed=len(experiments))
 
 
@@ -87,7 +89,7 @@ def run_experiments(experiments: list[Experiment], out: Path, quick: bool, finis
 WRONG_SETTINGS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, AssertionError, RuntimeError)
 
 
-def run_one(experiment: Experiment, out: Path, quick: bool, tick: object = lambda _: None) -> Finished:
+def run_one(experiment: Experiment, out: Path, quick: bool, progress: ProgressCallback = lambda _: None) -> Finished:
     """Runs one experiment and writes its folder, all of it or none: figure.png, figure.pdf, claims.csv, numbers.json.
 
     Raises:
@@ -96,7 +98,7 @@ def run_one(experiment: Experiment, out: Path, quick: bool, tick: object = lambd
     start = time.perf_counter()
     try:
         with _one_thread():
-            outcome = experiment.run(tick, quick)  # type: ignore[arg-type]
+            outcome = experiment.run(progress, quick)
     except (InputError, NonFiniteError):
         raise
     except WRONG_SETTINGS as error:

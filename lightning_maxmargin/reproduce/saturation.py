@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.gradient_errors import (
     COLORS,
     DTYPES,
@@ -27,12 +27,17 @@ SIZES = {"n": 6, "T": 8, "d": 10}
 
 
 def saturation(
-    tick: Tick, seeds: int = 100, steps: int = 2000, points: int = 150, far_steps: int = 6000, lr: float = 0.1
+    progress: ProgressCallback,
+    seeds: int = 100,
+    steps: int = 2000,
+    points: int = 150,
+    far_steps: int = 6000,
+    lr: float = 0.1,
 ) -> Outcome:
     """Gradients of the attention along exact paths, and runs that step along each kind of gradient.
 
     Args:
-        tick: told the share done.
+        progress: callback that takes the share done.
         seeds: random instances, n=6, T=8, d=10, W trained, head given.
         steps: normalised steps of every run.
         points: of the relaxed example at which gradients are compared with one in 50 decimal digits.
@@ -46,37 +51,37 @@ def saturation(
         ``CASE/KIND`` and ``CASE/KIND/STEP``: cosine of a trained direction; ``random/unsettled``, seeds left out.
 
     Raises:
-        InputError: no seed settles in so few steps.
+        InputError: no seed converges in so few steps.
     """
     numbers: dict[str, float] = {}
     panels = [relaxed_errors(numbers, points, far_steps)]
-    tick(0.2)
+    progress(0.2)
     random = Started.random(**SIZES, seeds=range(seeds))
     at = np.unique(np.r_[0, log_steps(steps), [s for s in (500, 1000) if s < steps]])
     runs = _runs(random, at, lr)
-    tick(0.7)
-    target, margin, settled = _settled(random, runs["exact"], at)
-    if not settled.any():
-        raise InputError(f"saturation: after {steps} steps none of {seeds} seeds has settled; give more steps")
-    numbers["random/unsettled"], numbers["random/settled"] = int((~settled).sum()), int(settled.sum())
-    panels.append(random_errors(numbers, random, runs["exact"], margin, settled))
+    progress(0.7)
+    target, margin, converged = _converged(random, runs["exact"], at)
+    if not converged.any():
+        raise InputError(f"saturation: after {steps} steps none of {seeds} seeds has converged; give more steps")
+    numbers["random/unsettled"], numbers["random/settled"] = int((~converged).sum()), int(converged.sum())
+    panels.append(random_errors(numbers, random, runs["exact"], margin, converged))
     for case in CASES:
         batch = Started.of(case)
         runs_of = _runs(batch, at, lr)
         panels.append(_training(numbers, f"training, {CASES[case]}", case, runs_of, at, _limit(batch, case)))
-        tick(0.7 + 0.05 * len(panels))
-    kept = {kind: run[:, settled] for kind, run in runs.items()}
-    title = f"training, random data, {int(settled.sum())} seeds"
-    panels.append(_training(numbers, title, "random", kept, at, target[settled]))
-    note = f"{int((~settled).sum())} of {seeds} seeds left out: token, SVM or softmax not settled at step {steps}."
+        progress(0.7 + 0.05 * len(panels))
+    kept = {kind: run[:, converged] for kind, run in runs.items()}
+    title = f"training, random data, {int(converged.sum())} seeds"
+    panels.append(_training(numbers, title, "random", kept, at, target[converged]))
+    note = f"{int((~converged).sum())} of {seeds} seeds left out: token, SVM or softmax not converged at step {steps}."
     tight = "The tight example hides it: there rounded runs happen to stop within 2e-6 of the SVM."
-    words = "Bands: quartiles over the seeds; a gradient of exactly 0 counts as cosine 0."
-    return Outcome(numbers, panels, [note, tight, words])
+    bands = "Bands: quartiles over the seeds; a gradient of exactly 0 counts as cosine 0."
+    return Outcome(numbers, panels, [note, tight, bands])
 
 
 def _runs(batch: Started, at: np.ndarray, lr: float) -> dict[str, Tensor]:
     """Attention (steps, B, ...) of every kind of run."""
-    models: dict[str, Any] = {name: batch.textbook(dtype, lr) for name, dtype in DTYPES.items()}
+    models: dict[str, Any] = {name: batch.naive(dtype, lr) for name, dtype in DTYPES.items()}
     models["exact"], models["exact float32"] = batch.exact(lr), batch.exact(lr, torch.float32)
     return {kind: record(model, int(at[-1]), at.tolist())[0] for kind, model in models.items()}
 
@@ -124,7 +129,7 @@ def _limit(batch: Started, case: str) -> Tensor:
     ).attention.direction[None]
 
 
-def _settled(batch: Started, path: Tensor, at: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+def _converged(batch: Started, path: Tensor, at: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     """SVM (B, d, dq) and margin (B,) of the selected tokens; which stand since half time above .99."""
     from lightning_maxmargin.svm import solve_att_svm
 

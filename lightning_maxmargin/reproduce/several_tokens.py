@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import direction_gap
 
-MASKED, KEPT = 1e-6, 1e-3
+MAX_MASKED_WEIGHT, MIN_ACTIVE_WEIGHT = 1e-6, 1e-3
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class SeveralTokens:
         combined: (seeds,), 1 - correlation of W with W_fin + R W_dir, R by least squares; NaN where rejected.
         direction: (seeds,), with W_dir alone.
         one_token: (seeds,), with the SVM of the token of largest weight.
-        kept: (seeds, n, T) bool.
+        kept: (seeds, n, T) bool, the active sets O_i.
         W: (seeds, d, d), as trained.
     """
 
@@ -50,11 +50,11 @@ def several_tokens(
 ) -> SeveralTokens:
     r"""Trains W of ``f(X) = 1' relu(V X' softmax(X W z))`` on random data by normalised gradient descent.
 
-    A nonlinear head may want a mixture of tokens. Then W grows along W_dir, which separates the kept tokens O_i from
+    A nonlinear head may want a mixture of tokens. Then W grows along W_dir, which separates the active set O_i from
     the masked, while W_fin sets the ratios within O_i: ``W ~ W_fin + R W_dir``, from
     :func:`~lightning_maxmargin.svm.active_set.solve_finite_part` and
     :func:`~lightning_maxmargin.svm.active_set.solve_kept_svm`.
-    Tokens with weight below 1e-6 are masked, above 1e-3 kept; a seed with one in between is rejected.
+    Tokens with weight below 1e-6 are masked, above 1e-3 active; a seed with one in between is rejected.
 
     V = randn(d, d) / ||V||_F; tokens and queries of unit length; labels -1 or 1; W starts uniform in +-1/sqrt(d), as a
     linear layer does; the loss is logistic. All seeds run as one batch.
@@ -83,14 +83,14 @@ def several_tokens(
     """
     for name, value in (("dim", dim), ("seeds", seeds), ("n", n), ("T", T), ("steps", steps), ("lr", lr)):
         if not value > 0:
-            raise InputError(f"several_tokens: {name} is {value}; a positive number is asked")
+            raise InputError(f"several_tokens: {name} is {value}; expected a positive number")
     model = _Model(*(torch.stack(x) for x in zip(*(_draw(dim, n, T, seed + k) for k in range(seeds)), strict=True)))
     for _ in range(steps):
         g = model.gradient()
         model.W = model.W - lr * g / g.flatten(1).norm(dim=1).clamp_min(1e-300)[:, None, None]
     s = model.attention()
-    kept = s > KEPT
-    between = ((s >= MASKED) & ~kept).flatten(1).any(1)
+    kept = s > MIN_ACTIVE_WEIGHT
+    between = ((s >= MAX_MASKED_WEIGHT) & ~kept).flatten(1).any(1)
     gaps = [_gaps(model, s, kept, b) if not between[b] else None for b in range(seeds)]
     accepted = torch.tensor([gap is not None for gap in gaps])
     nan = (float("nan"),) * 3

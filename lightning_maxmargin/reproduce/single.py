@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.panel import Panel, ray
 from lightning_maxmargin.reproduce.paths import Setting, cosine, entries, gap_panel, record, track
 
@@ -16,7 +16,7 @@ COLORS = {"gmm": "relaxed", "lmm": "strict"}
 
 
 def single(
-    tick: Tick,
+    progress: ProgressCallback,
     example: Literal["single_global", "single_local"],
     starts: list[float],
     xlim: tuple[float, float],
@@ -27,11 +27,11 @@ def single(
     """p by normalised steps from p(0) = (0, y) for several y.
 
     Args:
-        tick: told the share done.
+        progress: callback that takes the share done.
         example: ``single_global`` or ``single_local``.
         starts: the y.
         xlim: of the picture.
-        steps: of exact and of textbook float64 gradients.
+        steps: of exact and of naive float64 gradients.
         lr: of both.
         shown: steps in the picture.
 
@@ -46,8 +46,8 @@ def single(
     p0 = torch.tensor([[0.0, y] for y in starts]).double()
     exact = data.exact(p0, attention_lr=lr)
     p, _ = record(exact, steps)
-    tick(0.5)
-    naive, _ = record(data.textbook(p0, attention_lr=lr), steps)
+    progress(0.5)
+    naive, _ = record(data.naive(p0, attention_lr=lr), steps)
     selected = exact.selected()[:, 0].tolist()
     numbers = entries("gmm", limits["gmm"]) | entries("lmm", limits["lmm"])
     numbers |= {f"selected/{y:g}": token for y, token in zip(starts, selected, strict=True)}

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from lightning_maxmargin.callbacks import AttentionSource, HeadMonitor
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.maps import map_panels
 from lightning_maxmargin.reproduce.panel import Line, Panel
 from lightning_maxmargin.reproduce.transformer import ClsTransformer
@@ -23,7 +23,7 @@ from lightning_maxmargin.reproduce.transformer_data import Tokens, digits, requi
 
 
 def sparsify(
-    tick: Tick,
+    progress: ProgressCallback,
     data: Literal["digits", "reviews"],
     epochs: int = 40,
     every: int = 4,
@@ -31,35 +31,35 @@ def sparsify(
     seed: int = 0,
     model: dict[str, Any] | None = None,
 ) -> Outcome:
-    """Trains a small transformer in the ordinary way and looks at every head on the way.
+    """Trains a small transformer in the ordinary way and evaluates every head on the way.
 
     Args:
-        tick: told the share done.
+        progress: callback that takes the share done.
         data: ``digits`` (images) or ``reviews`` (sentences).
         epochs: of training.
-        every: epochs between two looks.
-        samples: training sequences that are looked at.
+        every: epochs between two evaluations.
+        samples: training sequences that are evaluated.
         seed: of weights, split and order.
         model: settings of :class:`ClsTransformer`.
 
     Returns:
         ``norm`` and ``sparsity`` at the ``/start`` and ``/end`` and their ``/ratio``, means over heads;
-        ``correlation`` of the two over the looks; ``accuracy`` on the test split; ``relative_margin/smallest``,
+        ``correlation`` of the two over the evaluations; ``accuracy`` on the test split; ``relative_margin/smallest``,
         ``/median`` and ``rows_met`` at the end, means over heads; ``certified``, the share of SVMs that are.
     """
     if data not in ("digits", "reviews"):
         raise InputError(f"sparsify.data: {data!r} is none of digits, reviews")
     tokens = digits(seed) if data == "digits" else reviews(seed)
-    module, monitor = train(tokens, tick, epochs, every, samples, seed, model or {})
-    looks = looks_of(monitor)
-    numbers = numbers_of(looks, accuracy(module, tokens))
+    module, monitor = train(tokens, progress, epochs, every, samples, seed, model or {})
+    history = history_of(monitor)
+    numbers = numbers_of(history, accuracy(module, tokens))
     panels = [
-        _panel(looks, "norm/attention", "weights of a head", "‖W‖, Frobenius", named=True),
-        _panel(looks, "attention/sparsity", "sparsity of the [CLS] rows", "‖s‖₁ / ‖s‖∞, mean"),
-        _panel(looks, "relative_margin/attention", "smallest margin", "of the Att-SVM's", log="y"),
-        _panel(looks, "relative_margin/median", "median margin over sequences", "of the Att-SVM's", log="y"),
-        _panel(looks, "svm/rows_met", "rows that meet the Att-SVM's margin", "share"),
-        *map_panels(tokens, monitor.rows, looks["epoch"]),
+        _panel(history, "norm/attention", "weights of a head", "‖W‖, Frobenius", named=True),
+        _panel(history, "attention/sparsity", "sparsity of the [CLS] rows", "‖s‖₁ / ‖s‖∞, mean"),
+        _panel(history, "relative_margin/attention", "smallest margin", "of the Att-SVM's", log="y"),
+        _panel(history, "relative_margin/median", "median margin over sequences", "of the Att-SVM's", log="y"),
+        _panel(history, "svm/rows_met", "rows that meet the Att-SVM's margin", "share"),
+        *map_panels(tokens, monitor.rows, history["epoch"]),
     ]
     length = tokens.train.tensors[0].shape[1] + 1
     note = f"{samples} training sequences of up to {length} tokens; test accuracy {numbers['accuracy']:.3f}."
@@ -81,7 +81,7 @@ def require(data: str = "digits", **_: Any) -> None:
 
 
 def train(
-    tokens: Tokens, tick: Tick, epochs: int, every: int, samples: int, seed: int, model: dict[str, Any]
+    tokens: Tokens, progress: ProgressCallback, epochs: int, every: int, samples: int, seed: int, model: dict[str, Any]
 ) -> tuple[ClsTransformer, HeadMonitor]:
     """A trained module and what was seen on the way; global random states stay as they were."""
     x = tokens.train.tensors[0]
@@ -91,13 +91,14 @@ def train(
         torch.manual_seed(seed)
         module = ClsTransformer(x.shape[2], x.shape[1], tokens.classes, **model)
         monitor = HeadMonitor(
-            sources=sources_of(module), data=_looked_at(tokens, samples), samples=samples, maps=samples,
+            sources=sources_of(module), data=_evaluated(tokens, samples), samples=samples, maps=samples,
             every_n_epochs=every,
             forward=lambda m, batch: m(*batch[:2]),
         )  # fmt: skip
         trainer = pl.Trainer(
-            max_epochs=epochs, accelerator="cpu", devices=1, callbacks=[monitor, _Told(tick, epochs)], logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            max_epochs=epochs, accelerator="cpu", devices=1, logger=False,
+            callbacks=[monitor, _EpochProgress(progress, epochs)], enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(module, DataLoader(tokens.train, 64, shuffle=True))
     return module, monitor
@@ -122,8 +123,8 @@ def accuracy(module: ClsTransformer, tokens: Tokens) -> float:
         return float((module(x, *mask).argmax(1) == labels).double().mean())
 
 
-def looks_of(monitor: HeadMonitor) -> dict[str, Any]:
-    """``epoch`` (looks,), ``heads`` by name, and each measured key as (looks, heads)."""
+def history_of(monitor: HeadMonitor) -> dict[str, Any]:
+    """``epoch`` (evaluations,), ``heads`` by name, and each measured key as (evaluations, heads)."""
     heads = list(monitor.rows[0][1])
     keys = {key.split("/", 2)[2] for key in monitor.history[0] if key.startswith("layer1/")}
     seen: dict[str, Any] = {
@@ -133,12 +134,14 @@ def looks_of(monitor: HeadMonitor) -> dict[str, Any]:
     return seen | {"epoch": np.array(epochs), "heads": heads}
 
 
-def numbers_of(looks: dict[str, Any], right: float) -> dict[str, float]:
+def numbers_of(history: dict[str, Any], right: float) -> dict[str, float]:
     """What the claims are held against."""
     from scipy.stats import spearmanr
 
-    norm, sparse = (looks[key].astype(float).mean(1) for key in ("norm/attention", "attention/sparsity"))
-    last = {key: float(np.nanmean(looks[key][-1].astype(float))) for key in looks if "margin" in key or "rows" in key}
+    norm, sparse = (history[key].astype(float).mean(1) for key in ("norm/attention", "attention/sparsity"))
+    last = {
+        key: float(np.nanmean(history[key][-1].astype(float))) for key in history if "margin" in key or "rows" in key
+    }
     return {
         **{f"{name}/{at}": float(x[i]) for name, x in (("norm", norm), ("sparsity", sparse))
            for at, i in (("start", 0), ("end", -1))},
@@ -148,21 +151,21 @@ def numbers_of(looks: dict[str, Any], right: float) -> dict[str, float]:
         "accuracy": right,
         "relative_margin/smallest": last["relative_margin/attention"],
         "relative_margin/median": last["relative_margin/median"],
-        "rows_met/start": float(np.nanmean(looks["svm/rows_met"][0].astype(float))),
+        "rows_met/start": float(np.nanmean(history["svm/rows_met"][0].astype(float))),
         "rows_met/end": last["svm/rows_met"],
-        "certified": float((looks["status/attention"] == "certified").mean()),
+        "certified": float((history["status/attention"] == "certified").mean()),
     }  # fmt: skip
 
 
-class _Told(Callback):
-    def __init__(self, tick: Tick, epochs: int) -> None:
-        self.tick, self.epochs = tick, epochs
+class _EpochProgress(Callback):
+    def __init__(self, progress: ProgressCallback, epochs: int) -> None:
+        self.progress, self.epochs = progress, epochs
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.tick((trainer.current_epoch + 1) / self.epochs)
+        self.progress((trainer.current_epoch + 1) / self.epochs)
 
 
-def _looked_at(tokens: Tokens, samples: int) -> tuple[Tensor | None, ...]:
+def _evaluated(tokens: Tokens, samples: int) -> tuple[Tensor | None, ...]:
     """Tokens, mask or None, and the mask with [CLS] before it."""
     x, _, *masks = (t[:samples] for t in tokens.train.tensors)
     mask = masks[0] if masks else None
@@ -171,10 +174,10 @@ def _looked_at(tokens: Tokens, samples: int) -> tuple[Tensor | None, ...]:
 
 
 def _panel(
-    looks: dict[str, Any], key: str, title: str, ylabel: str, log: Literal["", "y"] = "", named: bool = False
+    history: dict[str, Any], key: str, title: str, ylabel: str, log: Literal["", "y"] = "", named: bool = False
 ) -> Panel:
     """One line a head; the colours are named in one panel of all."""
-    columns = looks[key].astype(float).T
-    names = [name.replace("/", " ") if named else "" for name in looks["heads"]]
-    lines = [Line(looks["epoch"], y, name) for name, y in zip(names, columns, strict=True)]
+    columns = history[key].astype(float).T
+    names = [name.replace("/", " ") if named else "" for name in history["heads"]]
+    lines = [Line(history["epoch"], y, name) for name, y in zip(names, columns, strict=True)]
     return Panel(title, "epoch", ylabel, lines, log)

@@ -7,19 +7,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.reproduce.experiment import Outcome, Tick
+from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.panel import Line, Panel, ray
 from lightning_maxmargin.reproduce.paths import Setting, cosine, cosines, entries, gap_panel, record, track
 from lightning_maxmargin.reproduce.states import FactoredState
 
-SEEN = (100, 500, 1000, 2000, 3000)
+PRINTED_STEPS = (100, 500, 1000, 2000, 3000)
 NAMES = {"frobenius": "Frobenius", "nuclear": "nuclear"}
 COLORS = ("relaxed", "strict")
 Axes = tuple[float, float]
 
 
 def visual(
-    tick: Tick,
+    progress: ProgressCallback,
     example: Literal["visual1", "visual2"],
     optimal: list[int],
     xlim: Axes,
@@ -32,12 +32,12 @@ def visual(
     """W from 0 and (K, Q) from K = .1 randn, Q = 0, by normalised steps with the example's head.
 
     Args:
-        tick: told the share done.
+        progress: callback that takes the share done.
         example: ``visual1`` or ``visual2``.
         optimal: the token of highest score in each sequence.
         xlim: of the pictures.
         ylim: of the pictures.
-        steps: of exact and of textbook float64 gradients.
+        steps: of exact and of naive float64 gradients.
         lr: of all.
         seeds: starts of K; the median one is drawn.
         lines: whether the separating lines are drawn, not the rays alone.
@@ -50,10 +50,10 @@ def visual(
     """
     data = Setting.of(example)
     targets, numbers = _limits(data, torch.tensor(optimal))
-    w, naive, kq = _trained(tick, data, steps, lr, seeds)
-    tick(0.9)
+    w, naive, kq = _trained(progress, data, steps, lr, seeds)
+    progress(0.9)
     frobenius, nuclear = targets["frobenius"], targets["nuclear"]
-    numbers |= cosines(w, frobenius, SEEN, "cos/w") | cosines(naive, frobenius, SEEN, "naive/cos/w")
+    numbers |= cosines(w, frobenius, PRINTED_STEPS, "cos/w") | cosines(naive, frobenius, PRINTED_STEPS, "naive/cos/w")
     middle = _seeds(kq, nuclear, numbers)
     numbers["cos/w/nuclear"] = cosine(w[-1], nuclear)
     numbers["cos/kq/frobenius"] = cosine(kq[-1, middle], frobenius)
@@ -65,20 +65,22 @@ def visual(
         _plane(data, kq[:, middle], nuclear, optimal, axes, "K and Q trained", lines),
         gap_panel("gap to the SVM", [
             ("W, Frobenius", "relaxed", w, frobenius, False),
-            ("W, textbook float64", "relaxed", naive, frobenius, True),
+            ("W, naive float64", "relaxed", naive, frobenius, True),
             ("K Qᵀ, nuclear", "strict", kq[:, middle], nuclear, False),
         ]),
     ]  # fmt: skip
     return Outcome(numbers, panels)
 
 
-def _trained(tick: Tick, data: Setting, steps: int, lr: float, seeds: int) -> tuple[Tensor, Tensor, Tensor]:
-    """W by exact and by textbook gradients, (steps + 1, d, dq), and K Q' of every seed."""
+def _trained(
+    progress: ProgressCallback, data: Setting, steps: int, lr: float, seeds: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """W by exact and by naive gradients, (steps + 1, d, dq), and K Q' of every seed."""
     zero = data.keys.new_zeros(1, 2, 2)
     w = record(data.exact(zero, attention_lr=lr), steps)[0][:, 0]
-    tick(0.25)
-    naive = record(data.textbook(zero, attention_lr=lr), steps)[0][:, 0]
-    tick(0.5)
+    progress(0.25)
+    naive = record(data.naive(zero, attention_lr=lr), steps)[0][:, 0]
+    progress(0.5)
     K = torch.stack([torch.randn(2, 2, generator=torch.Generator().manual_seed(s)) for s in range(seeds)]).double()
     factored = FactoredState(data.stacked(seeds), 0.1 * K, data.exact(zero.repeat(seeds, 1, 1)).head, lr)
     kq = record(factored, steps)[0]
@@ -104,7 +106,7 @@ def _limits(data: Setting, optimal: Tensor) -> tuple[dict[str, Tensor], dict[str
 def _seeds(kq: Tensor, target: Tensor, numbers: dict[str, float]) -> int:
     """Adds the cosines over all starts to the numbers, and returns the start that ends at their median."""
     order = [0]
-    for i in (i for i in SEEN if i < len(kq)):
+    for i in (i for i in PRINTED_STEPS if i < len(kq)):
         found = [cosine(x, target) for x in kq[i]]
         order = sorted(range(len(found)), key=found.__getitem__)
         numbers[f"cos/kq/{i}"], numbers[f"cos/kq/least/{i}"] = found[order[len(order) // 2]], found[order[0]]

@@ -14,15 +14,22 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from lightning_maxmargin.errors import InputError
 
 #: A ``class_path`` imports and runs a module, so a config from elsewhere may name these packages alone.
-TRUSTED = ["lightning_maxmargin", "pytorch_lightning", "lightning", "torch", "torchmetrics", "lightning_fabric"]
+TRUSTED_PACKAGES = [
+    "lightning_maxmargin",
+    "pytorch_lightning",
+    "lightning",
+    "torch",
+    "torchmetrics",
+    "lightning_fabric",
+]
 
 #: How the lines of a nested message begin that only say where it is nested.
-NOISE = (
+NOISE_PREFIXES = (
     "Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value", "Problem with given class_path",
     "Expected a <class 'NoneType'>", "Expected a path but", "Type collections",
 )  # fmt: skip
 
-UNKNOWN = (
+UNKNOWN_OPTION_PATTERNS = (
     r"unrecognized arguments: (--[\w.\-]+)",
     r"does not accept option '([\w.]+)'",
     r"Option '([\w.]+)' is not accepted",
@@ -31,9 +38,9 @@ UNKNOWN = (
 
 
 def allow_imports(trust_config: bool) -> None:
-    """Lets a config import from :data:`TRUSTED` alone, or, with ``trust_config``, from anywhere."""
+    """Lets a config import from :data:`TRUSTED_PACKAGES` alone, or, with ``trust_config``, from anywhere."""
     if not trust_config:
-        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=TRUSTED)
+        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=TRUSTED_PACKAGES)
 
 
 def one_line(error: BaseException, parser: ArgumentParser | None = None, models: Sequence[type] = ()) -> str:
@@ -53,7 +60,7 @@ def one_line(error: BaseException, parser: ArgumentParser | None = None, models:
         return str(own)
     text = str(error)
     keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', text)))
-    unknown = next((m for pattern in UNKNOWN if (m := re.search(pattern, text))), None)
+    unknown = next((m for pattern in UNKNOWN_OPTION_PATTERNS if (m := re.search(pattern, text))), None)
     if unknown:
         return _unknown(".".join([*keys, unknown.group(1).removeprefix("--")]), [parser, *map(_arguments, models)])
     missing = re.search(r"following arguments are required: ([\w., ]+)", text)
@@ -66,7 +73,7 @@ def one_line(error: BaseException, parser: ArgumentParser | None = None, models:
 
 
 def is_input(error: BaseException) -> bool:
-    """Whether the input is to blame: the parser says so, or an :class:`InputError`, as such or wrapped by it."""
+    """Whether the input is at fault: the parser says so, or an :class:`InputError`, as such or wrapped by it."""
     return isinstance(error, ArgumentError) or any(isinstance(e, InputError) for e in _chain(error))
 
 
@@ -91,9 +98,8 @@ def _unknown(name: str, parsers: Sequence[ArgumentParser | None]) -> str:
 
 
 def _denied(name: str) -> str:
-    return (
-        f"a config may name classes of {', '.join(TRUSTED[:5])}, and {name} is none; add --trust-config if you trust it"
-    )
+    trusted = ", ".join(TRUSTED_PACKAGES[:5])
+    return f"a config may name classes of {trusted}, and {name} is none; add --trust-config if you trust it"
 
 
 def _unfit(text: str) -> str | None:
@@ -135,7 +141,7 @@ def _imported(path: str) -> Any:
 def _reason(text: str) -> str:
     """The most specific of the reasons a parser lists."""
     lines = [line.strip().removeprefix("- ") for line in text.splitlines()]
-    reasons = [line for line in lines if line and not line.startswith(NOISE)]
+    reasons = [line for line in lines if line and not line.startswith(NOISE_PREFIXES)]
     given = next((m.group(1) for line in lines if (m := re.match(r"Given value: (\S+)$", line))), None)
     inline = re.match(r'Parser key "[^"]+": *(.+)', lines[0]) if lines else None
     reason = (inline.group(1) if inline else None) or (reasons[0] if reasons else text.split("\n")[0])

@@ -57,8 +57,8 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("norm (attention, head)", f"{_number(summary['norm/attention'])}, {_number(summary['norm/head'])}"),
     ]
     if summary["svm/norm"]:
-        words = f"relative margin in the optimizer's norm ({summary['svm/norm']})"
-        lines.append((words, _share(summary["relative_margin/norm"])))
+        label = f"relative margin in the optimizer's norm ({summary['svm/norm']})"
+        lines.append((label, _share(summary["relative_margin/norm"])))
     if summary["selection/accuracy"] is not None:
         lines.insert(0, ("selection accuracy (train, test)", pair("selection/accuracy", "test/selection/accuracy")))
     elif summary["selection/tokens"]:
@@ -82,9 +82,9 @@ def _ensemble_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     gaps.append(("head", "median direction gap of the head"))
     return [
         ("instances, certified", f"{count:,}, {_share(summary['ensemble/certified'])}"),
-        ("settled", _share(summary["ensemble/settled"])),
+        ("converged", _share(summary["ensemble/settled"])),
         ("of these global, local optima, neither", optima),
-        *((words, _number(summary[f"direction_gap/{k}"])) for k, words in gaps if summary[f"direction_gap/{k}"]),
+        *((label, _number(summary[f"direction_gap/{k}"])) for k, label in gaps if summary[f"direction_gap/{k}"]),
         ("median relative margin", _share(summary["relative_margin/attention"])),
         ("median norm", _number(summary["norm/attention"])),
         _time(summary),

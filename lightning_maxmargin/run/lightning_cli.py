@@ -40,7 +40,7 @@ DEFAULTS = {
     "max_steps": 10_000, "max_epochs": -1, "enable_model_summary": False, "devices": 1, "log_every_n_steps": 10,
 }  # fmt: skip
 SAVE_EVERY = timedelta(seconds=30)
-LINKED = ("dim", "value_dim", "query_dim", "num_classes")  # of the model, told by the data
+LINKED = ("dim", "value_dim", "query_dim", "num_classes")  # options of the model that follow from the data
 FIT_CALLBACKS = {"monitor": MarginMonitor, "tokens": TokenMonitor, "guard": FiniteGuard}
 
 
@@ -106,14 +106,14 @@ class MarginCLI(LightningCLI):
         return {key: given.get(key) for key in LINKED}
 
     def _refuse_linked(self) -> None:
-        """What the data tell cannot be set otherwise: it would be overridden without a word."""
+        """What follows from the data cannot be set otherwise: it would be overridden silently."""
         path = self.config[self.subcommand].ckpt_path
         for key, now in self._linked().items():
-            told, given = getattr(self.datamodule, key), self.given[key]
-            if given not in (None, told) and given != _default(type(self.model), key):
-                raise InputError(f"model.{key}: {given}, but the data's is {told}; leave it out")
-            if path and now not in (None, told, given):
-                raise InputError(f"ckpt_path: {path} is of data with {key} {now}, these have {told}")
+            of_data, given = getattr(self.datamodule, key), self.given[key]
+            if given not in (None, of_data) and given != _default(type(self.model), key):
+                raise InputError(f"model.{key}: {given}, but the data's is {of_data}; leave it out")
+            if path and now not in (None, of_data, given):
+                raise InputError(f"ckpt_path: {path} is of data with {key} {now}, these have {of_data}")
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
@@ -233,15 +233,15 @@ def _listed(plugins: Any) -> list[Any]:
     return list(plugins) if isinstance(plugins, list | tuple) else [] if plugins is None else [plugins]
 
 
-def run_trainer(words: dict[str, str], commands: dict[str, str]) -> MarginCLI:
-    """Runs what ``sys.argv`` asks of a Trainer.
+def run_trainer(about: dict[str, str], commands: dict[str, str]) -> MarginCLI:
+    """Runs what ``sys.argv`` orders of a Trainer.
 
     Args:
-        words: of the parser: its description.
+        about: keyword arguments of the parser: its description.
         commands: what each command does.
 
     Raises:
-        InputError: the words or the configs are wrong: one line that says what, where and what to do.
+        InputError: the arguments or the configs are wrong: one line that says what, where and what to do.
     """
     strict: dict[str, Any] = {"exit_on_error": False}
     helps = {name: {**strict, "description": commands[name]} for name in MarginCLI.subcommands()}
@@ -252,13 +252,13 @@ def run_trainer(words: dict[str, str], commands: dict[str, str]) -> MarginCLI:
             save_config_callback=RunConfig,
             seed_everything_default=0,
             trainer_defaults=DEFAULTS,
-            parser_kwargs={"prog": "maxmargin", **words, **strict, **helps},
+            parser_kwargs={"prog": "maxmargin", **about, **strict, **helps},
             subclass_mode_data=True,
             subclass_mode_model=True,
             auto_configure_optimizers=False,
         )
     except MisconfigurationException as error:
-        # Lightning's own word for a trainer that cannot be: no such accelerator, strategy or optimizer.
+        # Lightning's own error for a trainer that cannot be: no such accelerator, strategy or optimizer.
         raise InputError(" ".join(str(error).split())) from error
     except (ArgumentError, TypeError, ValueError) as error:
         if not is_input(error):

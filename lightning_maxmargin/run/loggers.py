@@ -25,7 +25,7 @@ def run_loggers(run_dir: Path, name: str, wandb: WandbMode, project: str) -> lis
         wandb: ``offline`` writes the run to disk (``wandb sync`` sends it later), ``online`` sends it.
         project: of W&B.
     """
-    # A row on disk per look: an interrupted run keeps what it has measured.
+    # A row on disk per evaluation: an interrupted run keeps what it has measured.
     csv = CSVLogger(run_dir, name="", version="", flush_logs_every_n_steps=1)
     if wandb == "disabled":
         return [csv]
@@ -112,7 +112,7 @@ class MarginWandbLogger(WandbLogger):
             self._guarded(self._experiment.finish, "W&B did not close its run")
         self._experiment, self._lost = None, True
 
-    def _guarded(self, call: Callable[[], Any], words: str) -> Any:
+    def _guarded(self, call: Callable[[], Any], message: str) -> Any:
         """The call's result, or None and one warning when W&B or the disk fails."""
         import wandb
 
@@ -123,6 +123,6 @@ class MarginWandbLogger(WandbLogger):
         except (wandb.Error, OSError) as error:
             self._lost = True
             rank_zero_warn(
-                f"{words} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'})"
+                f"{message} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'})"
             )
             return None

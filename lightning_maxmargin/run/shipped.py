@@ -55,21 +55,21 @@ def find_config(name: str) -> str:
     raise InputError(f"config: {name} is neither a file nor a shipped config; {hint}")
 
 
-def with_files(words: Sequence[str]) -> list[str]:
-    """The words of a command, with the file in place of every config's name.
+def with_files(argv: Sequence[str]) -> list[str]:
+    """The arguments of a command, with the file in place of every config's name.
 
     Example:
         >>> with_files(["fit", "--name", "joint/relaxed"])
         ['fit', '--name', 'joint/relaxed']
     """
     found: list[str] = []
-    for word in words:
+    for given in argv:
         if found and found[-1] in FLAGS:
-            found.append(_file(word))
-        elif word.startswith("--config="):
-            found.append(f"--config={_file(word.removeprefix('--config='))}")
+            found.append(_file(given))
+        elif given.startswith("--config="):
+            found.append(f"--config={_file(given.removeprefix('--config='))}")
         else:
-            found.append(word)
+            found.append(given)
     return found
 
 

@@ -55,8 +55,8 @@ class RunSummary(Callback):
         values: dict[str, Any] = {}
         for monitor in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(monitor, Monitor | EnsembleMonitor):
-                said = " ".join(filter(None, (values.get("message"), monitor.message)))
-                values |= {"gradient": getattr(pl_module, "gradient", None), **monitor.last, "message": said}
+                message = " ".join(filter(None, (values.get("message"), monitor.message)))
+                values |= {"gradient": getattr(pl_module, "gradient", None), **monitor.last, "message": message}
             if isinstance(monitor, MarginMonitor) and monitor.snapshot is not None:
                 values["selection/tokens"] = first_tokens(monitor.snapshot.selected.tolist())
                 self._write_paths(pl_module, monitor, monitor.snapshot)
@@ -75,19 +75,19 @@ class RunSummary(Callback):
 
     def _write_instances(self, pl_module: pl.LightningModule, monitor: EnsembleMonitor) -> None:
         if monitor.result is not None:
-            text = instances_csv(monitor.result, pl_module.dealt())  # type: ignore[operator]
+            text = instances_csv(monitor.result, pl_module.assigned())  # type: ignore[operator]
             write_text(self.run_dir / "instances.csv", text)
 
     def _write(self, trainer: pl.Trainer, values: dict[str, Any]) -> None:
         if any(isinstance(c, Interrupt) and c.stopped for c in trainer.callbacks):  # type: ignore[attr-defined]
             of = f" of {trainer.max_steps:,}" if trainer.max_steps >= 0 else ""
-            words = f"Interrupted at step {trainer.global_step:,}{of}. {values['message']}"
-            values = {**values, "message": words.rstrip()}
+            message = f"Interrupted at step {trainer.global_step:,}{of}. {values['message']}"
+            values = {**values, "message": message.rstrip()}
         write_summary(self.run_dir, {**values, "name": self.name, "steps": trainer.global_step, "versions": versions()})
 
 
 def first_tokens(selected: list[int], most: int = 20) -> str:
-    """The first selected tokens in words.
+    """The first selected tokens as text.
 
     Example:
         >>> first_tokens([1, 0, 2], most=2)

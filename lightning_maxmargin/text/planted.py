@@ -132,7 +132,7 @@ class PlantedText(SequenceData):
         self.encoder = find_encoder(encoder)
         for name, number in (("T", T), ("train", train), ("test", test)):
             if number < 1:
-                raise InputError(f"data.{name}: {number}; a positive number is asked")
+                raise InputError(f"data.{name}: {number}; expected a positive number")
         if train + test > (most := len(review_sentences().sentences)):
             raise InputError(f"data: {train} train and {test} test documents; there are {most} review sentences")
         self.T, self.sizes, self.cache_dir = T, {"train": train, "test": test}, cache_dir

@@ -76,7 +76,7 @@ def main() -> None:
     runs = 1 if options.quick else 3
     keys, selected, _ = common.planted(n, T, d, seed)
     keys = keys.float()
-    words, size = f"n={n}, T={T}, d={d}, float32", 4 * n * T * d
+    label, size = f"n={n}, T={T}, d={d}, float32", 4 * n * T * d
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "keys.npy"
         np.save(path, keys.numpy())
@@ -86,7 +86,7 @@ def main() -> None:
             with get_context("spawn").Pool(1) as pool:
                 seconds, most, status, gap = pool.apply(measure, (kind, path, selected, runs))
             memory, share = f"{most / 2**20:.0f} MB", f"{most / size:.0%}"
-            rows.append([words, kind, common.time_words(seconds), memory, share, status, f"{gap:.0e}"])
+            rows.append([label, kind, common.time_text(seconds), memory, share, status, f"{gap:.0e}"])
     notes = (
         f"Seed {seed}; medians of {runs}. Memory is what the process took in addition, sampled; the keys themselves, "
         "in memory or mapped, are not counted. In memory, float32 keys are copied to float64."

@@ -43,13 +43,13 @@ class Row:
 
     @property
     def cells(self) -> list[str]:
-        """The row as words: time, ratio to ours, shortfall, runs, target."""
+        """The row as text: time, ratio to ours, shortfall, runs, target."""
         short = f"{max(self.short):.0e}" if self.short else ""
         ratio = f"{statistics.median(self.ratios):.3g}" if self.ratios else ""
-        return [self.case, self.solver, time_words(self.seconds), ratio, short, str(len(self.seconds)), self.target]
+        return [self.case, self.solver, time_text(self.seconds), ratio, short, str(len(self.seconds)), self.target]
 
 
-def time_words(seconds: list[float]) -> str:
+def time_text(seconds: list[float]) -> str:
     """The median with its unit."""
     t = statistics.median(seconds)
     return f"{t * 1e6:.3g} us" if t < 1e-3 else f"{t * 1e3:.3g} ms" if t < 1 else f"{t:.3g} s"
@@ -133,9 +133,9 @@ def write(title: str, columns: list[str], rows: list[list[str]], notes: str) -> 
     PAGE.write_text(page)
 
 
-def flags(words: str) -> argparse.ArgumentParser:
+def flags(description: str) -> argparse.ArgumentParser:
     """The options that all benchmarks have."""
-    parser = argparse.ArgumentParser(description=words.split("\n")[0])
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small problems, few peers")
     parser.add_argument("--keep", action="store_true", help="write the table to docs/benchmarks.md")
     parser.add_argument("--seed", type=int, help="of the problems; a fresh one by default")

@@ -27,7 +27,7 @@ from lightning_maxmargin.svm import RowProblem, Solution, norm_of, solve_att_svm
 from lightning_maxmargin.svm.reference import reference_norm
 
 TARGETS = {("nuclear", "20,10,16"): ">= 15", ("nuclear", "40,10,32"): ">= 40"}
-#: Clarabel's own defaults; the tests' oracle asks for 1e-12 and is slower.
+#: Clarabel's own defaults; the tests' oracle wants 1e-12 and is slower.
 DEFAULTS = {"tol_gap_abs": 1e-8, "tol_gap_rel": 1e-8, "tol_feas": 1e-8}
 
 

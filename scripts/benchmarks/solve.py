@@ -29,9 +29,9 @@ COLUMNS = ["problem", "solver", "time", "times ours", "short of optimum", "runs"
 
 @dataclass
 class Case:
-    """A shape, the peers with the runs each gets, and the targets as words."""
+    """A shape, the peers with the runs each gets, and the targets as text."""
 
-    words: str
+    label: str
     shape: tuple[int, int, int]
     peers: dict[str, int]
     dq: int | None = None
@@ -115,7 +115,7 @@ def run(name: str, case: Case, seed: int) -> list[common.Row]:
             margin = margin or torch.as_tensor(found.margin, dtype=torch.float64).reshape(-1).tolist()
             gap = float(torch.as_tensor(found.gap).max())
             if at:
-                rows.setdefault(solver, common.Row(case.words, solver)).add(seconds, count, first, gap)
+                rows.setdefault(solver, common.Row(case.label, solver)).add(seconds, count, first, gap)
         for solver, runs in case.peers.items():
             # The first round warms up, where a peer is not a matter of minutes.
             if at > runs or (at == 0 and runs < 5):
@@ -125,7 +125,7 @@ def run(name: str, case: Case, seed: int) -> list[common.Row]:
             seconds, found = common.clock(lambda solve=solve, few=few: [solve(D) for D in few])
             gap = max(peers.shortfall(D, p, best) for D, p, best in zip(few, found, margin, strict=False))
             if at:
-                row = rows.setdefault(solver, common.Row(case.words, solver, target=targets.get(solver, "")))
+                row = rows.setdefault(solver, common.Row(case.label, solver, target=targets.get(solver, "")))
                 row.add(seconds * len(data) / len(few), count, first, gap)
     return list(rows.values())
 

@@ -97,10 +97,10 @@ def measure(name: str, runs: int, steps: int | None) -> list[str]:
     done = 0
     for at in range(runs + 1):
         with tempfile.TemporaryDirectory() as folder, Timed() as timed, contextlib.redirect_stdout(io.StringIO()):
-            words = ["fit", "--config", str(ROOT / "configs" / f"{name}.yaml"), "--run_dir", f"{folder}/run"]
-            words += ["--report", "false"] + ([] if steps is None else ["--trainer.max_steps", str(steps)])
+            argv = ["fit", "--config", str(ROOT / "configs" / f"{name}.yaml"), "--run_dir", f"{folder}/run"]
+            argv += ["--report", "false"] + ([] if steps is None else ["--trainer.max_steps", str(steps)])
             with contextlib.redirect_stderr(io.StringIO()):
-                assert maxmargin(words) == 0
+                assert maxmargin(argv) == 0
         done = timed.trainer.global_step
         loop = plain(timed.model, timed.data, done)
         if at:

@@ -36,9 +36,9 @@ def moved(keys: torch.Tensor, by: float, seed: int) -> torch.Tensor:
     return noise if by < 0 else keys + by * noise
 
 
-def measure(words: str, by: float, runs: int, seed: int) -> list[str]:
+def measure(label: str, by: float, runs: int, seed: int) -> list[str]:
     """One line of the table."""
-    n, T, d, dq, count = SHAPES[words]
+    n, T, d, dq, count = SHAPES[label]
     cold, warm, ratios, gaps = [], [], [], []
     for at in range(runs + 1):
         keys, selected, z = common.planted(n, T, d, seed + at, dq, count)
@@ -59,8 +59,8 @@ def measure(words: str, by: float, runs: int, seed: int) -> list[str]:
             gaps.append(float(torch.as_tensor(with_start.gap).max()))
     name = "other keys" if by < 0 else f"{by:.1%}"
     ratio = f"{sorted(ratios)[len(ratios) // 2]:.3g}"
-    times = [common.time_words(cold), common.time_words(warm)]
-    return [words, name, *times, ratio, f"{max(gaps):.0e}", str(runs), TARGETS[by]]
+    times = [common.time_text(cold), common.time_text(warm)]
+    return [label, name, *times, ratio, f"{max(gaps):.0e}", str(runs), TARGETS[by]]
 
 
 def main() -> None:
@@ -69,8 +69,8 @@ def main() -> None:
     torch.set_num_threads(1)
     seed = secrets.randbelow(10**6) if options.seed is None else options.seed
     torch.manual_seed(seed)
-    lines = [(words, by) for words in list(SHAPES)[: 1 if options.quick else None] for by in TARGETS]
-    rows = [measure(words, by, 3 if options.quick else 7, seed) for words, by in track(lines, "solving")]
+    lines = [(label, by) for label in list(SHAPES)[: 1 if options.quick else None] for by in TARGETS]
+    rows = [measure(label, by, 3 if options.quick else 7, seed) for label, by in track(lines, "solving")]
     notes = (
         f"Seed {seed}, a new problem each run, medians after a warm-up run. In the last two lines of each problem an "
         "old answer helps little: it must not cost more than a tenth. CPU seconds of one thread."

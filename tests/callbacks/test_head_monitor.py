@@ -317,7 +317,7 @@ class Odd(Foreign):
         (AttentionSource(keys="unused", queries="q", heads=2), "'unused' was not called in one forward pass"),
         (AttentionSource(keys="relu", queries="q", heads=2), "'relu' (Sequential) is not affine"),
         (AttentionSource(keys="k", queries="q", heads=2), "'k' was called 2 times in one forward pass"),
-        (AttentionSource(keys="out", queries="q", heads=2), "'out' was given (10, 4); (n, T, d) is asked"),
+        (AttentionSource(keys="out", queries="q", heads=2), "'out' was given (10, 4); expected (n, T, d)"),
         (AttentionSource(attention="q", heads=2), "'q' is a Linear, not a MultiheadAttention"),
         (AttentionSource(attention="q"), "'q' is a Linear; give heads"),
         (AttentionSource(keys="v", queries="q", heads=3), "3 do not divide queries of width 4"),

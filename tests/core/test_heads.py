@@ -101,7 +101,7 @@ def test_bad_heads_are_refused(options: dict[str, Any], words: str) -> None:
 
 
 def test_a_module_of_the_wrong_shape_is_refused() -> None:
-    with pytest.raises(InputError, match="is asked"):
+    with pytest.raises(InputError, match="expected"):
         TokenSelector(3, head=torch.nn.Linear(3, 2))(data())
 
 

@@ -143,16 +143,19 @@ def measured(data: Sequences | None) -> list[Tensor]:
 Change = Callable[[Arrays], Any]
 N = torch.nan
 BAD: dict[str, tuple[Change, str]] = {
-    "flat keys": (lambda a: a.update(keys=torch.ones(3, 4)), r"keys have shape \(3, 4\); \(sequences, tokens, dim"),
+    "flat keys": (
+        lambda a: a.update(keys=torch.ones(3, 4)),
+        r"keys have shape \(3, 4\); expected \(sequences, tokens, dim",
+    ),
     "no sequence": (lambda a: a.update(keys=torch.ones(0, 4, 2)), r"keys have shape \(0, 4, 2\); at least one"),
     "no token": (lambda a: a.update(keys=torch.ones(3, 0, 2)), r"keys have shape \(3, 0, 2\); at least one"),
-    "labels too many": (lambda a: a.update(labels=torch.ones(4)), r"labels have shape \(4,\).*ask for \(3\)"),
+    "labels too many": (lambda a: a.update(labels=torch.ones(4)), r"labels have shape \(4,\); expected \(3\)"),
     "labels 2-d": (lambda a: a.update(labels=torch.ones(3, 1)), r"labels have shape \(3, 1\)"),
-    "mask shape": (lambda a: a.update(mask=torch.ones(3, 5)), r"mask have shape \(3, 5\).*ask for \(3, 4\)"),
-    "values shape": (lambda a: a.update(values=torch.ones(3, 3, 5)), r"values have shape.*ask for \(3, 4, dv\)"),
+    "mask shape": (lambda a: a.update(mask=torch.ones(3, 5)), r"mask have shape \(3, 5\).*expected \(3, 4\)"),
+    "values shape": (lambda a: a.update(values=torch.ones(3, 3, 5)), r"values have shape.*expected \(3, 4, dv\)"),
     "values flat": (lambda a: a.update(values=torch.ones(3, 4)), r"values have shape \(3, 4\)"),
-    "queries per token": (lambda a: a.update(queries=torch.ones(3, 4, 2)), r"queries have shape.*ask for \(3, dq\)"),
-    "planted too many": (lambda a: a.update(planted=torch.zeros(5)), r"planted have shape \(5,\).*ask for \(3\)"),
+    "queries per token": (lambda a: a.update(queries=torch.ones(3, 4, 2)), r"queries have shape.*expected \(3, dq\)"),
+    "planted too many": (lambda a: a.update(planted=torch.zeros(5)), r"planted have shape \(5,\); expected \(3\)"),
     "row hidden": (lambda a: a["mask"][1].zero_(), r"sequence 1 has no token"),
     "NaN keys": (lambda a: a["keys"][2, 0].fill_(N), r"keys of sequence 2 hold NaN or Inf"),
     "Inf values": (lambda a: a["values"][1, 1, 4].fill_(torch.inf), r"values of sequence 1 hold NaN or Inf"),

@@ -13,7 +13,7 @@ import pytest
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.figures import RunFiles, draw_figures, write_report
 from lightning_maxmargin.figures.diagnosis import degrees, diagnosis
-from lightning_maxmargin.figures.examples import MOST, choose, show
+from lightning_maxmargin.figures.examples import MAX_EXAMPLES, choose, show
 from lightning_maxmargin.figures.read import Example
 from lightning_maxmargin.figures.style import near_one
 
@@ -223,7 +223,7 @@ def test_examples_are_mixed() -> None:
         return Example(i, 1, -1.0 if i >= 990 else 1.0, ["a", "b"], [0.5, 0.5], 0, 1 if 980 <= i < 990 else 0)
 
     shown = choose([one(i) for i in range(1000)])
-    assert len(shown) == MOST
+    assert len(shown) == MAX_EXAMPLES
     assert sum(e.right is False for e in shown) == 10
     assert sum(e.planted != e.selected for e in shown) == 10
     assert [e.index for e in shown] == sorted(e.index for e in shown)

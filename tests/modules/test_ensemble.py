@@ -105,7 +105,7 @@ def test_the_module_is_the_function(queries: bool) -> None:
     assert module.state.steps == 130
 
 
-def test_lists_are_dealt_out() -> None:
+def test_lists_are_assigned_cyclically() -> None:
     data = RandomInstances(B=4, n=3, T=4, d=5, repeats=2, labels="random")
     module = fit(data, 60, attention_lr=[0.1, 1.0], loss=["logistic", "correlation"], update="normalized", head_lr=0.2)
     one = RandomInstances(B=4, n=3, T=4, d=5, labels="random")
@@ -113,8 +113,8 @@ def test_lists_are_dealt_out() -> None:
         alone = fit(one, 60, attention_lr=rate, loss=loss, update="normalized", head_lr=0.2)
         torch.testing.assert_close(module.state.attention[..., at::2], alone.state.attention, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(module.state.head[..., at::2], alone.state.head, rtol=1e-10, atol=1e-12)
-    assert module.dealt()["attention_lr"] == [0.1, 1.0] * 4
-    assert set(module.dealt()) == {"attention_lr", "loss"}
+    assert module.assigned()["attention_lr"] == [0.1, 1.0] * 4
+    assert set(module.assigned()) == {"attention_lr", "loss"}
 
 
 def test_a_loss_by_instance_is_each_ones_loss() -> None:
@@ -182,7 +182,7 @@ def test_from_the_config_to_the_report(maxmargin: Any) -> None:
     page = (outcome.run_dir / "report.html").read_text()
     assert "Of 30 instances" in page
     assert (outcome.run_dir / "figures" / "ensemble.png").stat().st_size > 10_000
-    assert "settled" in outcome.out
+    assert "converged" in outcome.out
     metrics = (outcome.run_dir / "metrics.csv").read_text().splitlines()
     assert "ensemble/settled" in metrics[0]
     assert len(metrics) > 8
@@ -252,7 +252,7 @@ def test_no_steps_and_few_settled_are_said(maxmargin: Any) -> None:
     none = maxmargin(*RANDOM, "--trainer.max_steps", "0")
     assert none.status == 0, none.err
     few = maxmargin(*RANDOM, "--trainer.max_steps", "2")
-    assert "have settled after 2 steps" in few.summary["message"]
+    assert "have converged after 2 steps" in few.summary["message"]
 
 
 def test_weights_that_are_not_finite_end_the_fit(maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,7 +155,7 @@ def test_every_run_is_one_of_four_kinds() -> None:
             kinds = [found.numbers[f"{k}/{model}/3x3/{d}"] for k in ("global", "local", "neither", "not settled")]
             assert sum(kinds) == pytest.approx(1)
     assert len(found.panels) == 2
-    assert "of 24 runs settled" in found.notes[0]
+    assert "of 24 runs converged" in found.notes[0]
 
 
 def test_ranks_are_of_feasible_instances_alone() -> None:

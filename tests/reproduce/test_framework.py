@@ -16,7 +16,7 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.reproduce.command import FOLDER, _read
 from lightning_maxmargin.reproduce.draw import draw_panels
 from lightning_maxmargin.reproduce.experiment import Claim, read_experiment
-from lightning_maxmargin.reproduce.page import time_words
+from lightning_maxmargin.reproduce.page import time_text
 from lightning_maxmargin.reproduce.panel import Line, Panel, ray
 from lightning_maxmargin.reproduce.run import Row
 
@@ -82,7 +82,7 @@ def test_every_shipped_experiment_can_be_read(path: Path) -> None:
         ("title: ", "title: [1] # ", "title is [1]"),
         ("reproduce.joint.joint", "reproduce.nowhere.joint", "cannot be imported"),
         ("  example: joint_relaxed", "  # example", "example"),
-        ("steps: 1000", "tick: 1000", "tick"),
+        ("steps: 1000", "progress: 1000", "progress"),
         ("steps: 1000", "steps: abc", "fails with these settings"),
         ("steps: 1000", "steps: -5", "fails with these settings"),
         ("steps: 1000", "steps: 5", "fails with these settings"),
@@ -129,7 +129,7 @@ def test_a_wrong_kind_of_entry_is_named(key: str, x: Any, words: str, tmp_path: 
 
 
 def test_a_function_must_return_an_outcome(tmp_path: Path, maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_maxmargin.reproduce.joint.joint", lambda tick, **_: {"x": 1.0})
+    monkeypatch.setattr("lightning_maxmargin.reproduce.joint.joint", lambda progress, **_: {"x": 1.0})
     found = maxmargin("reproduce", "joint_relaxed", "--out", str(tmp_path / "out"))
     assert found.status == 2
     assert "returns no Outcome" in found.error
@@ -160,7 +160,7 @@ def test_the_option_is_called_out_in_errors(tmp_path: Path, maxmargin: Any) -> N
 def test_what_finished_is_kept_when_a_later_one_stops(
     stop: BaseException, tmp_path: Path, maxmargin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def multi(tick: Any, **_: Any) -> None:
+    def multi(progress: Any, **_: Any) -> None:
         raise stop
 
     monkeypatch.setattr("lightning_maxmargin.reproduce.multi.multi", multi)
@@ -178,7 +178,7 @@ def test_what_finished_is_kept_when_a_later_one_stops(
 def test_experiments_compute_on_one_thread(tmp_path: Path, maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
-    def multi(tick: Any, **_: Any) -> None:
+    def multi(progress: Any, **_: Any) -> None:
         seen.append(torch.get_num_threads())
         raise ValueError
 
@@ -239,7 +239,7 @@ def test_a_quick_page_says_so(tmp_path: Path, maxmargin: Any) -> None:
 
 
 def test_long_runs_are_told_in_minutes() -> None:
-    assert [time_words(x) for x in (3.2, 119.0, 150.0)] == ["3 seconds", "119 seconds", "2.5 minutes"]
+    assert [time_text(x) for x in (3.2, 119.0, 150.0)] == ["3 seconds", "119 seconds", "2.5 minutes"]
 
 
 def test_a_failed_claim_is_exit_status_1(tmp_path: Path, maxmargin: Any) -> None:

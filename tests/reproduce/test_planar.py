@@ -52,8 +52,8 @@ def test_a_plain_exact_step_is_the_gradient_itself() -> None:
     data = Setting.of("multi")
     exact = data.exact(torch.zeros(1, 2).double())
     plain = PlainState(exact.data, exact.attention, exact.head, attention_lr=1.0)
-    textbook = data.textbook(torch.zeros(1, 2).double(), attention_lr=1.0, update="plain")
-    assert torch.allclose(record(plain, 20)[0], record(textbook, 20)[0], rtol=0, atol=1e-12)
+    naive = data.naive(torch.zeros(1, 2).double(), attention_lr=1.0, update="plain")
+    assert torch.allclose(record(plain, 20)[0], record(naive, 20)[0], rtol=0, atol=1e-12)
 
 
 def test_the_loss_moves_the_path_by_its_offset() -> None:
@@ -107,5 +107,5 @@ def test_each_dtype_loses_the_gradient_where_softmax_rounds_to_one() -> None:
     assert len(outcome.panels) == 6
     assert found["random/settled"] + found["random/unsettled"] == 4
     assert found["random/exact"] > 0.97
-    with pytest.raises(InputError, match="settled"):
+    with pytest.raises(InputError, match="converged"):
         saturation(_quiet, seeds=2, steps=20, points=2, far_steps=60)

@@ -13,7 +13,7 @@ from lightning_maxmargin.reproduce import transformer_data
 from lightning_maxmargin.reproduce.command import FOLDER
 from lightning_maxmargin.reproduce.experiment import read_experiment
 from lightning_maxmargin.reproduce.maps import map_panels
-from lightning_maxmargin.reproduce.sparsify import looks_of, sparsify, train
+from lightning_maxmargin.reproduce.sparsify import history_of, sparsify, train
 from lightning_maxmargin.reproduce.transformer import ClsTransformer
 from lightning_maxmargin.reproduce.transformer_data import digits, image_of, reviews
 
@@ -98,7 +98,7 @@ def test_a_run_repeats_itself_and_leaves_the_generator_alone() -> None:
 def test_maps_show_the_last_layer_without_cls() -> None:
     data = digits()
     _, monitor = train(data, lambda _: None, 1, 1, 8, 0, {"dim": 8})
-    (panel,) = map_panels(data, monitor.rows, looks_of(monitor)["epoch"])
+    (panel,) = map_panels(data, monitor.rows, history_of(monitor)["epoch"])
     assert panel.image is not None
     rows = monitor.rows[-1][1]
     expected = (rows["layer2/head0"] + rows["layer2/head1"])[0, 1:].view(4, 4) / 2

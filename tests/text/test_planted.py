@@ -136,9 +136,9 @@ def test_every_review_can_be_used_once(folder: str) -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"T": 0}, r"^data.T: 0; a positive number is asked$"),
-        ({"train": 0}, r"^data.train: 0; a positive number is asked$"),
-        ({"test": -1}, r"^data.test: -1; a positive number is asked$"),
+        ({"T": 0}, r"^data.T: 0; expected a positive number$"),
+        ({"train": 0}, r"^data.train: 0; expected a positive number$"),
+        ({"test": -1}, r"^data.test: -1; expected a positive number$"),
         ({"train": 8000, "test": 531}, r"^data: 8000 train and 531 test documents; there are 8530 review sentences$"),
     ],
 )

@@ -11,7 +11,7 @@ from lightning_maxmargin.paths.ball import Array, Cone, Point, minimize_on_ball
 from lightning_maxmargin.paths.objective import Excess, Head, best_tokens
 
 # A radius more than this times the last is reached in steps: a solution is then near the next one's start.
-FACTOR = 2.0
+MAX_RADIUS_RATIO = 2.0
 
 
 class AttentionPath:
@@ -61,8 +61,8 @@ class AttentionPath:
             return []
         x = points[-1].x
         r = float(np.linalg.norm(x))
-        while r * FACTOR < R:
-            r *= FACTOR
+        while r * MAX_RADIUS_RATIO < R:
+            r *= MAX_RADIUS_RATIO
             x = minimize_on_ball(self.f, r, direction(x), self.cone).x
         return [direction(x)]
 

@@ -1,4 +1,4 @@
-"""What the public notebooks do, for the naive column and as the peer of the speed ratio: textbook softmax, autograd."""
+"""What the public notebooks do, for the naive column and as the peer of the speed ratio: plain softmax, autograd."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lightning_maxmargin.core.losses import LOSSES
 PARTS = {"both": ("attention", "head"), "attention": ("attention",), "head": ("head",)}
 
 
-class TextbookEnsemble:
+class NaiveEnsemble:
     """B models trained by autograd through the ordinary softmax, in the dtype of the keys: right until it saturates.
 
     Args:
@@ -31,7 +31,7 @@ class TextbookEnsemble:
 
     Example:
         >>> keys = torch.tensor([[[[0.0, 0.0], [1.0, 1.0]], [[0.0, 0.0], [1.0, -1.0]]]])
-        >>> model = TextbookEnsemble(keys, torch.tensor([[1.0, -1.0]]))
+        >>> model = NaiveEnsemble(keys, torch.tensor([[1.0, -1.0]]))
         >>> model.run(100)
         >>> [round(x, 2) for x in (model.head[0] / model.head[0].norm()).tolist()]
         [0.0, 1.0]
@@ -93,7 +93,7 @@ def _length(g: Tensor) -> Tensor:
 def loop_rate(keys: Tensor, labels: Tensor, steps: int = 300, queries: Tensor | None = None) -> float:
     """Steps per second of the public way, written as tightly as by hand: one instance, autograd, a normalised step.
 
-    Without a batch axis it is 1.8 times as fast as :class:`TextbookEnsemble` with one instance. The best of three.
+    Without a batch axis it is 1.8 times as fast as :class:`NaiveEnsemble` with one instance. The best of three.
 
     Args:
         keys: (n, T, d) of one instance.
