@@ -10,5 +10,5 @@ fi
 bash scripts/environment.sh text,test
 # One thread each: on two cores a two-thread operation costs up to 60 times more when the other core is busy.
 export OMP_NUM_THREADS=1
-# Worksteal: neighbours stay on one worker, so that what a module shares is made once.
-exec .venv/bin/python -m pytest -n 2 --dist worksteal --doctest-modules lightning_maxmargin tests "${select[@]}" "$@"
+# By file: what the tests of a module share is made once.
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --doctest-modules lightning_maxmargin tests "${select[@]}" "$@"
