@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.certify import (
@@ -82,7 +81,7 @@ def _at_extremes(problem: RowProblem, warm: Solution | None, goal: str, norm: No
     found = problem.normalised()
     if found is not None:
         scaled, rows, rhs = found
-        return rescaled(solve_problem(scaled, None, goal, norm), rows, rhs)
+        return rescaled(problem, solve_problem(scaled, None, goal, norm), rows, rhs)
     answer = second_opinion(problem, None) if norm == "l2" else None
     if answer is None:
         raise InputError(
@@ -91,23 +90,46 @@ def _at_extremes(problem: RowProblem, warm: Solution | None, goal: str, norm: No
     return _no_answer(problem, answer, goal) if answer.infeasible else _answer(problem, answer, goal, norm)
 
 
-def rescaled(solution: Solution, rows: int, rhs: int) -> Solution:
-    """The Solution for rows ``2^rows`` and right-hand sides ``2^rhs`` times as large."""
+def rescaled(problem: RowProblem, solution: Solution, rows: int, rhs: int) -> Solution:
+    """The Solution of ``problem``, whose rows are ``2^rows`` and right-hand sides ``2^rhs`` times those solved."""
+    dual = _shifted(
+        solution.dual.numpy(), -rhs if solution.status is Status.INFEASIBLE else _dual_power(solution, rows, rhs)
+    )
     if solution.status is Status.INFEASIBLE:
-        return replace(solution, dual=_shifted(solution.dual, -rhs)[0])
-    direction, clipped = _shifted(solution.direction, rhs - rows)
-    dual, _ = _shifted(solution.dual, rhs - 2 * rows if solution.norm == "l2" else -rows)
+        return replace(solution, dual=torch.from_numpy(dual))
+    before, power = solution.direction.numpy(), rhs - rows
+    within = min(power, LARGEST_POWER - int(np.frexp(np.abs(before).max(initial=0.0))[1]))
+    direction = np.ldexp(before, within)
     with np.errstate(over="ignore"):
-        margin = float(np.ldexp(solution.margin, rows - rhs))
-    words = f"; the direction is 2^{-clipped} times as long, past the end of float64" if clipped else ""
-    return replace(solution, direction=direction, dual=dual, margin=margin, message=solution.message + words)
+        margin = float(np.ldexp(solution.margin, -power))
+    message, status = solution.message, solution.status
+    if within < power:
+        message += f"; the direction is 2^{power - within} times as long, past the end of float64"
+    if solution.certified and not np.array_equal(np.ldexp(direction, -within), before):
+        # Numbers next to 0 have lost digits: few rows are judged once more as they are, without rounding.
+        found = certificate(problem, direction, dual, solution.norm)
+        if not found.certified or abs(found.smallest - 1) > TOLERANCES.violation:
+            status, message = Status.UNVERIFIED, "unverified: the direction's small entries are below float64's range"
+    return replace(
+        solution,
+        status=status,
+        direction=torch.from_numpy(direction),
+        dual=torch.from_numpy(dual),
+        margin=margin,
+        message=message,
+    )
 
 
-def _shifted(x: Tensor, exponent: int) -> tuple[Tensor, int]:
-    """x 2^exponent, and by which power of two less or more where float64 would not hold it."""
-    top = int(np.frexp(float(x.abs().max()) if x.numel() else 0.0)[1])
-    allowed = min(max(exponent, SMALLEST_POWER - top), LARGEST_POWER - top)
-    return torch.from_numpy(np.ldexp(x.numpy(), allowed)), exponent - allowed
+def _dual_power(solution: Solution, rows: int, rhs: int) -> int:
+    return rhs - 2 * rows if solution.norm == "l2" else -rows
+
+
+def _shifted(x: Array, power: int) -> Array:
+    """x 2^power, or the nearest power of two that leaves every entry its digits: multipliers may have any scale."""
+    exponents = np.frexp(x[x != 0])[1]
+    if not len(exponents):
+        return x
+    return np.ldexp(x, min(max(power, SMALLEST_POWER - int(exponents.min())), LARGEST_POWER - int(exponents.max())))
 
 
 def second_opinion(problem: RowProblem, outcome: Outcome | None) -> Outcome | None:

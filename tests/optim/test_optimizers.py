@@ -193,7 +193,7 @@ def test_scheduler_sets_the_rate(make: Any) -> None:
 @every
 @pytest.mark.parametrize("lr", [0.0, -1.0, float("nan")])
 def test_rate_must_be_positive(make: Any, lr: float) -> None:
-    with pytest.raises(InputError, match=r"lr is .*; a positive number"):
+    with pytest.raises(InputError, match=r"lr is .*; expected a positive number"):
         make(parameters(), lr=lr)
 
 
