@@ -43,7 +43,7 @@ def solve_att_svm(
     Args:
         keys: (n, T, d), any float dtype. With a leading axis (B, n, T, d) every argument has one. Keys that do not fit
             in memory: a ``numpy.memmap``, a list of blocks (m, T, d) of consecutive sequences, or a function that
-            returns them anew for each of the five to ten looks.
+            returns them anew for each of the five to ten evaluations.
         selected: (n,) token indices. queries: (n, dq). mask: (n, T), true on tokens.
         rhs: (n, T) right-hand sides >= 0, default 1.
         norm: "l2" (Frobenius for W), "linf", a number p in (1, inf) for lp of the entries, and with queries "spectral"

@@ -25,11 +25,11 @@ from lightning_maxmargin.svm.threads import one_thread
 
 METHODS = ("auto", "daqp", "torch", "loop")
 # Looser answers are certified too, but the one-instance path finishes them to rounding.
-FINE = 1e-11
-# Above this many numbers an instance is no small problem: the interior point overtakes DAQP (see small.TINY).
-TINY = 20_000
+FINE_GAP = 1e-11
+# Above this many numbers an instance is no small problem: the interior point overtakes DAQP (see qp.working).
+MAX_BATCH_NUMBERS = 20_000
 # Numbers in the rows of a chunk: 800 kB stay in the second-level cache.
-CHUNK = 100_000
+CHUNK_NUMBERS = 100_000
 # Earlier directions and multipliers, (B, d) or (B, d, dq) and (B, n, T).
 Guess = tuple[Array, Array] | None
 
@@ -59,7 +59,7 @@ def solve_batch(
 
     _, n, T, d = batch.keys.shape
     m, dim = n * T, d * (1 if batch.queries is None else batch.queries.shape[2])
-    if method == "loop" or m * min(m, dim) > TINY:
+    if method == "loop" or m * min(m, dim) > MAX_BATCH_NUMBERS:
         return stack([alone(b) for b in range(len(keys))])
     found = solve_rows(batch, alone, _guess(warm, batch))
     if found is None:
@@ -74,7 +74,13 @@ def label_batch(
     """B label problems, stacked: values (B, n, d), labels (B, n); ``one`` solves an instance alone, as classes need."""
     x, y = to_array(values, "values"), to_array(labels, "labels")
     B, n, d = x.shape
-    if num_classes is not None or y.shape != (B, n) or x.size == 0 or not np.isin(y, (-1, 1)).all() or n * d > TINY:
+    if (
+        num_classes is not None
+        or y.shape != (B, n)
+        or x.size == 0
+        or not np.isin(y, (-1, 1)).all()
+        or n * d > MAX_BATCH_NUMBERS
+    ):
         if len(y) != B or B == 0:
             raise InputError(
                 f"labels have {len(y)} instances and values {B}: give each the same leading axis, not empty"
@@ -116,7 +122,7 @@ def solve_rows(batch: BatchInput, alone: Callable[[int], Solution], guess: Guess
 
 
 def _in_chunks(batch: BatchInput, guess: Guess) -> dict[str, Any] | None:
-    step = max(1, CHUNK // batch.keys[0].size)
+    step = max(1, CHUNK_NUMBERS // batch.keys[0].size)
     parts: list[dict[str, Any]] = []
     for at in range(0, len(batch.keys), step):
         cut = slice(at, at + step)
@@ -157,7 +163,7 @@ def _judged(rows: BatchRows, direction: Array, lam: Array) -> dict[str, Any]:
         "gap": found.gap,
         "violation": found.violation,
         "merged": rows.merged,
-        "good": found.good & (found.gap <= FINE) & (found.violation <= FINE),
+        "good": found.good & (found.gap <= FINE_GAP) & (found.violation <= FINE_GAP),
     }
 
 
@@ -167,7 +173,7 @@ def _assembled(found: dict[str, Array], binary: bool) -> BatchSolution:
     sequence, token = np.divmod(found["touching"], found["dual"].shape[2])
     at = torch.from_numpy(sequence if binary else np.stack([sequence, token], axis=1))
     dual = np.ascontiguousarray(found["dual"][:, :, 1]) if binary else found["dual"]
-    message = f"certified: relative gap at most {found['gap'].max(where=found['gap'] <= FINE, initial=0.0):.1e}"
+    message = f"certified: relative gap at most {found['gap'].max(where=found['gap'] <= FINE_GAP, initial=0.0):.1e}"
     return BatchSolution(
         status=(Status.CERTIFIED,) * B,
         direction=torch.from_numpy(found["direction"]),

@@ -20,15 +20,15 @@ Mask = npt.NDArray[np.bool_]
 Working = TypeVar("Working")
 MAX_ROUNDS = 60
 # Rough answers suffice until the gap is below this.
-ROUGH = 1e-3
+ROUGH_TOLERANCE = 1e-3
 # Gap from which on answers are exact.
-CLOSE = 0.1
+EXACT_BELOW_GAP = 0.1
 # Rows whose margin is this many times the right-hand side are let go once there are many.
-NEAR = 1.5
+NEAR_MARGIN_RATIO = 1.5
 # Up to this many numbers DAQP takes all rows in less time than a second evaluation of them.
-ALL = 20_000
+MAX_NUMBERS_AT_ONCE = 20_000
 # Working rows that are always kept, and the most that are added at once, for up to so many dimensions.
-FEW_ROWS, MOST_ROWS = 1_000, 1_500
+MIN_KEPT_ROWS, MAX_ADDED_ROWS = 1_000, 1_500
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ class EuclideanRounds:
 
     def answer_of(self, problem: RowProblem, ids: Index, everything: bool) -> Answer:
         """The working rows ``ids`` of a problem, roughly while the gap is large."""
-        rough = self.gap > CLOSE and not everything
-        small: SmallResult = solve_small(problem, ids, self.active, ROUGH if rough else 1e-12)
+        rough = self.gap > EXACT_BELOW_GAP and not everything
+        small: SmallResult = solve_small(problem, ids, self.active, ROUGH_TOLERANCE if rough else 1e-12)
         if small.farkas is not None:
             return Answer(np.zeros(problem.shape), small.farkas, True)
         self.rough = not small.finished
@@ -162,7 +162,7 @@ class MemoryRows(EuclideanRounds):
 
     def _first_rows(self) -> Index:
         problem, ids = self.problem, self.problem.ids
-        if (len(ids) <= 300 + 2 * problem.dim and len(ids) <= 3000) or len(ids) * problem.dim <= ALL:
+        if (len(ids) <= 300 + 2 * problem.dim and len(ids) <= 3000) or len(ids) * problem.dim <= MAX_NUMBERS_AT_ONCE:
             return ids
         if self.warm is not None and len(self.warm):
             return np.union1d(self.warm, ids[problem.row_norms.ravel()[ids] == 0])
@@ -225,7 +225,7 @@ def worst_rows(problem: RowProblem, margins: Array, working: Index, below: float
     ids = ids[missed & ~known[ids]]
     # Of 2,000 labels 600 rows to start with take .85 of the time of 1,000, of 5,000 more.
     first = min(1000, max(600, n * T // 10))
-    most = max(FEW_ROWS if np.isfinite(below) else first, min(problem.dim, MOST_ROWS))
+    most = max(MIN_KEPT_ROWS if np.isfinite(below) else first, min(problem.dim, MAX_ADDED_ROWS))
     if len(ids) > most:
         norms = problem.row_norms.ravel()[ids]
         depth = short.ravel()[ids] / np.where(norms > 0, norms, 1e-300)
@@ -251,6 +251,6 @@ def bounds(problem: RowProblem, ids: Index, lam: Array, margins: Array, p: Array
 
 def worth_keeping(margins: Array, rhs: Array, norms: Array, lam: Array, fresh: int, dim: int) -> Mask:
     """Which working rows: all until there are many, then those near the margin and those with weight."""
-    if len(lam) + fresh <= max(FEW_ROWS, min(dim, MOST_ROWS)):
+    if len(lam) + fresh <= max(MIN_KEPT_ROWS, min(dim, MAX_ADDED_ROWS)):
         return np.ones(len(lam), bool)
-    return np.asarray((margins < NEAR * rhs + 1e-12 * norms) | (lam > 1e-3 * lam.max()))
+    return np.asarray((margins < NEAR_MARGIN_RATIO * rhs + 1e-12 * norms) | (lam > 1e-3 * lam.max()))

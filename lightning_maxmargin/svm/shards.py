@@ -1,7 +1,7 @@
 """Constraint generation where no one holds all keys: blocks of a file, or shards on several machines.
 
-The working rows are held explicitly; each look sends a direction to every part and gets back its worst rows. A set of
-rows that no direction meets is proven so by the working rows alone.
+The working rows are held explicitly; each evaluation sends a direction to every part and gets back its worst rows. A
+set of rows that no direction meets is proven so by the working rows alone.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from lightning_maxmargin.svm.certify import (
     residual,
 )
 from lightning_maxmargin.svm.generate import (
-    FEW_ROWS,
-    MOST_ROWS,
+    MAX_ADDED_ROWS,
+    MIN_KEPT_ROWS,
     Answer,
     EuclideanRounds,
     Evaluation,
@@ -53,13 +53,15 @@ class Shard(Protocol):
         ...
 
 
-Look = Callable[[], Iterable[Shard]]
+EachShard = Callable[[], Iterable[Shard]]
 
 
-def solve_shards(look: Look, grid: tuple[int, int], goal: str = "puts the selected tokens first") -> Solution:
+def solve_shards(
+    each_shard: EachShard, grid: tuple[int, int], goal: str = "puts the selected tokens first"
+) -> Solution:
     """The limit problem of all shards together; the answer and certificate of the problem in one piece.
 
-    Args: look() goes once over the shards, the same ones in the same order each time; grid (n, T) of the whole.
+    Args: each_shard() goes once over the shards, the same ones in the same order each time; grid (n, T) of the whole.
     Returns: Solution. Memory: the working rows, one shard at a time, and the (n, T) multipliers.
     Raises: InputError where there is no shard.
 
@@ -72,19 +74,21 @@ def solve_shards(look: Look, grid: tuple[int, int], goal: str = "puts the select
         [-0.099, 0.9901]
     """
     with one_thread():
-        starts = [shard.mean_row() for shard in look()]
+        starts = [shard.mean_row() for shard in each_shard()]
         if not starts:
             raise InputError("keys hold no block: yield at least one (m, T, d)")
         start = np.sum(starts, axis=0)
-        most = max(FEW_ROWS, min(start.size, MOST_ROWS))
-        working = merge((shard.worst_rows(start, most, True) for shard in look()), max(most, 300 + 2 * start.size))
+        most = max(MIN_KEPT_ROWS, min(start.size, MAX_ADDED_ROWS))
+        working = merge(
+            (shard.worst_rows(start, most, True) for shard in each_shard()), max(most, 300 + 2 * start.size)
+        )
         if not np.isfinite(working.smallest):
-            return _nothing(look, grid, start.shape)
-        found = rounds_of(ShardRows(look, working, most))
+            return _nothing(each_shard, grid, start.shape)
+        found = rounds_of(ShardRows(each_shard, working, most))
     assert found is not None
     if found.answer.infeasible:
-        return _infeasible(look, grid, goal, found)
-    return _solved(look, grid, goal, found)
+        return _infeasible(each_shard, grid, goal, found)
+    return _solved(each_shard, grid, goal, found)
 
 
 def solve_source(
@@ -101,12 +105,12 @@ def solve_source(
 class ShardRows(EuclideanRounds):
     """Rows that the shards hold between them; working rows are copies of theirs.
 
-    Args: look() goes once over the shards; first, the rows to begin with.
+    Args: each_shard() goes once over the shards; first, the rows to begin with.
     """
 
-    def __init__(self, look: Look, first: ShardSummary, most: int) -> None:
+    def __init__(self, each_shard: EachShard, first: ShardSummary, most: int) -> None:
         super().__init__()
-        self.look, self.start, self.most = look, first, most
+        self.each_shard, self.start, self.most = each_shard, first, most
 
     def first(self) -> ShardSummary:
         return self.start
@@ -117,7 +121,7 @@ class ShardRows(EuclideanRounds):
 
     def evaluate(self, working: ShardSummary, answer: Answer) -> Evaluation[ShardSummary]:
         p, length = answer.direction, float(np.linalg.norm(answer.direction))
-        found = merge((shard.worst_rows(p, self.most) for shard in self.look()), self.most)
+        found = merge((shard.worst_rows(p, self.most) for shard in self.each_shard()), self.most)
         gap = _gap(working_problem(working), working.rhs, answer.lam, found.smallest, length)
         zero = found.rhs == 0
         self.gap = gap + missed_share(found.depth[zero], np.full(int(zero.sum()), length))
@@ -155,13 +159,13 @@ def _spread(grid: tuple[int, int], ids: Index, lam: Array) -> Array:
     return dual
 
 
-def _solved(look: Look, grid: tuple[int, int], goal: str, found: Generated[ShardSummary]) -> Solution:
+def _solved(each_shard: EachShard, grid: tuple[int, int], goal: str, found: Generated[ShardSummary]) -> Solution:
     working, p, lam = found.working, found.answer.direction, found.answer.lam
     assert found.evaluation is not None
     smallest = found.evaluation.smallest
     scale = 1 / smallest if smallest > 0 and np.isfinite(1 / smallest) else 1.0
     p, lam = p * scale, lam * scale
-    finals = [shard.final(p) for shard in look()]
+    finals = [shard.final(p) for shard in each_shard()]
     length, lower = float(np.linalg.norm(p)), min(x.smallest for x in finals)
     gap = _gap(working_problem(working), working.rhs, lam, lower, length)
     violation = max(x.violation for x in finals)
@@ -180,14 +184,14 @@ def _solved(look: Look, grid: tuple[int, int], goal: str, found: Generated[Shard
     )
 
 
-def _nothing(look: Look, grid: tuple[int, int], shape: tuple[int, ...]) -> Solution:
-    finals = [shard.final(np.zeros(shape)) for shard in look()]
+def _nothing(each_shard: EachShard, grid: tuple[int, int], shape: tuple[int, ...]) -> Solution:
+    finals = [shard.final(np.zeros(shape)) for shard in each_shard()]
     return nothing_to_separate(shape, grid, any(x.live for x in finals), sum(x.merged for x in finals))
 
 
-def _infeasible(look: Look, grid: tuple[int, int], goal: str, found: Generated[ShardSummary]) -> Solution:
+def _infeasible(each_shard: EachShard, grid: tuple[int, int], goal: str, found: Generated[ShardSummary]) -> Solution:
     problem, lam, shape = working_problem(found.working), found.answer.lam, found.answer.direction.shape
     dual = _spread(grid, found.working.ids, lam)
-    merged = sum(shard.final(np.zeros(shape)).merged for shard in look())
+    merged = sum(shard.final(np.zeros(shape)).merged for shard in each_shard())
     violation = residual(problem, problem.ids, lam)
     return infeasible(shape, dual, np.argwhere(dual > 0), goal, violation, found.rounds, merged)

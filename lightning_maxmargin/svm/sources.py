@@ -1,4 +1,4 @@
-"""Keys that do not fit in memory or lie in several places: blocks of sequences, read once for each look at the rows."""
+"""Keys that do not fit in memory or lie in several places: blocks of sequences, read once for each evaluation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Source(Protocol):
     """
 
     def blocks(self) -> Iterator[tuple[int, Block]]:
-        """(first sequence, keys (m, T, d)) until every sequence was seen once; called once for each look."""
+        """(first sequence, keys (m, T, d)) until every sequence was seen once; called once for each evaluation."""
         ...
 
 
@@ -54,7 +54,7 @@ class MappedSource:
 
 @dataclass(frozen=True)
 class MadeSource:
-    """Blocks (m, T, d) made anew for each look by ``make()``."""
+    """Blocks (m, T, d) made anew for each evaluation by ``make()``."""
 
     make: Callable[[], Iterable[Block]]
 

@@ -14,11 +14,11 @@ from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution, Status
 
 # An earlier answer whose gap on the new rows is below this is the answer; a certificate allows 1e-8.
-SAME = 1e-12
+SAME_ANSWER_GAP = 1e-12
 # Rows up to this many times as far above the old support as its own margins spread are taken in.
-REACH = 3.0
+SPREADS_TAKEN_IN = 3.0
 # Keys moved by 1 % spread the margins of the support by .005 to .03, by 30 % .15: there a cold start takes .9 of that.
-FAR = 0.1
+MAX_SPREAD = 0.1
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def begin(problem: RowProblem, warm: Solution) -> Start | None:
         return Start(support, np.ones(len(support), bool), answer)
     apart = np.sort(np.abs(ratio / middle - 1))
     spread = float(apart[len(apart) * 9 // 10])
-    return None if spread > FAR else _near(problem, support, margins, middle * (1 + REACH * spread))
+    return None if spread > MAX_SPREAD else _near(problem, support, margins, middle * (1 + SPREADS_TAKEN_IN * spread))
 
 
 def _support(problem: RowProblem, warm: Solution) -> Index | None:
@@ -79,9 +79,9 @@ def _again(problem: RowProblem, warm: Solution, p: Array, margins: Array) -> Out
     smallest, length = smallest_of(problem, margins), float(np.linalg.norm(p))
     value = float(lam @ problem.rhs.ravel()[ids])
     # Were lam to combine the rows to p still, which costs no pass over rows to ask; only then their combination.
-    if not relative_gap(value, length * smallest, smallest, length) <= SAME:
+    if not relative_gap(value, length * smallest, smallest, length) <= SAME_ANSWER_GAP:
         return None
-    if not bounds(problem, ids, lam, margins, p) <= SAME:
+    if not bounds(problem, ids, lam, margins, p) <= SAME_ANSWER_GAP:
         return None
     return Outcome(ids, lam, p, False, 0.0, 0, margins)
 

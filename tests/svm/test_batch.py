@@ -83,7 +83,7 @@ def test_any_shape(
 
 
 def test_ties_nothing_to_do_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batched_module, "CHUNK", 1000)
+    monkeypatch.setattr(batched_module, "CHUNK_NUMBERS", 1000)
     keys, selected, _ = problems((9, 4, 5, 6))
     twin = (selected[2, 1] + 1) % 5
     keys[2, 1, twin] = keys[2, 1, selected[2, 1]]

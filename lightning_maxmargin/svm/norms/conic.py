@@ -21,8 +21,8 @@ MAX_ITER = 60
 # Steps that do not halve the gap before it is given up.
 PATIENCE = 6
 TARGET = 1e-13
-# The gap's norms cost a tenth of a step: until complementarity promises this, they are not looked at.
-LOOK = 1e-5
+# The gap's norms cost a tenth of a step: until complementarity promises this, they are not evaluated.
+EVALUATE_BELOW = 1e-5
 # Below this gap a step that does not halve it has met rounding.
 FINE = 1e-10
 # The multipliers' equations may be off by this share of the gap, so that rounding does not show in it.
@@ -66,7 +66,7 @@ class _Iterate:
     Y: Array
     lam: Array
 
-    def look(self) -> float:
+    def promise(self) -> float:
         """What complementarity promises for the relative gap, without the norms that certify it."""
         self.X = self.problem.matrix(self.y)
         self.count = len(self.Y) + len(self.s)
@@ -100,7 +100,7 @@ class _Iterate:
         return min(1.0, share * a), min(1.0, share * b)
 
     def advance(self) -> None:
-        """Mehrotra's predictor and corrector; ``look`` comes first."""
+        """Mehrotra's predictor and corrector; ``promise`` comes first."""
         self.prepare()
         _, dX, ds, dY, dlam = self.step(0.0, np.zeros_like(self.Y), 0.0)
         a, b = self.lengths(dX, ds, dY, dlam, 1.0)
@@ -136,8 +136,8 @@ def solve_semidefinite(problem: Semidefinite, W: Array, lam: Array, target: floa
     best: Answer = (W, lam, np.inf)
     least, since = np.inf, 0
     for _ in range(MAX_ITER):
-        gap = at.look()
-        if gap <= max(LOOK, target):
+        gap = at.promise()
+        if gap <= max(EVALUATE_BELOW, target):
             found = problem.answer(at.y, at.Y, at.lam)
             gap = problem.gap_of(*found)
             best = (*found, gap) if gap < best[2] else best

@@ -11,7 +11,7 @@ import numpy as np
 from lightning_maxmargin.svm.certify import relative_gap, worst_miss
 from lightning_maxmargin.svm.generate import (
     MAX_ROUNDS,
-    ROUGH,
+    ROUGH_TOLERANCE,
     Answer,
     Evaluation,
     Outcome,
@@ -24,11 +24,11 @@ from lightning_maxmargin.svm.norms.registry import WorkingRows, entry_of
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
 # Up to this many rows there is nothing to gain by leaving some out.
-FEW = 256
+MIN_WORKING_ROWS = 256
 # Gap over all rows at which missed ones no longer matter.
-CLOSED = 3e-10
+CLOSED_GAP = 3e-10
 # A row with b = 0 is missed by more than rounding.
-MISSED = 1e-10
+MISSED_SHARE = 1e-10
 
 
 class NormRounds:
@@ -48,7 +48,7 @@ class NormRounds:
         norms = problem.row_norms.ravel()
         ids = problem.ids[norms[problem.ids] > 0]
         support = base.ids[(base.lam > 0) & (norms[base.ids] > 0)]
-        most = max(FEW, 2 * len(support))
+        most = max(MIN_WORKING_ROWS, 2 * len(support))
         if len(ids) > most:
             depth = (problem.margins(base.direction).ravel()[ids] - problem.rhs.ravel()[ids]) / norms[ids]
             ids = np.union1d(ids[np.argpartition(depth, most)[:most]], support)
@@ -60,7 +60,7 @@ class NormRounds:
         start = (self.base.direction, self.base.ids, self.base.lam)
         # On rows of very different size the powers of a step may overflow; the certificate judges what comes back.
         with np.errstate(all="ignore"):
-            found = _solve_working(self.problem, self.norm, working, start, ROUGH if self.rough else 0.0)
+            found = _solve_working(self.problem, self.norm, working, start, ROUGH_TOLERANCE if self.rough else 0.0)
         return None if found is None else Answer(*found)
 
     def evaluate(self, working: Index, answer: Answer) -> Evaluation[Index]:
@@ -74,7 +74,7 @@ class NormRounds:
         gap = max(missed, relative_gap(value, combined, smallest, norm_of(W, self.norm), 1))
         fresh = worst_rows(problem, margins, working, 0.0, W)
         fresh = fresh[problem.row_norms.ravel()[fresh] > 0]
-        closed = len(fresh) == 0 or len(working) == self.count or (gap <= CLOSED and missed <= MISSED)
+        closed = len(fresh) == 0 or len(working) == self.count or (gap <= CLOSED_GAP and missed <= MISSED_SHARE)
         return Evaluation(gap, fresh, closed and not self.rough, smallest)
 
     def grow(self, working: Index, answer: Answer, evaluation: Evaluation[Index]) -> Index:

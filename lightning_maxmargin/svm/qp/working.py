@@ -1,7 +1,7 @@
 """The problem on the working rows: ``min .5||p||^2  subject to  A p >= b`` with a few thousand rows.
 
 Rows are scaled to unit norm and right-hand sides to largest entry 1. Then: DAQP for tiny ones, otherwise an interior
-point; then an active-set finish in float64. The interior point sees one more column b/SLACK, a shared slack whose
+point; then an active-set finish in float64. The interior point sees one more column b/SLACK_PRICE, a shared slack whose
 price is SLACK^2/2. That problem always has a solution: its multipliers are those of the original, or a Farkas vector.
 """
 
@@ -19,16 +19,16 @@ from lightning_maxmargin.svm.qp.farkas import by_linear_program, farkas_from
 from lightning_maxmargin.svm.qp.interior import Interior, Rows, interior
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
-SLACK = 1e3
+SLACK_PRICE = 1e3
 # Where the margin is below 1e-3 the shared slack must cost more to leave digits for the rest.
-DEAR_SLACK = 1e6
-ROOM = 3e-14
+HIGH_SLACK_PRICE = 1e6
+ROOM_PER_ROW = 3e-14
 # Up to this many numbers DAQP beats the interior point: at 280 rows of 128 it needs 1.5 ms for 6, warm still less.
-DAQP = 500_000
+MAX_DAQP_NUMBERS = 500_000
 # A tolerance above this asks for a rough answer.
 ROUGHEST_EXACT = 1e-9
 # Up to this dimension explicit rows beat their Gram for fewer rows than dimensions.
-EXPLICIT_DIM = 512
+MAX_EXPLICIT_DIM = 512
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class SmallProblem:
         self.top = float(b.max()) if len(b) and b.max() > 0 else 1.0
         self.b = b / self.top
         # Next to a row of norm 1e-12 the other right-hand sides are lost in rounding; they are met with room instead.
-        self.b[(b > 0) & (self.b < 1e-3)] += ROOM
+        self.b[(b > 0) & (self.b < 1e-3)] += ROOM_PER_ROW
         self.A: Array | None = None
         self.gram: Array | None = None
-        if problem.dim <= max(len(ids), EXPLICIT_DIM):
+        if problem.dim <= max(len(ids), MAX_EXPLICIT_DIM):
             self.A = problem.rows(ids) * self.scale[:, None]
         else:
             self.gram = problem.gram(ids) * self.scale[:, None] * self.scale[None, :]
@@ -112,7 +112,7 @@ def _by_zero_row(attempt: Attempt) -> SmallResult | None:
 def _by_daqp(attempt: Attempt) -> SmallResult | None:
     """DAQP, which is fastest on few rows."""
     small = attempt.small
-    if small.A is None or len(small.ids) * min(small.problem.dim, len(small.ids)) > DAQP:
+    if small.A is None or len(small.ids) * min(small.problem.dim, len(small.ids)) > MAX_DAQP_NUMBERS:
         return None
     lam = multipliers(small.A, small.b, None if attempt.active is None else attempt.active.astype(np.float64))
     return None if lam is None else attempt.finished(lam)
@@ -140,15 +140,15 @@ def _by_active_set(attempt: Attempt) -> SmallResult | None:
 def _by_interior(attempt: Attempt) -> SmallResult | None:
     """The interior point with its shared slack, then the finish; a Farkas vector where the slack does not vanish."""
     small, tol, best = attempt.small, attempt.tol, attempt.best
-    inner, strength = _centre(small, SLACK, tol)
+    inner, strength = _centre(small, SLACK_PRICE, tol)
     if strength < 1e-3 and tol > ROUGHEST_EXACT:
-        inner, strength = _centre(small, SLACK, 1e-12)
+        inner, strength = _centre(small, SLACK_PRICE, 1e-12)
     if strength < 1e-5:
         u = farkas_from(small.problem, small.ids, small.scale, small.A, inner.lam)
         if u is not None:
             return small.infeasible(u)
     if strength < 1e-3:
-        inner, _ = _centre(small, DEAR_SLACK, 1e-12)
+        inner, _ = _centre(small, HIGH_SLACK_PRICE, 1e-12)
     elif tol > ROUGHEST_EXACT:
         return small.result(point_of(small.A, small.gram, inner.lam), finished=False)
     done = finish(small.A, small.gram, small.b, inner.lam > inner.slack, inner.lam)
