@@ -170,11 +170,17 @@ def _in_floats(
         return relative_gap(value, combined, smallest, size, 1), violation, smallest
     gap = relative_gap(value, combined + combination_rounding(problem, ids, lam), smallest, size)
     if gap > TOLERANCES.plain and LONG_EPS < EPS:
-        most = float(((margins + lost)[positive] / problem.rhs[positive]).min())
-        near = np.flatnonzero(positive & (margins - lost <= most * problem.rhs))
-        smallest = float((_long_margins(problem, direction, near) / problem.rhs.ravel()[near]).min())
+        smallest = sharp_smallest(problem, direction, margins)
         gap = min(gap, relative_gap(value, _long_combined(problem, ids, lam), smallest, size))
     return gap, violation, smallest
+
+
+def sharp_smallest(problem: RowProblem, direction: Array, margins: Array) -> float:
+    """A lower bound on min(row w / b), the rows that may be the smallest computed once more with longer numbers."""
+    lost, b = rounding(problem, direction), problem.rhs
+    most = float(((margins + lost)[problem.positive] / b[problem.positive]).min())
+    near = np.flatnonzero(problem.positive & (margins - lost <= most * b))
+    return float((_long_margins(problem, direction, near) / b.ravel()[near]).min())
 
 
 def _long_differences(problem: RowProblem, ids: Index) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.certify import TOLERANCES, rounding
+from lightning_maxmargin.svm.certify import TOLERANCES, sharp_smallest
 from lightning_maxmargin.svm.checks import to_array
 from lightning_maxmargin.svm.generate import worst_rows
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
@@ -180,10 +180,11 @@ class LocalShard:
 
     def final(self, direction: Array) -> ShardCertificate:
         """The numbers of ``certify`` for the rows of this part; direction scaled to smallest row/b 1."""
-        problem, on = self.problem, self.problem.rhs > 0
+        problem, on = self.problem, self.problem.positive
         margins, length = problem.margins(direction), float(np.linalg.norm(direction))
-        lower = margins - rounding(problem, direction)
-        smallest = float((lower[on] / problem.rhs[on]).min()) if on.any() else np.inf
+        smallest = np.inf
+        if on.any():
+            smallest = sharp_smallest(problem, direction, margins) if direction.any() else 0.0
         size = problem.row_norms * length
         missed = np.divide(-margins, size, out=np.zeros_like(size), where=problem.live & ~on & (size > 0))
         tight = problem.live & (margins - problem.rhs <= TOLERANCES.tight * np.where(on, problem.rhs, size))
