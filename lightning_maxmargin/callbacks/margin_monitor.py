@@ -78,6 +78,10 @@ class MarginMonitor(Monitor):
         if sources is not None:
             if type(self) is not MarginMonitor:
                 raise InputError(f"{type(self).__name__}: sources are for HeadMonitor; derive from it")
+            if metrics or limits:
+                raise InputError(
+                    "MarginMonitor: metrics and limits are of a TokenSelector; with sources leave them out"
+                )
             # Not by __new__, whose signature would hide this one from the command line.
             self.__class__ = HeadMonitor  # type: ignore[assignment]
             HeadMonitor.__init__(self, sources, data, forward, samples, maps, per_decade, every_n_epochs)  # type: ignore[arg-type]

@@ -126,14 +126,19 @@ def copies_of(keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Copie
 def known_copies(keys: Tensor, values: Tensor, mask: Tensor | None) -> Copies | None:
     """What is remembered of these very tensors, or None."""
     held = None if keys.is_inference() else _known.get(keys)
-    if held is None or held[0] != keys._version or held[1] is not (None if values is keys else values):
+    if held is None or held[0] != _versions(keys, values, mask):
         return None
-    found: Copies | None = held[3] if held[2] is mask else None
+    found: Copies | None = held[3] if held[1] is (None if values is keys else values) and held[2] is mask else None
     return found
+
+
+def _versions(*tensors: Tensor | None) -> tuple[int, ...]:
+    """How often each tensor was written to; -1 where torch does not count."""
+    return tuple(-1 if x is None or x.is_inference() else x._version for x in tensors)
 
 
 def remember_copies(keys: Tensor, values: Tensor, mask: Tensor | None, found: Copies) -> None:
     """To be called after a check of these tensors, or where they were made of others of which it is known."""
     if not keys.is_inference():
         # Not the keys themselves: what is held for them would keep them alive.
-        _known[keys] = (keys._version, None if values is keys else values, mask, found)
+        _known[keys] = (_versions(keys, values, mask), None if values is keys else values, mask, found)

@@ -1,4 +1,4 @@
-"""The limit problems, solved with certificates. ``p``, ``W`` and ``v`` are the papers' letters; see ``problem``."""
+"""The limit problems, solved with certificates. ``p``, ``W`` and ``v`` are the papers' letters; see ``rows``."""
 
 from lightning_maxmargin.svm.active_set import solve_finite_part, solve_kept_svm
 from lightning_maxmargin.svm.api import solve_att_svm, solve_label_svm

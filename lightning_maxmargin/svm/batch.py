@@ -1,4 +1,4 @@
-"""BatchInput small problems at once: everything is computed for all of them together, but for one call of DAQP each.
+"""Many small problems at once: everything is computed for all of them together, but for one call of DAQP each.
 
 With n=6, T=8, d=10 a call of DAQP takes 7 to 11 microseconds, solving one problem alone in Python 470. An instance
 whose answer is not certified here is solved again on its own, which also finds the proof that there is none.

@@ -34,13 +34,6 @@ class BatchInput:
         live = None if self.live is None else self.live[cut]
         return gather(self.keys[cut], self.selected[cut], live, queries, rhs, not self.binary)
 
-    def some(self, at: Index | slice) -> BatchInput:
-        """The problems of some of the instances."""
-        queries = None if self.queries is None else self.queries[at]
-        rhs = None if self.rhs is None else self.rhs[at]
-        live = None if self.live is None else self.live[at]
-        return BatchInput(self.keys[at], self.selected[at], live, queries, rhs, self.binary)
-
 
 def check_batch(
     keys: Tensor, selected: Tensor, queries: Tensor | None, mask: Tensor | None, rhs: Tensor | None

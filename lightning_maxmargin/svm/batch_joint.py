@@ -89,6 +89,9 @@ class BatchJoint:
 def label_margins(head: BatchSolution, x: Array, labels: Array) -> tuple[Array, Mask]:
     """Gamma_i (B, n) of binary heads, and whether the head separates (B,)."""
     v = head.direction.numpy()
+    # Over its largest entry, whose square would under- or overflow where values are extreme.
+    top = np.abs(v).max(axis=1)
+    v = v / np.where(top > 0, top, 1.0)[:, None]
     length = np.linalg.norm(v, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         margins = labels * np.einsum("bnd,bd->bn", x, v) / length[:, None]

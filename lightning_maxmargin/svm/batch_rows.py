@@ -1,6 +1,6 @@
 """Rows of many small problems at once, and what is computed from them for all instances together.
 
-Notation as in ``problem``, with a leading instance axis. Live rows of an instance stand first and are padded to the
+Notation as in ``rows``, with a leading instance axis. Live rows of an instance stand first and are padded to the
 longest instance, so that each one's rows are one contiguous slice.
 """
 

@@ -165,10 +165,12 @@ def _in_floats(
     value, length = float(lam @ problem.rhs.ravel()[ids]), float(np.linalg.norm(direction))
     size, violation = norm_of(direction, norm), worst_miss(problem, margins, length)
     smallest = float(((margins - lost)[positive] / problem.rhs[positive]).min())
-    combined = dual_norm_of(problem.combine(ids, lam), norm)
+    combined, more = dual_norm_of(problem.combine(ids, lam), norm), combination_rounding(problem, ids, lam)
     if norm != "l2":
+        # No dual norm of ours is more than sqrt(dim) times the Euclidean one.
+        combined += float(np.sqrt(problem.dim)) * more
         return relative_gap(value, combined, smallest, size, 1), violation, smallest
-    gap = relative_gap(value, combined + combination_rounding(problem, ids, lam), smallest, size)
+    gap = relative_gap(value, combined + more, smallest, size)
     if gap > TOLERANCES.plain and LONG_EPS < EPS:
         smallest = sharp_smallest(problem, direction, margins)
         gap = min(gap, relative_gap(value, _long_combined(problem, ids, lam), smallest, size))
@@ -227,6 +229,11 @@ def what_is_known(problem: RowProblem, direction: Array, dual: Array, goal: str,
     margin = margin_at_least(problem, direction)
     if margin > 0:
         return f"separable with margin at least {rounded_down(margin)}, optimum not proved"
+    return norm_at_least(problem, dual, goal, norm)
+
+
+def norm_at_least(problem: RowProblem, dual: Array, goal: str, norm: Norm = "l2") -> str:
+    """Of rows that no direction was shown to meet: a norm that any direction that does must have."""
     nothing = f"no direction was shown to be the one that {goal}, nor that none does"
     ids = np.flatnonzero(dual)
     lam = dual.ravel()[ids]
@@ -290,7 +297,7 @@ def in_rationals(rows: RationalRows, w: Array, dual: Array) -> tuple[float, floa
     value = sum((x * b for x, b in zip(lam, rows.rhs, strict=True)), Fraction(0))
     if min(smallest, below, value) <= 0:
         return 1.0, missed, 0.0
-    return float(1 - (value * smallest) ** 2 / below), missed, float(min(smallest, Fraction(2)))
+    return float(1 - min((value * smallest) ** 2 / below, Fraction(2))), missed, float(min(smallest, Fraction(2)))
 
 
 def exact_gap(rows: Array, rhs: Array, w: Array, dual: Array) -> float:
@@ -301,7 +308,7 @@ def exact_gap(rows: Array, rhs: Array, w: Array, dual: Array) -> float:
     ]
     below = sum((x * x for x in combined), Fraction(0)) * sum((Fraction(float(x)) ** 2 for x in w), Fraction(0))
     value = sum((x * Fraction(float(b)) for x, b in zip(lam, rhs, strict=True)), Fraction(0))
-    return 1.0 if min(below, value) <= 0 else float(1 - value**2 / below)
+    return 1.0 if min(below, value) <= 0 else float(1 - min(value**2 / below, Fraction(2)))
 
 
 def certify_infeasible(problem: RowProblem, dual: Array) -> tuple[float, Status]:
@@ -365,13 +372,15 @@ def _coordinates(problem: RowProblem, ids: Index, u: Array) -> tuple[Index, Arra
     z = problem.queries[sequence]
     if delta.shape[1] * z.shape[1] > len(ids):
         return ids, u, np.zeros((len(ids), 0))
-    return ids, u, (delta[:, :, None] * z[:, None, :]).reshape(len(ids), -1)
+    product = delta[:, :, None] * z[:, None, :]
+    vanished = (product == 0) & (delta != 0)[:, :, None] & (z != 0)[:, None, :]
+    return ids, u, np.zeros((len(ids), 0)) if vanished.any() else product.reshape(len(ids), -1)
 
 
 def _made_exact(problem: RowProblem, ids: Index, u: Array) -> bool:
     """Whether u, as float64 holds it, has a nearby Farkas vector in rational arithmetic."""
     m, r = len(ids), problem.dim
-    if m * r * min(m, r) > TOLERANCES.rational_products:
+    if m * r * min(m, r) > TOLERANCES.rational_products or problem.is_rounded(ids):
         return False
     return _near_null_vector(problem.rational(ids), u) is not None
 
@@ -390,8 +399,9 @@ def absorbs(rows: Array, u: Array, equal: Mask | None = None, rhs: Array | None 
     kept = norms > 0
     if not kept.any() or not np.isfinite(norms).all():
         return False
-    A, u = rows[kept] / norms[kept, None], u[kept] * norms[kept]
-    A, u = A[:, A.any(axis=0)], u / np.abs(u).sum()
+    # Which columns are zero is told before the division, in which small numbers may vanish.
+    A, u = rows[np.ix_(kept, rows[kept].any(axis=0))] / norms[kept, None], u[kept] * norms[kept]
+    u = u / np.abs(u).sum()
     m, r = A.shape
     if m <= r or not np.isfinite(u).all():
         return False

@@ -191,6 +191,8 @@ def _selected_values(values: Tensor, problem: RowProblem) -> Array:
 def _label_margins(head: Solution, x: Array, labels: Tensor) -> Array | None:
     """Gamma_i (n,), or None where the head does not separate."""
     v = to_array(head.direction, "head")
+    # Over its largest entry, whose square would under- or overflow where values are extreme.
+    v = v / max(float(np.abs(v).max(initial=0.0)), 1e-323)
     if head.status is Status.INFEASIBLE or not v.any():
         return None
     if v.ndim == 1:

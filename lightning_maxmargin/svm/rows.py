@@ -65,6 +65,7 @@ class RowProblem:
     row_norms: Array = field(default_factory=lambda: np.zeros((0, 0)), repr=False)
     merges: bool = False
     extreme: bool = False
+    rounded: npt.NDArray[np.bool_] | None = field(default=None, repr=False)
 
     @classmethod
     def attention(
@@ -181,6 +182,10 @@ class RowProblem:
             rows = (rows[:, :, None] * z[:, None, :]).reshape(len(ids), -1)
             exponents = [a + b for a, b in zip(exponents, more, strict=True)]
         return reduced(rows, exponents, self.rhs.ravel()[ids])
+
+    def is_rounded(self, ids: Index) -> bool:
+        """Whether some of these rows are themselves rounded, as copies of another's differences may be."""
+        return self.rounded is not None and bool(self.rounded.ravel()[ids].any())
 
     def unit_rounding(self) -> float:
         """What a margin may have lost, as a share of ||row|| ||W||: a sum of d (and dq) products, each rounded."""

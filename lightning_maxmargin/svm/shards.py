@@ -7,6 +7,7 @@ set of rows that no direction meets is proven so by the working rows alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -18,8 +19,10 @@ from lightning_maxmargin.svm.certify import (
     combination_rounding,
     is_certified,
     missed_share,
+    norm_at_least,
     relative_gap,
     residual,
+    rounded_down,
 )
 from lightning_maxmargin.svm.generate import (
     MAX_ADDED_ROWS,
@@ -142,7 +145,8 @@ def working_problem(rows: ShardSummary) -> RowProblem:
     rhs = np.stack([np.zeros_like(rows.rhs), rows.rhs], axis=1)
     m = len(rows.ids)
     live = np.column_stack([np.zeros(m, bool), np.ones(m, bool)])
-    return RowProblem._build(keys, np.zeros(m, np.int64), rows.queries, rhs, live, merge=False)
+    problem = RowProblem._build(keys, np.zeros(m, np.int64), rows.queries, rhs, live, merge=False)
+    return replace(problem, rounded=np.column_stack([np.zeros(m, bool), rows.rounded]))
 
 
 def _gap(problem: RowProblem, rhs: Array, lam: Array, smallest: float, length: float) -> float:
@@ -179,9 +183,18 @@ def _solved(each_shard: EachShard, grid: tuple[int, int], goal: str, found: Gene
         gap=gap,
         violation=violation if smallest > 0 else 1.0,
         rounds=found.rounds,
-        known=f"no direction was shown to be the one that {goal}, nor that none does",
+        known=_known(working_problem(working), lam, lower, violation, length, goal),
         merged=sum(x.merged for x in finals),
     )
+
+
+def _known(problem: RowProblem, lam: Array, lower: float, violation: float, length: float, goal: str) -> str:
+    """What is known of all rows where the direction is not certified: a margin that is reached, or a bound."""
+    if lower > 0 and violation == 0:
+        return f"separable with margin at least {rounded_down(lower / length)}, optimum not proved"
+    dual = np.zeros(problem.live.shape)
+    dual.ravel()[problem.ids] = lam
+    return norm_at_least(problem, dual, goal)
 
 
 def _nothing(each_shard: EachShard, grid: tuple[int, int], shape: tuple[int, ...]) -> Solution:

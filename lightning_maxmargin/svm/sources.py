@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
@@ -100,7 +101,8 @@ class ShardSummary:
     """What one shard tells of its rows: its worst ones and numbers, never its keys.
 
     delta (m, d), queries (m, dq) or None, rhs, depth (m,) (how far the row falls short, over its norm), ids (m,)
-    numbers i * T + t with i counted over all shards; smallest: min row/b over b > 0 (inf without such rows).
+    numbers i * T + t with i counted over all shards; smallest: min row/b over b > 0 (inf without such rows);
+    rounded (m,): whether delta, a difference of keys, has lost digits, so that it proves nothing exactly.
     """
 
     delta: Array
@@ -109,6 +111,7 @@ class ShardSummary:
     depth: Array
     ids: Index
     smallest: float
+    rounded: npt.NDArray[np.bool_]
 
     def worst(self, k: int) -> ShardSummary:
         """The k rows that fall short most."""
@@ -127,6 +130,7 @@ class ShardSummary:
             np.concatenate([self.depth, other.depth]),
             np.concatenate([self.ids, other.ids]),
             min(self.smallest, other.smallest),
+            np.concatenate([self.rounded, other.rounded]),
         )
 
     def without(self, ids: Index) -> ShardSummary:
@@ -137,7 +141,13 @@ class ShardSummary:
         """The rows at the given places."""
         z = None if self.queries is None else self.queries[keep]
         return replace(
-            self, delta=self.delta[keep], queries=z, rhs=self.rhs[keep], depth=self.depth[keep], ids=self.ids[keep]
+            self,
+            delta=self.delta[keep],
+            queries=z,
+            rhs=self.rhs[keep],
+            depth=self.depth[keep],
+            ids=self.ids[keep],
+            rounded=self.rounded[keep],
         )
 
 
@@ -172,7 +182,9 @@ class LocalShard:
         depth = (margins.ravel()[ids] - b) / np.where(norms > 0, norms, 1e-300)
         smallest = float((margins[on] / problem.rhs[on]).min()) if on.any() else np.inf
         z = None if problem.queries is None else problem.queries[ids // T]
-        return ShardSummary(problem.differences(ids), z, b, depth, ids + self.start * T, smallest).worst(k)
+        return ShardSummary(
+            problem.differences(ids), z, b, depth, ids + self.start * T, smallest, _rounded(problem, ids)
+        ).worst(k)
 
     def mean_row(self) -> Array:
         """The sum over sequences of their mean row, of the direction's shape."""
@@ -192,6 +204,15 @@ class LocalShard:
         return ShardCertificate(
             pairs, smallest, float(missed.max(initial=0.0)), problem.merged, bool(problem.live.any())
         )
+
+
+def _rounded(problem: RowProblem, ids: Index) -> npt.NDArray[np.bool_]:
+    """Whether k_alpha - k_t was rounded (Knuth's error of a sum): (m,)."""
+    i, t = np.divmod(ids, problem.keys.shape[1])
+    a, b = problem.keys[i, problem.selected[i]], problem.keys[i, t]
+    d = a - b
+    back = a - d
+    return np.asarray(((a - (d + back)) + (back - b)).any(axis=1))
 
 
 @dataclass(frozen=True)

@@ -157,3 +157,12 @@ def test_what_is_known_goes_with_the_data_and_no_further() -> None:
     keys[1, 2] += 1.0
     assert known_copies(data.keys, data.values, data.mask) is None
     assert copies_of(data.keys, data.values, data.mask).first is None
+
+
+def test_what_is_remembered_of_values_that_were_written_to_is_found_again() -> None:
+    g = torch.Generator().manual_seed(0)
+    keys, values = torch.randn(3, 4, 5, generator=g), torch.randn(3, 4, 2, generator=g)
+    keys[:, 1], values[:, 1] = keys[:, 0], values[:, 0]
+    assert copies_of(keys, values).first is None
+    values[:, 1] += 1
+    assert copies_of(keys, values).first is not None
