@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lightning_maxmargin.svm.norms.names import Norm, dual_norm_of, norm_of
 from lightning_maxmargin.svm.rational import RationalRows, positive_null_vector, reduced, whole_numbers
-from lightning_maxmargin.svm.rows import EPS, Array, Index, RowProblem
+from lightning_maxmargin.svm.rows import EPS, LARGEST, SMALLEST, Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Status
 
 Mask = npt.NDArray[np.bool_]
@@ -311,6 +311,19 @@ def exact_gap(rows: Array, rhs: Array, w: Array, dual: Array) -> float:
     return 1.0 if min(below, value) <= 0 else float(1 - min(value**2 / below, Fraction(2)))
 
 
+def exact_violation(rows: Array, rhs: Array, equal: Mask, w: Array) -> float:
+    """The most that a row misses its right-hand side by, over |rhs| or where that is 0 ||row|| ||w||, unrounded."""
+    point, worst = [Fraction(float(x)) for x in w], 0.0
+    square = sum((x * x for x in point), Fraction(0))
+    for row, b, same in zip(rows, rhs, equal, strict=True):
+        numbers, right = [Fraction(float(x)) for x in row], Fraction(float(b))
+        missed = right - sum((x * y for x, y in zip(numbers, point, strict=True)), Fraction(0))
+        if missed > 0 or (same and missed):
+            size = right**2 or square * sum((x * x for x in numbers), Fraction(0))
+            worst = max(worst, float(min(missed**2 / size, Fraction(1))) ** 0.5 if size else 1.0)
+    return worst
+
+
 def certify_infeasible(problem: RowProblem, dual: Array) -> tuple[float, Status]:
     """||D'u|| relative to sum(u ||row||) for u = dual (n, T), and "infeasible" | "unverified".
 
@@ -395,9 +408,12 @@ def absorbs(rows: Array, u: Array, equal: Mask | None = None, rhs: Array | None 
     Args: equal, rows whose u_i may have any sign; rhs, where it must be shown that rhs'u* > 0 (without ``equal`` and
         with rhs >= 0 it is).
     """
-    norms = np.linalg.norm(rows, axis=1)
+    with np.errstate(all="ignore"):
+        norms = np.linalg.norm(rows, axis=1)
     kept = norms > 0
-    if not kept.any() or not np.isfinite(norms).all():
+    # A row that is not zero but has norm 0, or one whose square overflows, is beyond what is judged here.
+    told = norms[rows.any(axis=1)]
+    if not kept.any() or not bool(((told >= SMALLEST) & (told <= LARGEST)).all()):
         return False
     # Which columns are zero is told before the division, in which small numbers may vanish.
     A, u = rows[np.ix_(kept, rows[kept].any(axis=0))] / norms[kept, None], u[kept] * norms[kept]

@@ -180,7 +180,14 @@ def _first_shown(
 def _solution(
     problem: EqualityRows, answer: EqualityAnswer, goal: str, norm: Norm, shape: tuple[int, ...]
 ) -> CustomSolution:
-    """An answer with its certificate."""
+    """An answer with its certificate; sizes that cannot be squared come out as nothing shown."""
+    with np.errstate(all="ignore"):
+        return _judged(problem, answer, goal, norm, shape)
+
+
+def _judged(
+    problem: EqualityRows, answer: EqualityAnswer, goal: str, norm: Norm, shape: tuple[int, ...]
+) -> CustomSolution:
     gap, violation, status = certify_equalities(problem, answer, norm, shape)
     w, dual = answer.w, answer.dual
     if status is Status.INFEASIBLE:
@@ -209,13 +216,14 @@ def _scaled(problem: EqualityRows, dual: Array, w: Array, norm: Norm, shape: tup
     """In l2 such that w = sum dual row, else such that this sum has dual norm 1."""
     combined = dual @ problem.rows
     size = dual_norm_of(combined.reshape(shape), norm)
-    if not 0 < size < np.inf:
-        return dual
-    if norm != "l2":
-        return dual / size
-    length = float(np.linalg.norm(w))
+    length = float(np.linalg.norm(w)) if norm == "l2" else 1.0
     # Our own are, up to rounding.
-    return dual if length == 0 or abs(size / length - 1) <= TOLERANCES.violation else dual * (length / size)
+    if not (0 < size < np.inf and 0 < length < np.inf) or abs(size / length - 1) <= TOLERANCES.violation:
+        return dual
+    scaled = dual * (length / size)
+    # Numbers next to 0 would lose the digits that the certificate was given with.
+    whole = np.isfinite(scaled).all() and not (np.abs(scaled) < 1e-290)[dual != 0].any()
+    return scaled if whole else dual
 
 
 def _stated(solution: Solution, problem: EqualityRows, norm: Norm) -> CustomSolution:

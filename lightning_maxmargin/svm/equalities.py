@@ -15,6 +15,7 @@ import numpy.typing as npt
 from lightning_maxmargin.svm.certify import (
     TOLERANCES,
     exact_gap,
+    exact_violation,
     is_certified,
     proves_contradiction,
     relative_gap,
@@ -22,14 +23,16 @@ from lightning_maxmargin.svm.certify import (
 from lightning_maxmargin.svm.generate import generate
 from lightning_maxmargin.svm.norms.names import Norm, dual_norm_of, norm_of
 from lightning_maxmargin.svm.rational import (
+    LARGEST_POWER,
     RATIONAL_NUMBERS,
     RATIONAL_RANK,
     floats,
     reduced,
+    shifted,
     solve_rational,
     whole_numbers,
 )
-from lightning_maxmargin.svm.rows import EPS, Array, RowProblem
+from lightning_maxmargin.svm.rows import EPS, LARGEST, SMALLEST, Array, RowProblem
 from lightning_maxmargin.svm.solution import Status
 
 Mask = npt.NDArray[np.bool_]
@@ -93,24 +96,37 @@ class _Span:
 
 
 def solve_equalities(problem: EqualityRows) -> EqualityAnswer:
-    """The shortest w that meets the rows; where its certificate fails and the rows are few, in rational arithmetic."""
+    """The shortest w that meets the rows; where its certificate fails and the rows are few, in rational arithmetic.
+
+    Finite at any scale: sizes that float64 cannot square leave zeros, which are certified as nothing.
+    """
     m, d = problem.rows.shape
-    answer = _in_floats(problem)
-    if (
-        certify_equalities(problem, answer)[2] is not Status.UNVERIFIED
-        or m * d > RATIONAL_NUMBERS
-        or min(m, d) > RATIONAL_RANK
-    ):
-        return answer
+    with np.errstate(all="ignore"):
+        try:
+            answer = _in_floats(problem)
+        except np.linalg.LinAlgError:
+            answer = EqualityAnswer(np.zeros(d), np.zeros(m), False, 0)
+        if not (np.isfinite(answer.w).all() and np.isfinite(answer.dual).all()):
+            answer = EqualityAnswer(np.zeros(d), np.zeros(m), False, answer.rounds)
+        unsure = certify_equalities(problem, answer)[2] is Status.UNVERIFIED
+    if unsure and m * d <= RATIONAL_NUMBERS and min(m, d) <= RATIONAL_RANK:
+        return _in_rationals(problem)
+    return answer
+
+
+def _in_rationals(problem: EqualityRows) -> EqualityAnswer:
     numbers, exponents = whole_numbers(problem.rows)
     rows = reduced(numbers, exponents, problem.rhs, problem.equal)
     exact = solve_rational(rows)
     dual, power = floats(rows.multipliers(exact.lam))
     if exact.w is None:
         value = float(dual @ problem.rhs)
-        return EqualityAnswer(np.zeros(d), dual / value if value > 0 else dual, True, exact.steps)
+        dual = dual / value if 1e-300 < value < np.inf else dual
+        return EqualityAnswer(np.zeros(problem.rows.shape[1]), dual, True, exact.steps)
     w, shift = floats(exact.w)
-    return EqualityAnswer(np.ldexp(w, shift), np.ldexp(dual, power), False, exact.steps)
+    # Past the end of float64 the largest power of two it holds; the certificate judges what that is worth.
+    w = np.ldexp(w, min(shift, LARGEST_POWER - 1))
+    return EqualityAnswer(w, shifted(dual, power), False, exact.steps)
 
 
 def _in_floats(problem: EqualityRows) -> EqualityAnswer:
@@ -162,6 +178,31 @@ def _shortest_above(A: Array, b: Array) -> tuple[Array, Array, bool, int]:
     return outcome.direction[:-1] * size, lam[:-1] * size, outcome.infeasible, outcome.rounds
 
 
+def _out_of_range(problem: EqualityRows, answer: EqualityAnswer) -> bool:
+    """Whether sizes under- or overflow in squares or products, so that float64 certifies nothing."""
+    rows = problem.rows[problem.rows.any(axis=1)]
+    with np.errstate(all="ignore"):
+        norms = np.linalg.norm(rows, axis=1)
+    asked, length = np.abs(problem.rhs[problem.rhs != 0]), np.abs(answer.w[answer.w != 0])
+    sizes = np.concatenate([norms, asked, length.max(keepdims=True) if len(length) else length])
+    return not bool(((sizes >= SMALLEST) & (sizes <= LARGEST)).all())
+
+
+def _certified_exactly(problem: EqualityRows, answer: EqualityAnswer, norm: Norm) -> tuple[float, float, Status]:
+    nothing = (np.inf if answer.infeasible else 1.0, 1.0, Status.UNVERIFIED)
+    dual, w = answer.dual, answer.w
+    if norm != "l2" or problem.rows.size > TOLERANCES.rational_numbers or (dual[~problem.equal] < 0).any():
+        return nothing
+    if not (np.isfinite(dual).all() and np.isfinite(w).all()):
+        return nothing
+    if answer.infeasible:
+        proved = proves_contradiction(problem.rows, problem.rhs, problem.equal, dual)
+        return (np.inf, 0.0, Status.INFEASIBLE) if proved else nothing
+    violation = exact_violation(problem.rows, problem.rhs, problem.equal, w)
+    gap = exact_gap(problem.rows, problem.rhs, w, dual) if w.any() else 0.0
+    return gap, violation, Status.CERTIFIED if is_certified(gap, violation, True) else Status.UNVERIFIED
+
+
 def certify_equalities(
     problem: EqualityRows, answer: EqualityAnswer, norm: Norm = "l2", shape: tuple[int, ...] | None = None
 ) -> tuple[float, float, Status]:
@@ -173,6 +214,8 @@ def certify_equalities(
     In another norm of directions of this shape without the squares, and with the dual norm of the sum.
     """
     dual, w, rhs = answer.dual, answer.w, problem.rhs
+    if _out_of_range(problem, answer):
+        return _certified_exactly(problem, answer, norm)
     combined, value = float(np.linalg.norm(dual @ problem.rows)), float(dual @ rhs)
     norms = np.linalg.norm(problem.rows, axis=1)
     signs = bool((dual[~problem.equal] >= 0).all()) and bool(np.isfinite(dual).all() and np.isfinite(w).all())

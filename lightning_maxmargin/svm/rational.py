@@ -22,6 +22,8 @@ Numbers = Sequence[Fraction]
 # Numbers and rank of the rows up to which rational arithmetic is asked: a tenth of a second at 100 rows of 20, seconds
 # at the most; a rank of 39 took 24 s.
 RATIONAL_NUMBERS, RATIONAL_RANK = 10_000, 24
+# Powers of two that numbers of a direction or of multipliers may have.
+SMALLEST_POWER, LARGEST_POWER = -1021, 1024
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,19 @@ def floats(numbers: Sequence[Fraction]) -> tuple[Array, int]:
     exponent = 0 if top == 0 else top.numerator.bit_length() - top.denominator.bit_length() + 1
     scale = power(-exponent)
     return np.array([float(value * scale) for value in numbers]), exponent
+
+
+def shifted(x: Array, power: int) -> Array:
+    """x 2^power, or the nearest power of two that leaves every entry its digits: multipliers may have any scale.
+
+    Example:
+        >>> bool((shifted(np.array([1.0, 0.5]), -2000) > 0).all())
+        True
+    """
+    exponents = np.frexp(x[x != 0])[1]
+    if not len(exponents):
+        return x
+    return np.ldexp(x, min(max(power, SMALLEST_POWER - int(exponents.min())), LARGEST_POWER - int(exponents.max())))
 
 
 def positive_null_vector(rows: Whole, near: Array, equal: Sequence[bool]) -> list[Fraction] | None:

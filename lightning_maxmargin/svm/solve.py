@@ -19,14 +19,20 @@ from lightning_maxmargin.svm.certify import (
 from lightning_maxmargin.svm.generate import Outcome, generate, smallest_of
 from lightning_maxmargin.svm.norms.names import Norm, is_unique, norm_of
 from lightning_maxmargin.svm.norms.rounds import generate_norm
-from lightning_maxmargin.svm.rational import RATIONAL_NUMBERS, RATIONAL_RANK, floats, solve_rational
+from lightning_maxmargin.svm.rational import (
+    LARGEST_POWER,
+    RATIONAL_NUMBERS,
+    RATIONAL_RANK,
+    SMALLEST_POWER,
+    floats,
+    shifted,
+    solve_rational,
+)
 from lightning_maxmargin.svm.rows import Array, RowProblem
 from lightning_maxmargin.svm.solution import Solution, Status, answered, infeasible, nothing_to_separate
 from lightning_maxmargin.svm.threads import one_thread
 from lightning_maxmargin.svm.warm import begin
 
-# Powers of two that the largest number of a direction or of multipliers may have.
-SMALLEST_POWER, LARGEST_POWER = -1021, 1024
 # A smallest row this near to 1 is 1 up to the rounding of margins; scaling would cost one more product with all keys.
 SCALED = 1e-13
 # The certificate's own smallest row this far from 1 is worth another scaling.
@@ -92,7 +98,7 @@ def _at_extremes(problem: RowProblem, warm: Solution | None, goal: str, norm: No
 
 def rescaled(problem: RowProblem, solution: Solution, rows: int, rhs: int) -> Solution:
     """The Solution of ``problem``, whose rows are ``2^rows`` and right-hand sides ``2^rhs`` times those solved."""
-    dual = _shifted(
+    dual = shifted(
         solution.dual.numpy(), -rhs if solution.status is Status.INFEASIBLE else _dual_power(solution, rows, rhs)
     )
     if solution.status is Status.INFEASIBLE:
@@ -124,14 +130,6 @@ def _dual_power(solution: Solution, rows: int, rhs: int) -> int:
     return rhs - 2 * rows if solution.norm == "l2" else -rows
 
 
-def _shifted(x: Array, power: int) -> Array:
-    """x 2^power, or the nearest power of two that leaves every entry its digits: multipliers may have any scale."""
-    exponents = np.frexp(x[x != 0])[1]
-    if not len(exponents):
-        return x
-    return np.ldexp(x, min(max(power, SMALLEST_POWER - int(exponents.min())), LARGEST_POWER - int(exponents.max())))
-
-
 def second_opinion(problem: RowProblem, outcome: Outcome | None) -> Outcome | None:
     """The answer in rational arithmetic, rounded at the end; None where the rows are too many for it."""
     if not problem.is_small(RATIONAL_NUMBERS) or min(problem.dim, int(problem.live.sum())) > RATIONAL_RANK:
@@ -152,7 +150,7 @@ def second_opinion(problem: RowProblem, outcome: Outcome | None) -> Outcome | No
     size = f"of size 2^{-shift}" if abs(shift) > 900 else f"{1 / float(np.ldexp(np.linalg.norm(w), shift)):.3g}"
     note = f"separable with margin {size} in exact arithmetic, but float64 holds no direction that shows it"
     # A power of two off the multipliers, which no certificate minds, keeps them in float64.
-    lam = np.ldexp(lam, min(max(exponent + within - shift, SMALLEST_POWER), LARGEST_POWER))
+    lam = shifted(lam, exponent + within - shift)
     w = np.ldexp(w, within).reshape(problem.shape)
     return Outcome(ids, lam, w, False, 0.0, answer.steps, scaled=True, note=note)
 

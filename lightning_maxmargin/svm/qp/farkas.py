@@ -72,6 +72,8 @@ def by_linear_program(problem: RowProblem, ids: Index, scale: Array, A: Array | 
     b = problem.rhs.ravel()[ids] * scale
     b = b / b.max()
     system, target = np.vstack([A.T, b]), np.append(np.zeros(A.shape[1]), 1.0)
+    if not np.isfinite(system).all():
+        return None
     found = linprog(np.zeros(len(ids)), A_eq=system, b_eq=target, method="highs-ds")
     candidates = [found.x] if found.status == 0 else []
     if not candidates:
