@@ -18,7 +18,7 @@ def joint_data(n: int, T: int, d: int, seed: int) -> tuple[torch.Tensor, torch.T
     return keys, selected, (chosen @ torch.randn(d, generator=g, dtype=torch.float64)).sign()
 
 
-# Of these 3 relaxed and 5 rate-coupled problems ended unverified while only rows with b > 0 told a round's worth.
+# Of these 2 relaxed and 3 rate-coupled problems ended unverified while only rows with b > 0 told a round's worth.
 @pytest.mark.parametrize(
     ("shape", "seed"), [((400, 32, 96), seed) for seed in range(5)] + [((300, 32, 128), seed) for seed in range(5)]
 )
