@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from argparse import ArgumentError
 from datetime import timedelta
@@ -109,6 +110,8 @@ class MarginCLI(LightningCLI):
         """What follows from the data cannot be set otherwise: it would be overridden silently."""
         path = self.config[self.subcommand].ckpt_path
         for key, now in self._linked().items():
+            if not hasattr(self.datamodule, key):
+                continue
             of_data, given = getattr(self.datamodule, key), self.given[key]
             if given not in (None, of_data) and given != _default(type(self.model), key):
                 raise InputError(f"model.{key}: {given}, but the data's is {of_data}; leave it out")
@@ -151,10 +154,23 @@ class MarginCLI(LightningCLI):
         return super()._instantiate_trainer(config, callbacks)
 
     def _watchers(self, callbacks: list[Any]) -> list[Any]:
-        """The monitors of one model, or in their place the one of an ensemble."""
-        if not isinstance(self.model, Ensemble):
+        """The monitors of one selector, or in their place those of an ensemble or of text."""
+        others = [c for c in callbacks if not isinstance(c, MarginMonitor | TokenMonitor)]
+        if isinstance(self.model, Ensemble):
+            return [c for c in others if not isinstance(c, FiniteGuard)] + [EnsembleMonitor()]
+        if not self._is_text:
             return callbacks
-        return [c for c in callbacks if not isinstance(c, tuple(FIT_CALLBACKS.values()))] + [EnsembleMonitor()]
+        from lightning_maxmargin.callbacks.text_monitor import TextMonitor
+        from lightning_maxmargin.callbacks.text_output import SaveModel
+
+        given = _listed(self.config.fit.trainer.callbacks)
+        return [*others, *([] if any(isinstance(c, TextMonitor) for c in given) else [TextMonitor()]), SaveModel()]
+
+    @property
+    def _is_text(self) -> bool:
+        """Whether the model is one of text, whose module (and transformers) is imported only then."""
+        module = sys.modules.get("lightning_maxmargin.modules.text")
+        return module is not None and isinstance(self.model, module.TextSelection)
 
     def _run_callbacks(self, config: dict[str, Any]) -> list[Any]:
         given = config.get("callbacks") or []
@@ -192,7 +208,7 @@ class MarginCLI(LightningCLI):
         if self.config.fit.trainer.fast_dev_run:
             return
         tested: dict[str, Any] = {}
-        if self.datamodule.sequences("test") is not None and is_overridden("test_step", self.model):
+        if self.datamodule.has_split("test") and is_overridden("test_step", self.model):
             tested = dict(self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)[0])
         if self.trainer.is_global_zero:
             finish_fit(self.run_dir, tested, seconds, self.config.fit.report)
@@ -206,7 +222,7 @@ class MarginCLI(LightningCLI):
         self._need("test", "test")
 
     def _need(self, split: str, command: str) -> None:
-        if self.datamodule.sequences(split) is None:
+        if not self.datamodule.has_split(split):
             raise InputError(
                 f"data: {type(self.datamodule).__name__} has no {split} split here, so nothing to {command}"
             )
@@ -248,7 +264,7 @@ def run_trainer(about: dict[str, str], commands: dict[str, str]) -> MarginCLI:
     try:
         return MarginCLI(
             pl.LightningModule,
-            SequenceData,
+            pl.LightningDataModule,
             save_config_callback=RunConfig,
             seed_everything_default=0,
             trainer_defaults=DEFAULTS,
