@@ -9,6 +9,22 @@ from lightning_maxmargin.metrics.margin import (
     relative_margin,
     score_rows,
 )
+from lightning_maxmargin.metrics.rationale import (
+    Agreement,
+    agreement,
+    chosen_units,
+    iou_f1,
+    r_precision,
+    rationale_auprc,
+    span_agreement,
+    token_f1,
+)
+from lightning_maxmargin.metrics.rationale_metrics import (
+    IouF1,
+    RationaleAUPRC,
+    RPrecision,
+    TokenF1,
+)
 from lightning_maxmargin.metrics.selection import (
     SelectionAccuracy,
     entropy,
@@ -19,18 +35,30 @@ from lightning_maxmargin.metrics.selection import (
 )
 
 __all__ = [
+    "Agreement",
     "DirectionGap",
+    "IouF1",
     "MinMargin",
+    "RPrecision",
+    "RationaleAUPRC",
     "SelectionAccuracy",
+    "TokenF1",
+    "agreement",
     "attention_margin",
+    "chosen_units",
     "direction_gap",
     "entropy",
     "globally_optimal",
+    "iou_f1",
     "label_margin",
     "label_rows",
     "locally_optimal",
+    "r_precision",
+    "rationale_auprc",
     "relative_margin",
     "score_rows",
     "selected_mass",
+    "span_agreement",
     "sparsity",
+    "token_f1",
 ]
