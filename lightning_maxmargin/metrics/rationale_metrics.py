@@ -1,13 +1,15 @@
-"""The plausibility of rationales as torchmetrics: per document, then the mean over documents."""
+"""The plausibility and faithfulness of rationales as torchmetrics: per document, then the mean over documents."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_maxmargin.metrics.faithfulness import ERASER_BINS, comprehensiveness, sufficiency
 from lightning_maxmargin.metrics.rationale import (
     chosen_units,
     r_precision,
@@ -125,3 +127,45 @@ class IouF1(Metric):
     def compute(self) -> Tensor:
         P, R = self.sums[0] / self.counts[0].clamp_min(1), self.sums[1] / self.counts[1]
         return (2 * P * R / (P + R)).masked_fill(P + R == 0, 0.0)
+
+
+class HeadAOPC(DocumentMean):
+    """What the two AOPC at the head share."""
+
+    def __init__(self, bins: Sequence[float] = ERASER_BINS, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.bins = tuple(bins)
+
+
+class Comprehensiveness(HeadAOPC):
+    """Mean AOPC of :func:`~lightning_maxmargin.metrics.faithfulness.comprehensiveness` at the head.
+
+    Example:
+        >>> metric = Comprehensiveness(bins=[0.5])
+        >>> metric.update(torch.zeros(1, 2), torch.tensor([[[2.0], [0.0]]]))
+        >>> round(metric.compute().item(), 4)
+        0.2311
+    """
+
+    def update(
+        self, scores: Tensor, evidence: Tensor, mask: Tensor | None = None, rationale: Tensor | None = None
+    ) -> None:
+        self.count(comprehensiveness(scores, evidence, mask, rationale=rationale, bins=self.bins).mean(1))
+
+
+class Sufficiency(HeadAOPC):
+    """Mean AOPC of :func:`~lightning_maxmargin.metrics.faithfulness.sufficiency` at the head; low is good.
+
+    Example:
+        >>> metric = Sufficiency(bins=[0.5])
+        >>> metric.update(torch.zeros(1, 2), torch.tensor([[[2.0], [0.0]]]))
+        >>> round(metric.compute().item(), 4)
+        -0.1497
+    """
+
+    higher_is_better = False
+
+    def update(
+        self, scores: Tensor, evidence: Tensor, mask: Tensor | None = None, rationale: Tensor | None = None
+    ) -> None:
+        self.count(sufficiency(scores, evidence, mask, rationale=rationale, bins=self.bins).mean(1))
