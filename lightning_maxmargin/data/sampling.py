@@ -80,9 +80,8 @@ class BatchLoader:
 
     def _part(self, rows: Tensor) -> Sequences:
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        return (
-            self.data if world == 1 and len(rows) == len(self.data) and len(self) == 1 else self.data[rows[rank::world]]
-        )
+        whole = isinstance(self.data, Sequences) and world == 1 and len(rows) == len(self.data) and len(self) == 1
+        return self.data if whole else self.data[rows[rank::world]]
 
     def state_dict(self) -> dict[str, int]:
         """Where to go on; 0 after the last batch, when the next epoch starts afresh."""

@@ -22,11 +22,11 @@ RERUN_HINT = "run `maxmargin fit` into a new --run_dir"
 
 @dataclass(frozen=True)
 class Example:
-    """One text example of ``tokens.jsonl``; ``prediction`` is the logit, or with classes an int, the class."""
+    """One text example of ``tokens.jsonl``; ``prediction`` is the logit, or the class as an int or by name."""
 
     index: int
-    label: float
-    prediction: float | int | None
+    label: float | str
+    prediction: float | int | str | None
     tokens: list[str]
     attention: list[float]
     selected: int
@@ -35,6 +35,8 @@ class Example:
     @property
     def right(self) -> bool | None:
         """Whether the prediction agrees with the label; None where there is no finite prediction."""
+        if isinstance(self.prediction, str) or isinstance(self.label, str):
+            return self.prediction == self.label
         if self.prediction is None or not math.isfinite(self.prediction):
             return None
         if self.by_class:
@@ -44,6 +46,8 @@ class Example:
     @property
     def by_class(self) -> bool:
         """Whether label and prediction are class indices; a logit is written as a float."""
+        if isinstance(self.label, str):
+            return True
         return isinstance(self.prediction, int) and self.label >= 0
 
 
@@ -229,13 +233,13 @@ def _read_example(path: Path, line: int, text: str) -> Example:
             raise TypeError("`tokens` is no list")
         tokens = [str(t) for t in example.tokens]
         attention = [float(a) if a is not None else 0.0 for a in example.attention]
-        selected, label = int(example.selected), float(example.label)
+        selected, label = int(example.selected), example.label if isinstance(example.label, str) else float(example.label)
     except KeyError as error:
         raise _damaged(path, f"line {line} has no {error}") from error
     except (ValueError, TypeError) as error:
         raise _damaged(path, f"line {line}: {error}") from error
     planted = example.planted if isinstance(example.planted, int) and example.planted >= 0 else None
-    if not isinstance(example.prediction, int | float | None):
+    if not isinstance(example.prediction, int | float | str | None):
         raise _damaged(path, f"line {line}: `prediction` is no number")
     if len(attention) != len(tokens) or not 0 <= selected < max(len(tokens), 1):
         raise _damaged(path, f"line {line}: {len(tokens)} tokens, {len(attention)} weights, selected {selected}")

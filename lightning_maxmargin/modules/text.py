@@ -20,6 +20,7 @@ from lightning_maxmargin.probe.text import TextUnits
 from lightning_maxmargin.reduce import AllReduce, leave_group_at_exit
 from lightning_maxmargin.text.batches import Batch
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification, SelectionOutput, pooled_units
+from lightning_maxmargin.text.rationales import plausibility_metrics, word_scores
 from lightning_maxmargin.text.saving import build_model, load_start
 
 
@@ -90,6 +91,7 @@ class TextSelection(pl.LightningModule):
         self.model: MaxMarginForSequenceClassification | None = None
         self.class_weight: Tensor | None = None
         self.val_accuracy, self.test_accuracy = MeanMetric(), MeanMetric()
+        self.plausibility = plausibility_metrics()
         self._check()
 
     def _check(self) -> None:
@@ -222,8 +224,33 @@ class TextSelection(pl.LightningModule):
         self.log("val/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["index"]), sync_dist=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._accuracy(self.test_accuracy, batch, self(batch))
+        output = self(batch)
+        self._accuracy(self.test_accuracy, batch, output)
         self.log("test/accuracy", self.test_accuracy, on_step=False, on_epoch=True)
+        split = self.trainer.datamodule.splits["test"]  # type: ignore[attr-defined]
+        scores = word_scores(split, batch["index"].tolist(), self.weights(batch, output))
+        if scores is not None:
+            self.plausibility.update(*scores)
+
+    def on_test_epoch_end(self) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data.splits["test"].documents.rationales is not None:
+            # Computed on all processes: each holds a part of the documents.
+            self.log_dict({f"rationale/{name}": float(x) for name, x in self.plausibility.compute().items()})
+            self.log("rationale/documents", float(self.plausibility["auprc"].documents))  # type: ignore[arg-type]
+        self.plausibility.reset()
+
+    @staticmethod
+    def weights(batch: Batch, output: SelectionOutput) -> list[Any]:
+        """Attention on each document's units, (u,) float64 arrays; of the predicted label's selector where there are
+        several."""
+        assert output.selection is not None and output.logits is not None
+        selection = output.selection
+        if selection.ndim == 3:
+            selection = selection[torch.arange(len(selection)), output.logits.argmax(1)]
+        units = batch["unit_ids"].max(1).values + 1 if "unit_ids" in batch else None
+        inside = batch["mask"] if units is None else torch.arange(selection.shape[1], device=units.device) < units[:, None]
+        return [row[on].double().cpu().numpy() for row, on in zip(selection, inside, strict=True)]
 
     @staticmethod
     def _accuracy(metric: MeanMetric, batch: Batch, output: SelectionOutput) -> None:

@@ -44,6 +44,8 @@ def print_summary(summary: dict[str, Any]) -> None:
 def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if summary["ensemble/instances"]:
         return _ensemble_lines(summary)
+    if "margin/median_lead" in summary:
+        return _text_lines(summary)
 
     def pair(first: str, second: str) -> str:
         return f"{_share(summary[first])}, {_share(summary[second])}"
@@ -89,6 +91,23 @@ def _ensemble_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("median norm", _number(summary["norm/attention"])),
         _time(summary),
     ]
+
+
+def _text_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = [("test accuracy", _share(summary["test/accuracy"]))]
+    if summary["rationale/auprc"] is not None:
+        lines += [
+            ("marked words: AUPRC, R-precision", f"{_share(summary['rationale/auprc'])}, "
+             f"{_share(summary['rationale/r_precision'])}"),
+            ("test documents with marked words", f"{summary['rationale/documents']:,.0f}"),
+        ]  # fmt: skip
+    lines += [
+        ("median lead, entropy of the attention", f"{_share(summary['margin/median_lead'])}, "
+         f"{_share(summary['attention/entropy'])}"),
+        ("attention SVM", f"{summary['status/attention'] or '-'}, relative margin "
+         f"{_share(summary['relative_margin/attention'])}"),
+    ]  # fmt: skip
+    return [*lines, _time(summary)]
 
 
 def _time(summary: dict[str, Any]) -> tuple[str, str]:

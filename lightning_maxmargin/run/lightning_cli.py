@@ -228,7 +228,15 @@ class MarginCLI(LightningCLI):
             )
 
     def predict(self, **kwargs: Any) -> None:
-        """Predicts and writes one JSON object per sequence."""
+        """Predicts and writes one JSON object per sequence or document."""
+        if self._is_text:
+            from lightning_maxmargin.callbacks.text_predictions import TextPredictions
+
+            writer = TextPredictions(Path(self.config.predict.output))
+            self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+            self.trainer.predict(**{**kwargs, "return_predictions": False})
+            print(f"{writer.path} ({writer.count:,} documents)")
+            return
         batches: list[Any] = self.trainer.predict(**kwargs) or []
         write_predictions(Path(self.config.predict.output), batches)
 

@@ -43,7 +43,7 @@ class MaxMarginConfig(PretrainedConfig):
         per_class: one selector a class, instead of one for all.
         units: what is selected: word pieces, words or sentences; the last two are means of their pieces.
         special_ids: tokens of the vocabulary that are never selected.
-        max_length: word pieces that a text is cut at.
+        max_pieces: word pieces that a text is cut at.
     """
 
     model_type = "maxmargin"
@@ -61,13 +61,13 @@ class MaxMarginConfig(PretrainedConfig):
         per_class: bool = False,
         units: Units = "pieces",
         special_ids: Sequence[int] = (),
-        max_length: int = 512,
+        max_pieces: int = 512,
         **others: Any,
     ) -> None:
         self.encoder = encoder or {}
         self.key_layer, self.value_layer, self.token_scale = key_layer, value_layer, token_scale
         self.parametrization, self.query, self.rank, self.per_class = parametrization, query, rank, per_class
-        self.units, self.special_ids, self.max_length = units, list(special_ids), max_length
+        self.units, self.special_ids, self.max_pieces = units, list(special_ids), max_pieces
         super().__init__(**others)
 
 

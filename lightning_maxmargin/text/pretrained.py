@@ -148,15 +148,19 @@ class PretrainedEncoder:
 
     def pieces(self, texts: Sequence[str], max_length: int | None = None) -> Pieces:
         """The word pieces of the texts, cut at ``max_length`` (the encoder's own maximum where None)."""
-        longest = self.longest(max_length)
-        codes: list[Any] = []
-        for start in range(0, len(texts), 1024):
-            part = self.tokenizer(
-                list(texts[start : start + 1024]), truncation=True, max_length=longest, return_attention_mask=False,
-                return_token_type_ids=False, return_offsets_mapping=True, return_special_tokens_mask=True,
-            )  # fmt: skip
-            codes += part.encodings
-        return _joined(codes)
+        return word_pieces(self.tokenizer, texts, self.longest(max_length))
+
+
+def word_pieces(tokenizer: Any, texts: Sequence[str], longest: int) -> Pieces:
+    """The word pieces of the texts by a fast tokenizer, cut at ``longest``."""
+    codes: list[Any] = []
+    for start in range(0, len(texts), 1024):
+        part = tokenizer(
+            list(texts[start : start + 1024]), truncation=True, max_length=longest, return_attention_mask=False,
+            return_token_type_ids=False, return_offsets_mapping=True, return_special_tokens_mask=True,
+        )  # fmt: skip
+        codes += part.encodings
+    return _joined(codes)
 
 
 def _joined(codes: Sequence[Any]) -> Pieces:

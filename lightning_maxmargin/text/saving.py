@@ -29,7 +29,7 @@ def build_model(
     network = encoder.model(max(spec.key_layer, spec.value_layer))
     config = MaxMarginConfig(
         encoder=network.config.to_dict(),  # type: ignore[union-attr,operator]
-        key_layer=spec.key_layer, value_layer=spec.value_layer, units=spec.units, max_length=spec.max_length,
+        key_layer=spec.key_layer, value_layer=spec.value_layer, units=spec.units, max_pieces=spec.max_length,
         special_ids=special_ids(encoder.tokenizer), id2label=dict(enumerate(names)),
         label2id={name: k for k, name in enumerate(names)}, **shape,
     )  # fmt: skip

@@ -12,8 +12,8 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.hidden import batches_by_length
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification
-from lightning_maxmargin.text.plain import well_formed
-from lightning_maxmargin.text.pretrained import PretrainedEncoder
+from lightning_maxmargin.text.fields import LONE
+from lightning_maxmargin.text.pretrained import PretrainedEncoder, word_pieces
 from lightning_maxmargin.text.readings import Reading, read, selector_norms, units_in
 from lightning_maxmargin.text.records import Documents
 from lightning_maxmargin.text.saving import load_model
@@ -63,17 +63,15 @@ class TextSelector:
         wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
         if wrong is not None:
             raise InputError(f"text {wrong} is a {type(texts[wrong]).__name__}; expected a string")
-        split = self._split([well_formed(text) for text in texts])
+        split = self._split([LONE.sub("\ufffd", text) for text in texts])
         found: dict[int, Reading] = {}
         for part in batches_by_length(split.pieces, range(len(split)), PIECES_AT_ONCE):
             found |= dict(zip(part, self._read(split, part), strict=True))
         yield from (found[i] for i in range(len(split)))
 
     def _split(self, texts: list[str]) -> Split:
-        encoder = PretrainedEncoder("selector", Path())
-        encoder.__dict__["tokenizer"] = self.tokenizer
-        pieces = encoder.pieces(texts, self.model.config.max_length)
         config = self.model.config
+        pieces = word_pieces(self.tokenizer, texts, config.max_pieces)
         documents = Documents(texts, None, None, "texts", 0)
         return Split(documents, pieces, config.units, None, None, config.key_layer, config.value_layer)
 
