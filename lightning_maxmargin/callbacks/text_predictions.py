@@ -62,5 +62,3 @@ class TextPredictions(Callback):
         mask = batch["mask"].cpu()
         for i, reading in zip(texts, readings(pl_module.model, split, texts, output, mask), strict=True):
             yield {"index": i, "text": split.documents.texts[i], **reading.as_json()}
-
-

@@ -233,7 +233,10 @@ def _read_example(path: Path, line: int, text: str) -> Example:
             raise TypeError("`tokens` is no list")
         tokens = [str(t) for t in example.tokens]
         attention = [float(a) if a is not None else 0.0 for a in example.attention]
-        selected, label = int(example.selected), example.label if isinstance(example.label, str) else float(example.label)
+        selected, label = (
+            int(example.selected),
+            example.label if isinstance(example.label, str) else float(example.label),
+        )
     except KeyError as error:
         raise _damaged(path, f"line {line} has no {error}") from error
     except (ValueError, TypeError) as error:

@@ -195,7 +195,10 @@ class TextSelection(pl.LightningModule):
         optimizer = self.make_optimizer(trained)
         if self.make_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
+        }
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self._losses(batch, self(batch)).sum()
@@ -249,7 +252,9 @@ class TextSelection(pl.LightningModule):
         if selection.ndim == 3:
             selection = selection[torch.arange(len(selection)), output.logits.argmax(1)]
         units = batch["unit_ids"].max(1).values + 1 if "unit_ids" in batch else None
-        inside = batch["mask"] if units is None else torch.arange(selection.shape[1], device=units.device) < units[:, None]
+        inside = (
+            batch["mask"] if units is None else torch.arange(selection.shape[1], device=units.device) < units[:, None]
+        )
         return [row[on].double().cpu().numpy() for row, on in zip(selection, inside, strict=True)]
 
     @staticmethod
@@ -290,7 +295,9 @@ class TextSelection(pl.LightningModule):
             now["names"] = data.names
         other = [name for name, value in now.items() if value != kept[name]]
         if other:
-            raise InputError(f"ckpt_path: it is of another {' and '.join(other)}: {kept[other[0]]}, not {now[other[0]]}")
+            raise InputError(
+                f"ckpt_path: it is of another {' and '.join(other)}: {kept[other[0]]}, not {now[other[0]]}"
+            )
         data.names = kept["names"]
         if self.model is None:
             self.set_model(build_model(replace(data.spec), data.encoder, data.names, self._shape()))
@@ -305,5 +312,3 @@ def balanced(labels: Tensor, classes: int) -> Tensor:
     """
     counts = torch.bincount(labels, minlength=classes).clamp_min(1)
     return len(labels) / (classes * counts.float())
-
-

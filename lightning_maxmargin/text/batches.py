@@ -13,7 +13,8 @@ from torch import Tensor
 from lightning_maxmargin.text.hidden import HiddenStates, padded_ids
 from lightning_maxmargin.text.pretrained import Pieces
 from lightning_maxmargin.text.records import Documents
-from lightning_maxmargin.text.units import Spans, units_of
+from lightning_maxmargin.text.fields import Spans
+from lightning_maxmargin.text.units import units_of
 
 #: A batch by name: index (b,), labels (b,) where there are some, input_ids and attention_mask (b, t), mask (b, t) true
 #: on pieces that may be selected, unit_ids (b, t) unless pieces are the units, and of a frozen encoder keys and values.
@@ -89,7 +90,7 @@ class Split:
 
     def _units_of(self, i: int, units: str) -> tuple[Any, Spans]:
         at = self.pieces.of(i)
-        found = units_of(self.documents.texts[i], self.pieces.spans[at], self.pieces.special[at], units)
+        found = units_of(self.documents.texts[i], self.pieces.spans[at], self.pieces.special[at], units)  # type: ignore[arg-type]
         return found.ids, found.spans
 
     @cached_property
@@ -103,7 +104,9 @@ class Split:
 
     def unit_count(self, i: int) -> int:
         """How many places a document's units take in a batch."""
-        return int(self.pieces.starts[i + 1] - self.pieces.starts[i]) if self.units == "pieces" else len(self._units[i][1])
+        return (
+            int(self.pieces.starts[i + 1] - self.pieces.starts[i]) if self.units == "pieces" else len(self._units[i][1])
+        )
 
     @cached_property
     def counts(self) -> dict[str, int]:

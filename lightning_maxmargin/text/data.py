@@ -137,7 +137,9 @@ class TextData(pl.LightningDataModule):
     def _training_documents(self) -> dict[str, Documents]:
         """All splits of a fit, labels checked against those of training documents."""
         if self.sources["train"] is None:
-            raise InputError("data.train: no file to train on; name a CSV, JSONL or Parquet file, a folder or a hub name")
+            raise InputError(
+                "data.train: no file to train on; name a CSV, JSONL or Parquet file, a folder or a hub name"
+            )
         found = read_splits(self.sources["train"], cache_dir=self.cache_dir, **self.columns)
         found |= {name: self._read(name) for name in ("val", "test") if self.sources[name] is not None}
         labels = {name: docs.labels for name, docs in found.items()}
@@ -164,7 +166,9 @@ class TextData(pl.LightningDataModule):
         layers = (self.spec.key_layer, self.spec.value_layer)
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
         hidden = (
-            cached_hidden(self.encoder, documents.texts, pieces, layers, self.cache_dir, device) if self.frozen else None
+            cached_hidden(self.encoder, documents.texts, pieces, layers, self.cache_dir, device)
+            if self.frozen
+            else None
         )
         return Split(
             documents, pieces, self.spec.units, None, hidden, *layers, self.encoder.tokenizer.pad_token_id or 0

@@ -135,9 +135,7 @@ def _hidden(
     network: nn.Module, encoder: PretrainedEncoder, pieces: Pieces, texts: Sequence[int], device: torch.device
 ) -> Any:
     ids, mask = padded_ids(pieces, texts, encoder.tokenizer.pad_token_id or 0)
-    return network(
-        input_ids=ids.to(device), attention_mask=mask.to(device), output_hidden_states=True
-    ).hidden_states
+    return network(input_ids=ids.to(device), attention_mask=mask.to(device), output_hidden_states=True).hidden_states
 
 
 def _store(file: Half, states: Tensor, pieces: Pieces, texts: Sequence[int]) -> None:

@@ -139,7 +139,9 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
             InputError: units are words or sentences and no unit_ids are given (only ``TextSelector`` makes them).
         """
         if unit_ids is None and self.config.units != "pieces":
-            raise InputError(f"model: units are {self.config.units}; give unit_ids, or use TextSelector.from_pretrained")
+            raise InputError(
+                f"model: units are {self.config.units}; give unit_ids, or use TextSelector.from_pretrained"
+            )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         states = self.encoder(
@@ -177,9 +179,7 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
             logits = torch.einsum("bkt,btk->bk", selection, evidence)
         return SelectionOutput(logits=logits, selection=selection, evidence=evidence, scores=scores)
 
-    def sequences(
-        self, keys: Tensor, values: Tensor, mask: Tensor, first: Tensor, dropout: float = 0.0
-    ) -> Sequences:
+    def sequences(self, keys: Tensor, values: Tensor, mask: Tensor, first: Tensor, dropout: float = 0.0) -> Sequences:
         """Scaled tokens as attention and head see them; arguments as of :meth:`select`."""
         same = values is keys
         keys = self._token(keys, dropout)
@@ -205,18 +205,12 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
         return torch.isin(input_ids, special)
 
 
-
-
-
-
 def _encoder_of(config: MaxMarginConfig) -> nn.Module:
     own = dict(config.encoder)
     return without_final_norm(AutoModel.from_config(AutoConfig.for_model(own.pop("model_type"), **own)))
 
 
-def pooled_units(
-    keys: Tensor, values: Tensor, mask: Tensor, unit_ids: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def pooled_units(keys: Tensor, values: Tensor, mask: Tensor, unit_ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Keys and values (b, u, d) of units, the means of their pieces, and their mask (b, u).
 
     Args:

@@ -50,7 +50,7 @@ def word_scores(split: Split, texts: Sequence[int], weights: Sequence[Any]) -> W
         if split.units == "pieces":
             spans, _, weight = word_weights(split.documents.texts[i], spans, weight)
         scores.append(torch.as_tensor(weight, dtype=torch.float64))
-        marks.append(torch.tensor(marked(spans, rationale), dtype=torch.bool))
+        marks.append(torch.tensor(marked(spans, rationale, split.documents.texts[i]), dtype=torch.bool))
     if not scores:
         return None
     pad = torch.nn.utils.rnn.pad_sequence

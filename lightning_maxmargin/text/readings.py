@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification
-from lightning_maxmargin.text.units import Spans, sum_by, units_of
+from lightning_maxmargin.text.fields import Spans
+from lightning_maxmargin.text.units import sum_by, units_of
 
 Numbers = npt.NDArray[np.float64]
 
@@ -126,7 +127,11 @@ def word_weights(text: str, spans: Spans, weight: Numbers) -> tuple[Spans, npt.N
     """
     found = units_of(text, spans, [0] * len(spans), "words")
     ids = np.asarray(found.ids, np.int64)
-    return found.spans, ids, sum_by(ids, weight, len(found.spans))
+    return found.spans, ids, _sums(ids, weight, len(found.spans))
+
+
+def _sums(ids: npt.NDArray[np.int64], numbers: Numbers, count: int) -> Numbers:
+    return np.asarray(sum_by(torch.from_numpy(ids), torch.from_numpy(np.asarray(numbers, np.float64)), count))
 
 
 def read(text: str, units: Units, spans: Spans, names: Sequence[str], by_word: bool) -> Reading:
@@ -145,7 +150,7 @@ def read(text: str, units: Units, spans: Spans, names: Sequence[str], by_word: b
     weight = units.weight.numpy()
     if by_word:
         word_spans, ids, weight_of = word_weights(text, spans, weight)
-        total = sum_by(ids, weight * evidence, len(word_spans))
+        total = _sums(ids, weight * evidence, len(word_spans))
         evidence_of = np.divide(total, weight_of, out=np.zeros_like(total), where=weight_of > 0)
         spans, weight, evidence = word_spans, weight_of, evidence_of
     words = [

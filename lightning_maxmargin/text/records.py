@@ -48,6 +48,14 @@ class Documents:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def take(self, rows: Sequence[int]) -> Documents:
+        """The documents of these rows."""
+        labels, rationales = (
+            None if column is None else [column[i] for i in rows] for column in (self.labels, self.rationales)
+        )
+        texts = [self.texts[i] for i in rows]
+        return Documents(texts, labels, rationales, self.source, sum("\ufffd" in text for text in texts))
+
 
 class Columns(NamedTuple):
     """The names of the columns."""

@@ -102,8 +102,4 @@ def readings(
         if not by_word:
             count = output["scores"].shape[-1]
             inside = torch.arange(count) < len(split.unit_spans(i))
-        yield read(
-            split.documents.texts[i], units_in(output, row, inside, norms), split.unit_spans(i), names, by_word
-        )
-
-
+        yield read(split.documents.texts[i], units_in(output, row, inside, norms), split.unit_spans(i), names, by_word)
