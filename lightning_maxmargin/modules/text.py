@@ -247,7 +247,8 @@ class TextSelection(pl.LightningModule):
     def weights(batch: Batch, output: SelectionOutput) -> list[Any]:
         """Attention on each document's units, (u,) float64 arrays; of the predicted label's selector where there are
         several."""
-        assert output.selection is not None and output.logits is not None
+        assert output.selection is not None
+        assert output.logits is not None
         selection = output.selection
         if selection.ndim == 3:
             selection = selection[torch.arange(len(selection)), output.logits.argmax(1)]

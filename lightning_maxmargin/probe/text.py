@@ -1,4 +1,4 @@
-"""What an evaluation measures of a text selector: lead and entropy of its attention, and how far from its Att-SVM it is."""
+"""What an evaluation measures of a text selector: lead and entropy of its attention, and its Att-SVM."""
 
 from __future__ import annotations
 

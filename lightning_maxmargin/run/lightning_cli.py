@@ -25,7 +25,6 @@ from lightning_maxmargin.callbacks import (
     StepProgress,
     TokenMonitor,
 )
-from lightning_maxmargin.data import SequenceData
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.modules.ensemble import Ensemble
 from lightning_maxmargin.modules.joint import JointSelection

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.text.fields import Spans
 from lightning_maxmargin.text.hidden import HiddenStates, padded_ids
 from lightning_maxmargin.text.pretrained import Pieces
 from lightning_maxmargin.text.records import Documents
-from lightning_maxmargin.text.fields import Spans
 from lightning_maxmargin.text.units import units_of
 
 #: A batch by name: index (b,), labels (b,) where there are some, input_ids and attention_mask (b, t), mask (b, t) true

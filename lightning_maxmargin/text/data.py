@@ -115,7 +115,6 @@ class TextData(pl.LightningDataModule):
         self.spec = TextSpec(encoder, key, value, units, self.encoder.longest(max_length))
         self.splits: dict[str, Split] = {}
         self.names: list[str] = []
-        self.frozen = True  # a model that trains the encoder sets it: then no hidden states are computed
 
     # --- reading ----------------------------------------------------------------------------------------------
 
@@ -124,7 +123,13 @@ class TextData(pl.LightningDataModule):
         wanted = [name for name in STAGES[stage] if name not in self.splits]
         documents = self._documents(stage, wanted) if wanted else {}
         for name, docs in documents.items():
-            self.splits[name] = self._split(docs)
+            self.splits[name] = self._split(docs, cached=stage == "fit" or self._is_frozen and stage != "predict")
+
+    @property
+    def _is_frozen(self) -> bool:
+        """Whether the model reads hidden states as the encoder came with them."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        return not getattr(module, "tunes_encoder", False)
 
     def _documents(self, stage: str, wanted: list[str]) -> dict[str, Documents]:
         if stage == "predict":
@@ -161,15 +166,13 @@ class TextData(pl.LightningDataModule):
             **self.columns,
         )  # fmt: skip
 
-    def _split(self, documents: Documents) -> Split:
+    def _split(self, documents: Documents, cached: bool) -> Split:
         pieces = self.encoder.pieces(documents.texts, self.spec.max_length)
         layers = (self.spec.key_layer, self.spec.value_layer)
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        hidden = (
-            cached_hidden(self.encoder, documents.texts, pieces, layers, self.cache_dir, device)
-            if self.frozen
-            else None
-        )
+        hidden = None
+        if cached:
+            hidden = cached_hidden(self.encoder, documents.texts, pieces, layers, self.cache_dir, device)
         return Split(
             documents, pieces, self.spec.units, None, hidden, *layers, self.encoder.tokenizer.pad_token_id or 0
         )

@@ -32,7 +32,7 @@ class MaxMarginConfig(PretrainedConfig):
     """What :class:`MaxMarginForSequenceClassification` is made of.
 
     Args:
-        encoder: the encoder's own configuration, as ``to_dict()`` gives it; its depth is ``max(key_layer, value_layer)``.
+        encoder: the encoder's own configuration, as ``to_dict()`` gives it, up to the deeper layer.
         key_layer: whose hidden states attention scores; 0 is the embeddings.
         value_layer: whose hidden states the head reads.
         token_scale: length of a token after its LayerNorm. The length is the effective learning rate of p: 3 to 12 gave

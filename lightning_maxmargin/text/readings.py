@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.text.model import MaxMarginForSequenceClassification
 from lightning_maxmargin.text.fields import Spans
+from lightning_maxmargin.text.model import MaxMarginForSequenceClassification
 from lightning_maxmargin.text.units import sum_by, units_of
 
 Numbers = npt.NDArray[np.float64]

@@ -10,9 +10,9 @@ import torch
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.batches import Split
+from lightning_maxmargin.text.fields import LONE
 from lightning_maxmargin.text.hidden import batches_by_length
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification
-from lightning_maxmargin.text.fields import LONE
 from lightning_maxmargin.text.pretrained import PretrainedEncoder, word_pieces
 from lightning_maxmargin.text.readings import Reading, read, selector_norms, units_in
 from lightning_maxmargin.text.records import Documents
