@@ -16,7 +16,7 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.encoders import DEFAULT
 from lightning_maxmargin.text.hidden import cached_hidden
-from lightning_maxmargin.text.pretrained import PretrainedEncoder, pretrained_encoder
+from lightning_maxmargin.text.pretrained import PretrainedEncoder, pretrained_encoder, special_ids
 from lightning_maxmargin.text.records import Documents, read_documents, read_splits
 from lightning_maxmargin.text.splits import check_labels, stratified
 
@@ -103,7 +103,7 @@ class TextData(pl.LightningDataModule):
         if not 0 < val_share < 1:
             raise InputError(f"data.val_share: {val_share}; expected a number between 0 and 1")
         self.sources = {"train": train, "val": val, "test": test, "predict": predict}
-        self.columns = {"text": text, "label": label, "rationale": rationale}
+        self.columns: dict[str, Any] = {"text": text, "label": label, "rationale": rationale}
         self.val_share, self.batch_size, self.cache_dir = val_share, batch_size, cache_dir
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.encoder: PretrainedEncoder = pretrained_encoder(encoder)
@@ -123,7 +123,7 @@ class TextData(pl.LightningDataModule):
         wanted = [name for name in STAGES[stage] if name not in self.splits]
         documents = self._documents(stage, wanted) if wanted else {}
         for name, docs in documents.items():
-            self.splits[name] = self._split(docs, cached=stage == "fit" or self._is_frozen and stage != "predict")
+            self.splits[name] = self._split(docs, cached=stage == "fit" or (self._is_frozen and stage != "predict"))
 
     @property
     def _is_frozen(self) -> bool:
@@ -173,9 +173,9 @@ class TextData(pl.LightningDataModule):
         hidden = None
         if cached:
             hidden = cached_hidden(self.encoder, documents.texts, pieces, layers, self.cache_dir, device)
-        return Split(
-            documents, pieces, self.spec.units, None, hidden, *layers, self.encoder.tokenizer.pad_token_id or 0
-        )
+        tokenizer = self.encoder.tokenizer
+        special = tuple(special_ids(tokenizer))
+        return Split(documents, pieces, self.spec.units, None, hidden, *layers, special, tokenizer.pad_token_id or 0)
 
     def has_split(self, split: str) -> bool:
         """Whether there is such a split, read or yet to be read."""

@@ -50,9 +50,8 @@ class Documents:
 
     def take(self, rows: Sequence[int]) -> Documents:
         """The documents of these rows."""
-        labels, rationales = (
-            None if column is None else [column[i] for i in rows] for column in (self.labels, self.rationales)
-        )
+        labels = None if self.labels is None else [self.labels[i] for i in rows]
+        rationales = None if self.rationales is None else [self.rationales[i] for i in rows]
         texts = [self.texts[i] for i in rows]
         return Documents(texts, labels, rationales, self.source, sum("\ufffd" in text for text in texts))
 
