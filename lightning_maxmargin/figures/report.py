@@ -7,11 +7,11 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.figures.diagnosis import diagnosis, number_table
 from lightning_maxmargin.figures.draw import draw_figures
 from lightning_maxmargin.figures.examples import choose, counts, show
 from lightning_maxmargin.figures.read import RunFiles
-from lightning_maxmargin.run.atomic import write_text
 
 CAPTIONS = {
     "paths": (

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_maxmargin.atomic import whole
 from lightning_maxmargin.figures.read import Array
 from lightning_maxmargin.keys import ROUNDING
-from lightning_maxmargin.run.atomic import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.keys import LIMITS, as_near
-from lightning_maxmargin.run.atomic import write_text
 from lightning_maxmargin.run.summary import write_summary
 
 

@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 import lightning_maxmargin.text  # noqa: F401  (so that --data knows its classes by their bare names)
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.callbacks import (
     EnsembleMonitor,
     FiniteGuard,
@@ -28,7 +29,6 @@ from lightning_maxmargin.data import SequenceData
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.modules.ensemble import Ensemble
 from lightning_maxmargin.modules.joint import JointSelection
-from lightning_maxmargin.run.atomic import write_text
 from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, verify_checkpoint
 from lightning_maxmargin.run.config_errors import is_input, one_line
 from lightning_maxmargin.run.directory import make_run_dir, plan_run_dir

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from lightning_maxmargin.atomic import whole, write_text
 from lightning_maxmargin.callbacks.ensemble_monitor import EnsembleMonitor, instances_csv
 from lightning_maxmargin.callbacks.interrupt import Interrupt
 from lightning_maxmargin.callbacks.margin_monitor import MarginMonitor
@@ -19,7 +20,6 @@ from lightning_maxmargin.callbacks.monitor import Monitor
 from lightning_maxmargin.core import Sequences
 from lightning_maxmargin.keys import measured_by
 from lightning_maxmargin.probe.selector import Snapshot
-from lightning_maxmargin.run.atomic import whole, write_text
 from lightning_maxmargin.run.directory import versions
 
 
