@@ -12,9 +12,9 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from lightning_maxmargin.callbacks.schedule import next_step
 from lightning_maxmargin.keys import check_registered, measured_by
 from lightning_maxmargin.probe.ensemble import EnsembleResult
+from lightning_maxmargin.schedule import next_step
 
 #: Less than this share converged is worth a warning.
 MIN_CONVERGED_SHARE = 0.5

@@ -9,11 +9,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from lightning_maxmargin.callbacks.schedule import next_step
 from lightning_maxmargin.callbacks.watch import Failure, as_failure
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.keys import Value, check_registered
 from lightning_maxmargin.reduce import leave_group_at_exit
+from lightning_maxmargin.schedule import next_step
 
 
 class Monitor(Callback):

@@ -13,13 +13,13 @@ from torch import distributed as dist
 from torch.optim import Optimizer
 
 from lightning_maxmargin.core.ensemble import EnsembleState, Update
-from lightning_maxmargin.core.losses import Loss, find_margin_loss
+from lightning_maxmargin.core.losses import Loss, MarginLoss, find_loss
 from lightning_maxmargin.core.stack import pack
 from lightning_maxmargin.core.updates import UpdateRule, update_rule
 from lightning_maxmargin.errors import InputError, NonFiniteError
-from lightning_maxmargin.modules.steps import steps_now
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
-from lightning_maxmargin.reduce import AllReduce, leave_group_at_exit
+from lightning_maxmargin.reduce import leave_group_at_exit, reduce_over
+from lightning_maxmargin.schedule import steps_now
 
 T = TypeVar("T")
 
@@ -92,7 +92,7 @@ class Ensemble(pl.LightningModule):
         self._options = {
             "attention_lr": _listed(attention_lr),
             "head_lr": _listed(head_lr),
-            "loss": [find_margin_loss(x, "model.loss") for x in _listed(loss)],
+            "loss": [find_loss(x, "model.loss", MarginLoss) for x in _listed(loss)],
         }
         self.automatic_optimization = False
         # The weights of all processes do not fit one another, so they are no parameters; Lightning wants one to exist.
@@ -207,7 +207,7 @@ class Ensemble(pl.LightningModule):
         assert not isinstance(optimizer, list)
         for _ in range(steps_now(self.trainer, self.pause_at, int(self.hparams["inner_steps"]))):
             optimizer.step()
-        loss = AllReduce(self.trainer.world_size).sum(self.state.loss_now.double().sum()) / self.count
+        loss = reduce_over(self.trainer.world_size).sum(self.state.loss_now.double().sum()) / self.count
         self.log("train/loss", loss.float())
         self.log("step", float(self.global_step))
 
