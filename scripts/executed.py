@@ -68,14 +68,16 @@ def _room(file: str) -> str:
 
 
 def main() -> None:
+    # Read now: the command line of Lightning writes over it.
     arguments = [argument for argument in sys.argv[1:] if argument != "--list"]
+    every = "--list" in sys.argv
     config = str(Path(arguments[0]).resolve()) if arguments else str(RELAXED)
     with tempfile.TemporaryDirectory() as directory:
         os.chdir(directory)
         codes = called_codes(["fit", "--config", config, "--run_dir", "run", *arguments[1:]])
         os.chdir(PACKAGE.parent)
     functions = {name for code in codes if (name := written(code))}
-    if "--list" in sys.argv:
+    if every:
         print(*(f"{file} {function}" for file, function in sorted(functions)), sep="\n")
     report(functions)
 
