@@ -54,7 +54,7 @@ class RunSummary(Callback):
             return
         values: dict[str, Any] = {}
         for monitor in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(monitor, Monitor | EnsembleMonitor):
+            if isinstance(monitor, Monitor):
                 message = " ".join(filter(None, (values.get("message"), monitor.message)))
                 values |= {"gradient": getattr(pl_module, "gradient", None), **monitor.last, "message": message}
             if isinstance(monitor, MarginMonitor) and monitor.snapshot is not None:
