@@ -181,11 +181,9 @@ class TokenSelector(nn.Module):
             raise InputError("data: query 'separate' needs queries and the data have none; give them or use 'shared'")
         return data.queries
 
-    def scores(self, data: Sequences) -> Tensor:
-        """a_it = k_it' W z_i, (n, T)."""
-        return self._scores_of(data.keys, self.queries(data))
-
-    def _scores_of(self, keys: Tensor, z: Tensor | None) -> Tensor:
+    def scores(self, data: Sequences, keys: Tensor | None = None) -> Tensor:
+        """a_it = k_it' W z_i, (n, T), of the data's keys or of these in their place."""
+        keys, z = data.keys if keys is None else keys, self.queries(data)
         if z is None:
             return keys @ self.direction
         target = (z @ self.Q) @ self.K.T if self.parametrization == "KQ" else z @ self.W.T
@@ -199,7 +197,7 @@ class TokenSelector(nn.Module):
         if not (copies.equal or copies.near):
             return None
         selected = select(scores.detach(), data.mask)
-        return self._scores_of(data.keys - take_token(data.keys, selected)[:, None], self.queries(data))
+        return self.scores(data, data.keys - take_token(data.keys, selected)[:, None])
 
     def forward(self, data: Sequences, pooling: Literal["centred", "naive"] = "centred") -> Output:
         """logits (n,) or (n, K), attention (n, T) and scores (n, T)."""

@@ -153,20 +153,19 @@ def check_sequences(data: Sequences, num_classes: int = 2, where: str = "data") 
             row = int(bad.flatten(1).any(1).nonzero()[0])
             raise InputError(f"{where}: {name} of sequence {row} hold NaN or Inf; clean the array before training")
     _check_labels(data.labels, num_classes, where)
-    _check_planted(data, where)
+    if data.planted is not None:
+        _check_planted(data, data.planted, where)
     sound = data.mask is None or bool(data.keys.isfinite().all() and data.values.isfinite().all())
     return data if sound or data.mask is None else _clear_padding(data, data.mask)
 
 
-def _check_planted(data: Sequences, where: str) -> None:
-    if data.planted is None:
-        return
-    inside = (data.planted >= 0) & (data.planted < data.keys.shape[1])
+def _check_planted(data: Sequences, planted: Tensor, where: str) -> None:
+    inside = (planted >= 0) & (planted < data.keys.shape[1])
     if data.mask is not None:
-        inside &= data.mask.gather(1, data.planted.long().clamp(0, data.keys.shape[1] - 1)[:, None])[:, 0]
+        inside &= data.mask.gather(1, planted.long().clamp(0, data.keys.shape[1] - 1)[:, None])[:, 0]
     if not inside.all():
         row = int((~inside).nonzero()[0])
-        raise InputError(f"{where}: planted token {int(data.planted[row])} of sequence {row} is no token of it")
+        raise InputError(f"{where}: planted token {int(planted[row])} of sequence {row} is no token of it")
 
 
 def _clear_padding(data: Sequences, mask: Tensor) -> Sequences:
