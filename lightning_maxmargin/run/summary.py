@@ -63,8 +63,12 @@ class RunSummary(Callback):
             elif isinstance(monitor, EnsembleMonitor):
                 values["gradient"] = "exact"
                 self._write_instances(pl_module, monitor)
-        if values:
-            self._write(trainer, values)
+        if not values:
+            return
+        if any(isinstance(c, Interrupt) and c.stopped for c in trainer.callbacks):  # type: ignore[attr-defined]
+            of = f" of {trainer.max_steps:,}" if trainer.max_steps >= 0 else ""
+            values["message"] = f"Interrupted at step {trainer.global_step:,}{of}. {values['message']}".rstrip()
+        write_summary(self.run_dir, {**values, "name": self.name, "steps": trainer.global_step, "versions": versions()})
 
     def _write_paths(self, pl_module: pl.LightningModule, monitor: MarginMonitor, snapshot: Snapshot) -> None:
         if monitor.paths:
@@ -77,13 +81,6 @@ class RunSummary(Callback):
         if monitor.result is not None:
             text = instances_csv(monitor.result, pl_module.assigned())  # type: ignore[operator]
             write_text(self.run_dir / "instances.csv", text)
-
-    def _write(self, trainer: pl.Trainer, values: dict[str, Any]) -> None:
-        if any(isinstance(c, Interrupt) and c.stopped for c in trainer.callbacks):  # type: ignore[attr-defined]
-            of = f" of {trainer.max_steps:,}" if trainer.max_steps >= 0 else ""
-            message = f"Interrupted at step {trainer.global_step:,}{of}. {values['message']}"
-            values = {**values, "message": message.rstrip()}
-        write_summary(self.run_dir, {**values, "name": self.name, "steps": trainer.global_step, "versions": versions()})
 
 
 def first_tokens(selected: list[int], most: int = 20) -> str:
