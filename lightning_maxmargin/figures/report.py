@@ -7,11 +7,11 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.figures.diagnosis import diagnosis, number_table
 from lightning_maxmargin.figures.draw import draw_figures
 from lightning_maxmargin.figures.examples import choose, counts, show
 from lightning_maxmargin.figures.read import RunFiles
-from lightning_maxmargin.run.atomic import write_text
 
 CAPTIONS = {
     "paths": (
@@ -63,7 +63,8 @@ def write_report(run_dir: Path) -> Path:
         InputError: it is no run directory, or one of its files is damaged.
     """
     run = RunFiles.load(run_dir)
-    figures = [_figure(path) for path in draw_figures(run, run.run_dir / "figures")]
+    paths = draw_figures(run, run.run_dir / "figures")
+    figures = [Figure(base64.b64encode(p.read_bytes()).decode("ascii"), *CAPTIONS[p.stem]) for p in paths]
     page = run.run_dir / "report.html"
     # A lone surrogate, legal in JSON, has no UTF-8: it becomes a question mark.
     write_text(page, render(run, figures), errors="replace")
@@ -86,13 +87,9 @@ def render(run: RunFiles, figures: list[Figure]) -> str:
         diagnosis=diagnosis(run),
         numbers=number_table(run),
         figures=figures,
-        examples=[show(e) for e in choose(run.examples)],
-        counts=counts(run.examples),
+        examples=[show(e) for e in choose(run.examples)] if run.examples else [],
+        counts=counts(run.examples) if run.examples else "",
         command=f"maxmargin fit --config {shlex.quote(str(run.run_dir / 'config.yaml'))} --run_dir NEW",
         versions=versions,
         config=run.config,
     )
-
-
-def _figure(path: Path) -> Figure:
-    return Figure(base64.b64encode(path.read_bytes()).decode("ascii"), *CAPTIONS[path.stem])

@@ -6,8 +6,8 @@ import base64
 import platform
 from pathlib import Path
 
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.reproduce.run import COLUMNS, Finished
-from lightning_maxmargin.run.atomic import write_text
 from lightning_maxmargin.run.directory import versions
 
 #: Above the tables.

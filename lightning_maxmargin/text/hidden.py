@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.run.atomic import write_text
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.text.cache import cache_folder
 from lightning_maxmargin.text.pretrained import Pieces, PretrainedEncoder
 
