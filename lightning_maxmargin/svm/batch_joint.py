@@ -13,9 +13,9 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.batch import Guess, solve_rows
 from lightning_maxmargin.svm.batch_input import BatchInput
 from lightning_maxmargin.svm.batch_rows import Mask
-from lightning_maxmargin.svm.certify import TOLERANCES
+from lightning_maxmargin.svm.certificate import TOLERANCES
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
-from lightning_maxmargin.svm.solution import BatchSolution, Solution, Status
+from lightning_maxmargin.svm.solution import BatchSolution, Solution
 from lightning_maxmargin.svm.solve import solve_problem
 
 GOAL = "puts the selected tokens first"
@@ -95,8 +95,7 @@ def label_margins(head: BatchSolution, x: Array, labels: Array) -> tuple[Array, 
     length = np.linalg.norm(v, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         margins = labels * np.einsum("bnd,bd->bn", x, v) / length[:, None]
-    solved = np.array([s is not Status.INFEASIBLE for s in head.status])
-    return margins, solved & (length > 0) & (np.nan_to_num(margins).min(axis=1) > 0)
+    return margins, ~head.infeasible.numpy() & (length > 0) & (np.nan_to_num(margins).min(axis=1) > 0)
 
 
 def attention_batch(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lightning_maxmargin.svm.certify import is_certified, relative_gap
+from lightning_maxmargin.svm.certificate import is_certified, relative_gap
 from lightning_maxmargin.svm.rows import EPS, LARGEST, MERGE, SMALLEST, Array, Index
 
 Mask = npt.NDArray[np.bool_]

@@ -13,10 +13,10 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.api import GOAL, solve_att_svm, solve_label_svm
 from lightning_maxmargin.svm.batch_input import check_batch
 from lightning_maxmargin.svm.batch_joint import attention_batch
-from lightning_maxmargin.svm.certify import TOLERANCES
+from lightning_maxmargin.svm.certificate import TOLERANCES
 from lightning_maxmargin.svm.checks import check_labels, check_values, to_array
 from lightning_maxmargin.svm.rows import Array, RowProblem
-from lightning_maxmargin.svm.solution import BatchSolution, Solution, Status, only, stack, undefined
+from lightning_maxmargin.svm.solution import BatchSolution, Solution, only, stack, undefined, withdrawn
 from lightning_maxmargin.svm.solve import solve_problem
 
 LIMITS = ("strict", "relaxed", "rate_coupled")
@@ -193,7 +193,7 @@ def _label_margins(head: Solution, x: Array, labels: Tensor) -> Array | None:
     v = to_array(head.direction, "head")
     # Over its largest entry, whose square would under- or overflow where values are extreme.
     v = v / max(float(np.abs(v).max(initial=0.0)), 1e-323)
-    if head.status is Status.INFEASIBLE or not v.any():
+    if head.infeasible or not v.any():
         return None
     if v.ndim == 1:
         y, classes = check_labels(labels, len(x), None)
@@ -237,5 +237,5 @@ def _rate_coupled(problem: RowProblem, spare: Array, warm: Solution | None) -> t
         tau = step
     if off <= TOLERANCES.unit or not solution.certified:
         return replace(solution, violation=max(float(solution.violation), off)), problem
-    words = f"unverified: the norm misses 1 by {off:.1e} at its root"
-    return replace(solution, status=Status.UNVERIFIED, violation=off, message=words), problem
+    missed = withdrawn(solution, f"the norm misses 1 by {off:.1e} at its root")
+    return replace(missed, violation=off), problem

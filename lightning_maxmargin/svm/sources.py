@@ -11,7 +11,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.certify import TOLERANCES, sharp_smallest
+from lightning_maxmargin.svm.certificate import TOLERANCES
+from lightning_maxmargin.svm.certify import sharp_smallest
 from lightning_maxmargin.svm.checks import to_array
 from lightning_maxmargin.svm.generate import worst_rows
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem

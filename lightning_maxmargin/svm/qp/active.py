@@ -9,7 +9,8 @@ import numpy.typing as npt
 from scipy.linalg import eigh, qr, solve_triangular
 from scipy.linalg.lapack import dpotrf, dpotrs, dpstrf
 
-from lightning_maxmargin.svm.certify import missed_share, relative_gap
+from lightning_maxmargin.svm.certificate import relative_gap
+from lightning_maxmargin.svm.certify import missed_share
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

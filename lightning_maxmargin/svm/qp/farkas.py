@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import eigh, qr, solve_triangular
 
-from lightning_maxmargin.svm.certify import proves_infeasible
+from lightning_maxmargin.svm.proofs import proves_infeasible
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
 # Entries below this share of the largest are zero at the exact vector, tried in turn.
