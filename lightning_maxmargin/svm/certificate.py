@@ -95,7 +95,7 @@ def relative_gap(value: Any, combined: Any, smallest: Any, length: Any, power: i
 
 def is_certified(gap: Any, violation: Any, sound: Any) -> Any:
     """The rule, for numbers or arrays: gap and violation within :data:`TOLERANCES`, and all else ``sound``."""
-    return (np.abs(gap) <= TOLERANCES.gap) & (violation <= TOLERANCES.violation) & sound
+    return (abs(gap) <= TOLERANCES.gap) & (violation <= TOLERANCES.violation) & sound
 
 
 def status_of(certified: bool, refuted: bool = False) -> Status:

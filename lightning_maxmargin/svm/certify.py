@@ -59,7 +59,9 @@ def certificate(
     sound = bool((dual >= 0).all()) and not dual[~problem.live].any()
     gap, violation, smallest = 1.0, 1.0, 0.0
     if not problem.extreme:
-        gap, violation, smallest = _in_floats(problem, direction, dual, norm, margins)
+        # Squares may overflow; what is then not finite shows nothing.
+        with np.errstate(all="ignore"):
+            gap, violation, smallest = _in_floats(problem, direction, dual, norm, margins)
     judged_exactly = sound and norm == "l2" and problem.is_small(TOLERANCES.rational_numbers)
     if judged_exactly and not is_certified(gap, violation, sound):
         rows = problem.rational(problem.ids)
