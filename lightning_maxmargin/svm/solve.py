@@ -175,9 +175,9 @@ class _Judged:
     def solution(self, problem: RowProblem, outcome: Outcome, goal: str, norm: Norm, met: bool) -> Solution:
         """The Solution; ``met``: whether the smallest row is 1 to what a certificate allows."""
         p, certificate, on = self.direction, self.certificate, problem.rhs > 0
-        length = float(np.linalg.norm(p)) if not problem.extreme else norm_of(p, "l2")
         certificate = replace(certificate, sound=certificate.sound and met)
         with np.errstate(all="ignore"):
+            length = float(np.linalg.norm(p)) if not problem.extreme else norm_of(p, "l2")
             slack = self.margins - problem.rhs
             tight = problem.live & (slack <= TOLERANCES.tight * np.where(on, problem.rhs, problem.row_norms * length))
         good = certificate.certified
