@@ -20,7 +20,7 @@ from lightning_maxmargin.svm.certificate import TOLERANCES
 from lightning_maxmargin.svm.checks import to_array
 from lightning_maxmargin.svm.qp.daqp import batch_multipliers
 from lightning_maxmargin.svm.rows import Array, Index
-from lightning_maxmargin.svm.solution import BatchSolution, Ragged, Solution, answered_batch, stack
+from lightning_maxmargin.svm.solution import BatchSolution, Solution, answered_batch, stack
 from lightning_maxmargin.svm.threads import one_thread
 
 METHODS = ("auto", "daqp", "torch", "loop")
@@ -193,7 +193,7 @@ def _assembled(found: _Judged, binary: bool) -> BatchSolution:
         found.good,
         found.direction,
         np.ascontiguousarray(found.dual[:, :, 1]) if binary else found.dual,
-        Ragged(touching, np.cumsum(found.touches).tolist()),
+        torch.split(touching, found.touches.tolist()),
         margin=inverse(found.length),
         gap=found.gap,
         violation=found.violation,

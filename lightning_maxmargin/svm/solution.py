@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -257,25 +256,3 @@ def _zeros(certificate: Certificate, shape: Shape, grid: Shape, merged: int) -> 
 def withdrawn(solution: Solution, known: str) -> Solution:
     """The same answer, certified no longer; ``known`` says why."""
     return replace(solution, status=NOTHING.status, message=f"unverified: {known}")
-
-
-class Ragged(Sequence[Tensor]):
-    """Pieces of one tensor, cut when asked for: a thousand small tensors take longer than their problems' rows."""
-
-    def __init__(self, whole: Tensor, ends: list[int]) -> None:
-        self.whole, self.ends = whole, ends
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    @overload
-    def __getitem__(self, at: int) -> Tensor: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> list[Tensor]: ...
-
-    def __getitem__(self, at: int | slice) -> Tensor | list[Tensor]:
-        if isinstance(at, slice):
-            return [self[b] for b in range(*at.indices(len(self)))]
-        b = range(len(self.ends))[at]
-        return self.whole[self.ends[b - 1] if b else 0 : self.ends[b]]
