@@ -32,15 +32,14 @@ def margin_at_least(problem: RowProblem, direction: Array) -> float:
     return float((lower[positive] / problem.rhs[positive]).min()) / float(np.linalg.norm(direction))
 
 
-def what_is_known(problem: RowProblem, direction: Array, dual: Array, goal: str, norm: Norm) -> str:
-    """Of an answer that is not certified: a margin that is reached, else a norm that any direction must have."""
-    margin = margin_at_least(problem, direction)
+def what_is_known(margin: float, problem: RowProblem, dual: Array, goal: str, norm: Norm = "l2") -> str:
+    """Of an answer that is not certified: a margin > 0 that is reached, else a norm that any direction must have."""
     if margin > 0:
         return f"separable with margin at least {rounded_down(margin)}, optimum not proved"
     return norm_at_least(problem, dual, goal, norm)
 
 
-def norm_at_least(problem: RowProblem, dual: Array, goal: str, norm: Norm = "l2") -> str:
+def norm_at_least(problem: RowProblem, dual: Array, goal: str, norm: Norm) -> str:
     """Of rows that no direction was shown to meet: a norm that any direction that does must have."""
     nothing = f"no direction was shown to be the one that {goal}, nor that none does"
     ids = np.flatnonzero(dual)

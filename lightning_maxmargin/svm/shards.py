@@ -26,7 +26,7 @@ from lightning_maxmargin.svm.generate import (
     rounds_of,
     worth_keeping,
 )
-from lightning_maxmargin.svm.proofs import norm_at_least, refuted, rounded_down
+from lightning_maxmargin.svm.proofs import refuted, what_is_known
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution, answered, infeasible, nothing_to_separate
 from lightning_maxmargin.svm.sources import ShardCertificate, ShardSummary, Source, merge, shards_of
@@ -164,8 +164,10 @@ def _solved(each_shard: EachShard, grid: tuple[int, int], goal: str, found: Gene
     p, lam = p * scale, lam * scale
     finals = [shard.final(p) for shard in each_shard()]
     length, lower = float(np.linalg.norm(p)), min(x.smallest for x in finals)
-    gap = _gap(working_problem(working), working.rhs, lam, lower, length)
+    problem = working_problem(working)
+    gap = _gap(problem, working.rhs, lam, lower, length)
     violation = max(x.violation for x in finals)
+    met = lower / length if lower > 0 and violation == 0 else 0.0
     sound = bool((lam >= 0).all()) and smallest > 0 and abs(lower - 1) <= TOLERANCES.violation
     return answered(
         Certificate(gap, violation if smallest > 0 else 1.0, sound),
@@ -174,18 +176,9 @@ def _solved(each_shard: EachShard, grid: tuple[int, int], goal: str, found: Gene
         np.concatenate([x.tight for x in finals]),
         margin=1 / length if length > 0 and smallest > 0 else 0.0,
         rounds=found.rounds,
-        known=_known(working_problem(working), lam, lower, violation, length, goal),
+        known=what_is_known(met, problem, problem.spread(problem.ids, lam), goal),
         merged=sum(x.merged for x in finals),
     )
-
-
-def _known(problem: RowProblem, lam: Array, lower: float, violation: float, length: float, goal: str) -> str:
-    """What is known of all rows where the direction is not certified: a margin that is reached, or a bound."""
-    if lower > 0 and violation == 0:
-        return f"separable with margin at least {rounded_down(lower / length)}, optimum not proved"
-    dual = np.zeros(problem.live.shape)
-    dual.ravel()[problem.ids] = lam
-    return norm_at_least(problem, dual, goal)
 
 
 def _nothing(each_shard: EachShard, grid: tuple[int, int], shape: tuple[int, ...]) -> Solution:

@@ -13,7 +13,7 @@ from lightning_maxmargin.svm.certify import certificate
 from lightning_maxmargin.svm.generate import Outcome, generate, smallest_of
 from lightning_maxmargin.svm.norms.names import Norm, is_unique, norm_of
 from lightning_maxmargin.svm.norms.rounds import generate_norm
-from lightning_maxmargin.svm.proofs import meets_rows, refuted, what_is_known
+from lightning_maxmargin.svm.proofs import margin_at_least, meets_rows, refuted, what_is_known
 from lightning_maxmargin.svm.rational import (
     LARGEST_POWER,
     RATIONAL_NUMBERS,
@@ -142,8 +142,7 @@ def second_opinion(problem: RowProblem, outcome: Outcome | None) -> Outcome | No
 
 
 def _no_answer(problem: RowProblem, outcome: Outcome, goal: str) -> Solution:
-    dual = np.zeros(problem.live.shape)
-    dual.ravel()[outcome.ids] = outcome.lam
+    dual = problem.spread(outcome.ids, outcome.lam)
     proof = refuted(problem, outcome.ids, outcome.lam)
     return infeasible(proof, problem.shape, dual, np.argwhere(dual > 0), goal, outcome.rounds, problem.merged)
 
@@ -182,6 +181,9 @@ class _Judged:
             tight = problem.live & (slack <= TOLERANCES.tight * np.where(on, problem.rhs, problem.row_norms * length))
         good = certificate.certified
         nowhere = not good and not smallest_of(problem, self.margins) > 0
+        known = outcome.note
+        if not good and not known:
+            known = what_is_known(margin_at_least(problem, p), problem, self.dual, goal, norm)
         return answered(
             NOTHING if nowhere else certificate,
             p,
@@ -189,7 +191,7 @@ class _Judged:
             np.argwhere(tight),
             margin=0.0 if nowhere or length == 0 else 1 / norm_of(p, norm),
             rounds=outcome.rounds,
-            known="" if good else outcome.note or what_is_known(problem, p, self.dual, goal, norm),
+            known=known,
             merged=problem.merged,
             unique=is_unique(norm),
         )
@@ -199,8 +201,7 @@ def _judged(problem: RowProblem, outcome: Outcome, scale: float, norm: Norm, mar
     p, lam = outcome.direction * scale, outcome.lam * scale if norm == "l2" else outcome.lam
     if not (np.isfinite(p).all() and np.isfinite(lam).all()):
         p, lam = outcome.direction, outcome.lam
-    dual = np.zeros(problem.live.shape)
-    dual.ravel()[outcome.ids] = lam
+    dual = problem.spread(outcome.ids, lam)
     with np.errstate(all="ignore"):
         margins = problem.margins(p) if margins is None else margins
     return _Judged(p, dual, margins, certificate(problem, p, dual, norm, margins))

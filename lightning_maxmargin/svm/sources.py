@@ -20,6 +20,8 @@ from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 # A block of a memory-mapped array, in numbers: 32 MB of float64.
 NUMBERS = 4_000_000
 Block = Tensor | Array
+# What a summary holds of each row, besides its query.
+BY_ROW = ("delta", "rhs", "depth", "ids", "rounded")
 
 
 class Source(Protocol):
@@ -124,15 +126,8 @@ class ShardSummary:
     def plus(self, other: ShardSummary) -> ShardSummary:
         """The rows of both."""
         z = None if self.queries is None or other.queries is None else np.concatenate([self.queries, other.queries])
-        return ShardSummary(
-            np.concatenate([self.delta, other.delta]),
-            z,
-            np.concatenate([self.rhs, other.rhs]),
-            np.concatenate([self.depth, other.depth]),
-            np.concatenate([self.ids, other.ids]),
-            min(self.smallest, other.smallest),
-            np.concatenate([self.rounded, other.rounded]),
-        )
+        both = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in BY_ROW}
+        return replace(self, queries=z, smallest=min(self.smallest, other.smallest), **both)
 
     def without(self, ids: Index) -> ShardSummary:
         """The rows that are not among ids."""
@@ -141,15 +136,7 @@ class ShardSummary:
     def only(self, keep: Index) -> ShardSummary:
         """The rows at the given places."""
         z = None if self.queries is None else self.queries[keep]
-        return replace(
-            self,
-            delta=self.delta[keep],
-            queries=z,
-            rhs=self.rhs[keep],
-            depth=self.depth[keep],
-            ids=self.ids[keep],
-            rounded=self.rounded[keep],
-        )
+        return replace(self, queries=z, **{name: getattr(self, name)[keep] for name in BY_ROW})
 
 
 def merge(reports: Iterable[ShardSummary], k: int) -> ShardSummary:
