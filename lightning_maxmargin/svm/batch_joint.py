@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.svm.api import GOAL
 from lightning_maxmargin.svm.batch import Guess, solve_rows
 from lightning_maxmargin.svm.batch_input import BatchInput
 from lightning_maxmargin.svm.certificate import TOLERANCES
@@ -16,8 +17,6 @@ from lightning_maxmargin.svm.limits import Mask, label_margins, relaxed_rhs, spa
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import BatchSolution, Solution
 from lightning_maxmargin.svm.solve import solve_problem
-
-GOAL = "puts the selected tokens first"
 
 
 def _solve(batch: BatchInput, rhs: Array, at: Index, guess: Guess = None) -> BatchSolution:

@@ -82,22 +82,15 @@ def solve_joint_svm(
     head = only(solve_label_svm(torch.from_numpy(x), labels) if head is None else head)
     warm = warm_start.attention if isinstance(warm_start, JointSolution) else warm_start
     warm = None if warm is None else only(warm)
-    if limit == "strict":
-        return _joint(problem, head, limit, norm_ratio, warm)
-    margins = _label_margins(head, x, labels)
-    if margins is None:
-        nothing = undefined(problem.shape, problem.live.shape, limit, head.status, problem.merged)
-        return JointSolution(nothing, head, limit, norm_ratio)
-    if limit == "relaxed":
-        rhs = np.broadcast_to(relaxed_rhs(margins[None])[0][:, None], problem.live.shape)
-        return _joint(problem.with_rhs(rhs), head, limit, norm_ratio, warm)
-    attention, problem = _rate_coupled(problem, float(rho) * spare_margins(margins[None]), warm)
-    return JointSolution(attention, head, limit, norm_ratio, torch.from_numpy(problem.rhs))
-
-
-def _joint(
-    problem: RowProblem, head: Solution, limit: str, norm_ratio: float | Tensor | None, warm: Solution | None
-) -> JointSolution:
+    if limit != "strict":
+        margins = _label_margins(head, x, labels)
+        if margins is None:
+            nothing = undefined(problem.shape, problem.live.shape, limit, head.status, problem.merged)
+            return JointSolution(nothing, head, limit, norm_ratio)
+        if limit == "rate_coupled":
+            attention, problem = _rate_coupled(problem, float(rho) * spare_margins(margins[None]), warm)
+            return JointSolution(attention, head, limit, norm_ratio, torch.from_numpy(problem.rhs))
+        problem = problem.with_rhs(np.broadcast_to(relaxed_rhs(margins[None])[0][:, None], problem.live.shape))
     attention = solve_problem(problem, warm, GOAL)
     return JointSolution(attention, head, limit, norm_ratio, torch.from_numpy(problem.rhs))
 
