@@ -11,7 +11,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.certify import TOLERANCES, sharp_smallest
+from lightning_maxmargin.svm.certificate import TOLERANCES
+from lightning_maxmargin.svm.certify import sharp_smallest
 from lightning_maxmargin.svm.checks import to_array
 from lightning_maxmargin.svm.generate import worst_rows
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
@@ -19,6 +20,8 @@ from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 # A block of a memory-mapped array, in numbers: 32 MB of float64.
 NUMBERS = 4_000_000
 Block = Tensor | Array
+# What a summary holds of each row, besides its query.
+BY_ROW = ("delta", "rhs", "depth", "ids", "rounded")
 
 
 class Source(Protocol):
@@ -123,15 +126,8 @@ class ShardSummary:
     def plus(self, other: ShardSummary) -> ShardSummary:
         """The rows of both."""
         z = None if self.queries is None or other.queries is None else np.concatenate([self.queries, other.queries])
-        return ShardSummary(
-            np.concatenate([self.delta, other.delta]),
-            z,
-            np.concatenate([self.rhs, other.rhs]),
-            np.concatenate([self.depth, other.depth]),
-            np.concatenate([self.ids, other.ids]),
-            min(self.smallest, other.smallest),
-            np.concatenate([self.rounded, other.rounded]),
-        )
+        both = {name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in BY_ROW}
+        return replace(self, queries=z, smallest=min(self.smallest, other.smallest), **both)
 
     def without(self, ids: Index) -> ShardSummary:
         """The rows that are not among ids."""
@@ -140,15 +136,7 @@ class ShardSummary:
     def only(self, keep: Index) -> ShardSummary:
         """The rows at the given places."""
         z = None if self.queries is None else self.queries[keep]
-        return replace(
-            self,
-            delta=self.delta[keep],
-            queries=z,
-            rhs=self.rhs[keep],
-            depth=self.depth[keep],
-            ids=self.ids[keep],
-            rounded=self.rounded[keep],
-        )
+        return replace(self, queries=z, **{name: getattr(self, name)[keep] for name in BY_ROW})
 
 
 def merge(reports: Iterable[ShardSummary], k: int) -> ShardSummary:
