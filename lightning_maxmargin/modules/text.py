@@ -17,7 +17,7 @@ from lightning_maxmargin.core.attention import masked_softmax
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.modules.tuning import add_lora, encoder_parameters, train_top_layers
 from lightning_maxmargin.probe.text import TextUnits
-from lightning_maxmargin.reduce import AllReduce, leave_group_at_exit
+from lightning_maxmargin.reduce import leave_group_at_exit, reduce_over
 from lightning_maxmargin.text.batches import Batch
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification, SelectionOutput, pooled_units
 from lightning_maxmargin.text.rationales import plausibility_metrics, word_scores
@@ -203,7 +203,7 @@ class TextSelection(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self._losses(batch, self(batch)).sum()
-        reduce = AllReduce(self.trainer.world_size)
+        reduce = reduce_over(self.trainer.world_size)
         # DDP averages gradients over processes, whose parts of a batch may differ by a document.
         size = reduce.sum(torch.tensor(float(len(batch["index"])), device=self.device))
         self.log("train/loss", reduce.sum(loss.detach()) / size)

@@ -147,7 +147,9 @@ class MarginCLI(LightningCLI):
         if not fits or ensemble:
             callbacks = [c for c in callbacks if not isinstance(c, tuple(FIT_CALLBACKS.values()))]
         elif self._is_text:
-            callbacks = [c for c in callbacks if not isinstance(c, MarginMonitor | TokenMonitor)] + self._text_watchers()
+            callbacks = [
+                c for c in callbacks if not isinstance(c, MarginMonitor | TokenMonitor)
+            ] + self._text_watchers()
         if fits:
             callbacks = [*callbacks, *([EnsembleMonitor()] if ensemble else []), *self._run_callbacks(config)]
         return super()._instantiate_trainer(config, callbacks)

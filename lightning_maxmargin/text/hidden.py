@@ -16,8 +16,8 @@ from filelock import FileLock
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.atomic import write_text
+from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.cache import cache_folder
 from lightning_maxmargin.text.pretrained import Pieces, PretrainedEncoder
 

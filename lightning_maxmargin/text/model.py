@@ -96,8 +96,9 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
 
     def __init__(self, config: MaxMarginConfig, encoder: nn.Module | None = None) -> None:
         super().__init__(config)
-        self.encoder: Any = _encoder_of(config) if encoder is None else encoder
-        classes, dim = len(self.names), int(self.encoder.config.hidden_size)
+        self.encoder = _encoder_of(config) if encoder is None else encoder
+        own: Any = self.encoder.config
+        classes, dim = len(self.names), int(own.hidden_size)
         if classes < 2:
             raise InputError(f"model: {classes} label; expected two or more")
         if config.parametrization == "p" and config.query == "cls":

@@ -29,7 +29,8 @@ def build_model(
     network: Any = encoder.model(max(spec.key_layer, spec.value_layer))
     config = MaxMarginConfig(
         encoder=network.config.to_dict(),
-        key_layer=spec.key_layer, value_layer=spec.value_layer, units=cast(Units, spec.units), max_pieces=spec.max_length,
+        key_layer=spec.key_layer, value_layer=spec.value_layer, units=cast(Units, spec.units),
+        max_pieces=spec.max_length,
         special_ids=special_ids(encoder.tokenizer), id2label=dict(enumerate(names)),
         label2id={name: k for k, name in enumerate(names)}, **shape,
     )  # fmt: skip
