@@ -20,7 +20,6 @@ from lightning_maxmargin.reproduce.panel import Panel
 
 #: Takes the share of an experiment that is done, 0 to 1.
 ProgressCallback = Callable[[float], None]
-Tick = ProgressCallback  # the earlier name
 HOME = "lightning_maxmargin.reproduce"
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.metrics import direction_gap
-from lightning_maxmargin.reproduce.gradients import Started
+from lightning_maxmargin.reproduce.gradients import by_autograd, in_decimals, in_log_domain
 from lightning_maxmargin.reproduce.panel import Line, Panel
-from lightning_maxmargin.reproduce.paths import record
+from lightning_maxmargin.reproduce.paths import P0, V0, record
+from lightning_maxmargin.reproduce.problems import Problems
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 COLORS = {"bfloat16": "entropy", "float32": "strict", "float64": "relaxed", "exact": "attention"}
@@ -22,13 +23,15 @@ FAR_NORM = 6e6
 
 def relaxed_errors(numbers: dict[str, float], points: int, far_steps: int) -> Panel:
     """1 - cos with the gradient in 50 digits, along the exact path of the relaxed example."""
-    batch = Started.of("joint_relaxed")
-    near = record(batch.exact(), 600, np.linspace(600 / points, 600, points).astype(int))
+    batch = Problems.of("joint_relaxed")
+    near = record(batch.exact(P0, V0), 600, np.linspace(600 / points, 600, points).astype(int))
     far = _grow(batch, far_steps)
     p, v = torch.cat([near[0], far[0]])[:, 0], torch.cat([near[1], far[1]])[:, 0]
     norm = p.norm(dim=1).numpy()
-    truth = [batch.decimal(*w) for w in zip(p, v, strict=True)]
-    ours = np.array([gap_or_one(batch.log_domain(a[None], b[None])[0], t) for a, b, t in zip(p, v, truth, strict=True)])
+    truth = [in_decimals(batch, *w) for w in zip(p, v, strict=True)]
+    ours = np.array(
+        [gap_or_one(in_log_domain(batch, a[None], b[None])[0], t) for a, b, t in zip(p, v, truth, strict=True)]
+    )
     numbers["gradient/exact"], numbers["far/norm"] = float(ours.max()), float(norm[-1])
     numbers["far/gap"] = gap_or_one(p[-1], torch.tensor([1.0, 0.0]))
     order = np.argsort(norm)
@@ -36,9 +39,9 @@ def relaxed_errors(numbers: dict[str, float], points: int, far_steps: int) -> Pa
     for name, dtype in DTYPES.items():
         # At the point that the dtype can hold, so that the gradient's error alone is seen.
         a, b = p.to(dtype).double(), v.to(dtype).double()
-        there = truth if dtype is torch.float64 else [batch.decimal(*w) for w in zip(a, b, strict=True)]
+        there = truth if dtype is torch.float64 else [in_decimals(batch, *w) for w in zip(a, b, strict=True)]
         gap = np.array(
-            [gap_or_one(batch.autograd(x[None], y[None], dtype)[0], t) for x, y, t in zip(a, b, there, strict=True)]
+            [gap_or_one(by_autograd(batch, x[None], y[None], dtype)[0], t) for x, y, t in zip(a, b, there, strict=True)]
         )
         numbers[f"lost/{name}"] = _lost(norm[:points], gap[:points])
         lines.insert(len(lines) - 1, Line(norm[order], np.maximum(gap, 1e-17)[order], name, COLORS[name]))
@@ -46,9 +49,9 @@ def relaxed_errors(numbers: dict[str, float], points: int, far_steps: int) -> Pa
                  xlim=(1, 1e7), ylim=(1e-18, 10))  # fmt: skip
 
 
-def _grow(batch: Started, steps: int) -> tuple[Tensor, Tensor]:
+def _grow(batch: Problems, steps: int) -> tuple[Tensor, Tensor]:
     """p and v of steps that grow with the square of their number, so that ||p|| reaches 6e6; 40 points past 60."""
-    state = batch.exact()
+    state = batch.exact(P0, V0)
     at, seen = np.unique(np.geomspace(steps / 60, steps, 40).astype(int)), []
     for i in range(1, steps + 1):
         # p zigzags between two rows: half as much again is walked.
@@ -59,7 +62,7 @@ def _grow(batch: Started, steps: int) -> tuple[Tensor, Tensor]:
     return torch.stack([p for p, _ in seen]), torch.stack([v for _, v in seen])
 
 
-def random_errors(numbers: dict[str, float], batch: Started, path: Tensor, margin: Tensor, settled: Tensor) -> Panel:
+def random_errors(numbers: dict[str, float], batch: Problems, path: Tensor, margin: Tensor, settled: Tensor) -> Panel:
     """1 - cos with the exact gradient in float64, binned in ||W|| times margin: median and quartiles."""
     x = (path[1:].flatten(2).norm(dim=2) * margin)[:, settled].flatten().numpy()
     bins = np.geomspace(1, np.quantile(x, 0.99), 40)
@@ -68,8 +71,8 @@ def random_errors(numbers: dict[str, float], batch: Started, path: Tensor, margi
     for name, dtype in DTYPES.items():
         found = []
         for w in path[1:]:
-            w, v = w.to(dtype).double(), batch.head.to(dtype).double()
-            g, t = batch.autograd(w, v, dtype), batch.log_domain(w, v)
+            w, v = w.to(dtype).double(), batch.heads.to(dtype).double()
+            g, t = by_autograd(batch, w, v, dtype), in_log_domain(batch, w, v)
             found.append([gap_or_one(a, b) for a, b in zip(g[settled], t[settled], strict=True)])
         gap = np.array(found).flatten()
         q = np.array([quartiles(gap[(x >= a) & (x < b)]) for a, b in pairwise(bins)])

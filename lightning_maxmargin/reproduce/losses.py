@@ -8,7 +8,8 @@ import torch
 from lightning_maxmargin.core.losses import LOSSES, MarginLoss
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.panel import Line, Panel, ray
-from lightning_maxmargin.reproduce.paths import Setting, cosine, record, track
+from lightning_maxmargin.reproduce.paths import cosine, record, track
+from lightning_maxmargin.reproduce.problems import Problems
 
 NAMES = {"correlation": "−u", "logistic": "logistic", "exponential": "exponential"}
 DRAWN_SCORES = (1, 2, 5, 10, 100)
@@ -45,7 +46,7 @@ def losses(
     for loss, name in NAMES.items():
         tracks = []
         for c in scores:
-            data = Setting.of("losses", score=c)
+            data = Problems.of("losses", score=c)
             p = record(data.exact(p0, attention_lr=lr, loss=loss), steps)[0][:, 0]
             naive = data.naive(p0, attention_lr=lr, loss=loss)
             naive.run(naive_steps)

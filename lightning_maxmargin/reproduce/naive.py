@@ -9,18 +9,17 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.core.losses import LOSSES
+from lightning_maxmargin.core.stack import InstanceStack
 
 PARTS = {"both": ("attention", "head"), "attention": ("attention",), "head": ("head",)}
 
 
 class NaiveEnsemble:
-    """B models trained by autograd through the ordinary softmax, in the dtype of the keys: right until it saturates.
+    """B models trained by autograd through the ordinary softmax: right until that saturates.
 
     Args:
-        keys: (B, n, T, d).
-        labels: (B, n).
-        values: (B, n, T, dv); the keys where None.
-        queries: (B, n, dq): trains W (B, d, dq); p (B, d) where None.
+        data: the instances; with queries W (B, d, dq) is trained, else p (B, d).
+        dtype: of everything.
         attention: start; zeros where None.
         head: (B, dv) start; zeros where None.
         train: ``both``, ``attention`` or ``head``.
@@ -31,7 +30,7 @@ class NaiveEnsemble:
 
     Example:
         >>> keys = torch.tensor([[[[0.0, 0.0], [1.0, 1.0]], [[0.0, 0.0], [1.0, -1.0]]]])
-        >>> model = NaiveEnsemble(keys, torch.tensor([[1.0, -1.0]]))
+        >>> model = NaiveEnsemble(InstanceStack(keys, torch.tensor([[1.0, -1.0]]), keys))
         >>> model.run(100)
         >>> [round(x, 2) for x in (model.head[0] / model.head[0].norm()).tolist()]
         [0.0, 1.0]
@@ -39,10 +38,8 @@ class NaiveEnsemble:
 
     def __init__(
         self,
-        keys: Tensor,
-        labels: Tensor,
-        values: Tensor | None = None,
-        queries: Tensor | None = None,
+        data: InstanceStack,
+        dtype: torch.dtype = torch.float32,
         attention: Tensor | None = None,
         head: Tensor | None = None,
         train: Literal["both", "attention", "head"] = "both",
@@ -51,29 +48,30 @@ class NaiveEnsemble:
         loss: str = "logistic",
         update: Literal["normalized", "plain"] = "normalized",
     ) -> None:
-        self.keys, self.labels, self.queries = keys, labels.to(keys), queries
-        self.values = keys if values is None else values
-        B, d, dv = len(keys), keys.shape[-1], self.values.shape[-1]
-        shape = (B, d) if queries is None else (B, d, queries.shape[-1])
-        self.attention = keys.new_zeros(shape) if attention is None else attention.to(keys).clone()
-        self.head = keys.new_zeros(B, dv) if head is None else head.to(keys).clone()
+        self.keys, self.labels, self.values = (x.to(dtype) for x in (data.keys, data.labels, data.values))
+        self.queries = None if data.queries is None else data.queries.to(dtype)
+        B, d, dv = len(data), data.keys.shape[-1], data.values.shape[-1]
+        shape = (B, d) if self.queries is None else (B, d, self.queries.shape[-1])
+        self.attention = self.keys.new_zeros(shape) if attention is None else attention.to(dtype).clone()
+        self.head = self.keys.new_zeros(B, dv) if head is None else head.to(dtype).clone()
         self.loss, self.update, self.train = LOSSES[loss], update, train
         self.rates = {"attention": attention_lr, "head": head_lr}
 
-    def scores(self, attention: Tensor) -> Tensor:
-        """a, (B, n, T)."""
+    def gradients(self) -> dict[str, Tensor]:
+        """Of the mean loss with respect to what is trained."""
+        trained = {name: getattr(self, name).detach().requires_grad_() for name in PARTS[self.train]}
+        weights = {"attention": self.attention, "head": self.head, **trained}
         if self.queries is None:
-            return torch.einsum("bntd,bd->bnt", self.keys, attention)
-        return torch.einsum("bntd,bde,bne->bnt", self.keys, attention, self.queries)
+            a = torch.einsum("bntd,bd->bnt", self.keys, weights["attention"])
+        else:
+            a = torch.einsum("bntd,bde,bne->bnt", self.keys, weights["attention"], self.queries)
+        logits = torch.einsum("bnt,bntd,bd->bn", a.softmax(-1), self.values, weights["head"])
+        found = torch.autograd.grad(self.loss(logits, self.labels).mean(1).sum(), list(trained.values()))
+        return dict(zip(trained, found, strict=True))
 
     def step(self) -> None:
         """One step of all."""
-        trained = {name: getattr(self, name).detach().requires_grad_() for name in PARTS[self.train]}
-        weights = {"attention": self.attention, "head": self.head, **trained}
-        s = self.scores(weights["attention"]).softmax(-1)
-        logits = torch.einsum("bnt,bntd,bd->bn", s, self.values, weights["head"])
-        gradients = torch.autograd.grad(self.loss(logits, self.labels).mean(1).sum(), list(trained.values()))
-        for name, g in zip(trained, gradients, strict=True):
+        for name, g in self.gradients().items():
             size = 1.0 if self.update == "plain" else _length(g)
             setattr(self, name, getattr(self, name) - self.rates[name] * g / size)
 

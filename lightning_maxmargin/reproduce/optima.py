@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
-from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, converged_note, draw
+from lightning_maxmargin.reproduce.ensembles import Speed, converged_note
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.panel import Array, Line, Panel
+from lightning_maxmargin.reproduce.problems import Problems, draw
 
 COLORS = {"global": "#0072B2", "local": "#D55E00", "neither": "#222222", "not settled": "#999999"}
 
@@ -52,9 +52,8 @@ def random_optima(
     return Outcome(numbers, panels, [converged_note(torch.cat(settled))], speed.ratio)
 
 
-def _train(drawn: Drawn, steps: int, lr: float, speed: Speed) -> EnsembleResult:
-    data = drawn.batch(torch.float32)
-    state = EnsembleState(data, head=drawn.head.T, train="attention", attention_lr=lr)
+def _train(drawn: Problems, steps: int, lr: float, speed: Speed) -> EnsembleResult:
+    state = drawn.exact(dtype=torch.float32, attention_lr=lr)
     with speed.training(drawn, steps):
         state.run(steps)
     return measure(state, drawn.keys, drawn.labels, queries=drawn.queries)

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.reproduce.ensembles import draw
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.panel import Line, Panel
+from lightning_maxmargin.reproduce.problems import draw
 
 NORMS = {"l2": "Frobenius", "nuclear": "nuclear"}
 
@@ -71,10 +71,10 @@ def _ranks(seeds: int, n: int, T: int, d: int, norm: str, tolerance: float) -> t
     from lightning_maxmargin.svm import solve_att_svm
 
     drawn = draw(seeds, n, T, d, queries=True)
-    solution = solve_att_svm(drawn.keys, drawn.given_token_scores().argmax(2), queries=drawn.queries, norm=norm)
+    solution = solve_att_svm(drawn.keys, drawn.token_scores(drawn.heads).argmax(2), queries=drawn.queries, norm=norm)
     s = torch.linalg.svdvals(solution.direction)
     s = s / s[:, :1].clamp_min(torch.finfo(s.dtype).tiny)
-    good = torch.tensor([status == "certified" for status in solution.status])
+    good = torch.as_tensor(solution.certified)
     near = ((s > tolerance / 100) & (s < tolerance * 100)).any(1) & good
     return (
         torch.where(good, (s > tolerance).sum(1), -1),
