@@ -9,11 +9,10 @@ from torch import Tensor
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.keys import LIMITS
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
-from lightning_maxmargin.reproduce.ensembles import Speed, converged_note, percentiles
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
-from lightning_maxmargin.reproduce.naive import NaiveEnsemble
-from lightning_maxmargin.reproduce.panel import Line, Panel
-from lightning_maxmargin.reproduce.problems import Problems, draw
+from lightning_maxmargin.reproduce.naive import NaiveEnsemble, Speed
+from lightning_maxmargin.reproduce.panel import Line, Panel, percentiles
+from lightning_maxmargin.reproduce.problems import Problems, converged_note, draw
 
 LIMIT_NAMES = {"strict": "strict", "relaxed": "relaxed", "rate_coupled": "rate-coupled"}
 #: Strict and relaxed limits nearer than this are the same one: every input supports the head.

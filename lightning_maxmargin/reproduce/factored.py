@@ -8,9 +8,8 @@ from torch import Tensor
 
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.probe.ensemble import MIN_SELECTED_MASS
-from lightning_maxmargin.reproduce.ensembles import Speed
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
-from lightning_maxmargin.reproduce.naive import NaiveEnsemble
+from lightning_maxmargin.reproduce.naive import NaiveEnsemble, Speed
 from lightning_maxmargin.reproduce.panel import Line, Panel
 from lightning_maxmargin.reproduce.paths import record
 from lightning_maxmargin.reproduce.problems import Problems, draw

@@ -13,8 +13,8 @@ from lightning_maxmargin.core.batch_directions import InstanceDirections
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.core.updates import Adam, Mirror, Normalized, Sign, Spectral, UpdateRule
 from lightning_maxmargin.probe.ensemble import MIN_RELATIVE_MARGIN, MIN_SELECTED_MASS
-from lightning_maxmargin.reproduce.ensembles import Speed
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
+from lightning_maxmargin.reproduce.naive import Speed
 from lightning_maxmargin.reproduce.panel import Line, Panel
 from lightning_maxmargin.reproduce.paths import record
 from lightning_maxmargin.reproduce.problems import Problems, draw

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -117,3 +119,33 @@ def loop_rate(keys: Tensor, labels: Tensor, steps: int = 300, queries: Tensor | 
         return steps / (time.process_time() - start)
 
     return max(run() for _ in range(3))
+
+
+class Speed:
+    """CPU seconds of training beside those that the public loop would take on the same instances.
+
+    Example:
+        >>> from lightning_maxmargin.reproduce.problems import draw
+        >>> speed = Speed()
+        >>> with speed.training(draw(2, 3, 3, 2), steps=10):
+        ...     pass
+        >>> speed.ratio > 1
+        True
+    """
+
+    def __init__(self) -> None:
+        self._ours = self._loop = 0.0
+
+    @contextmanager
+    def training(self, data: InstanceStack, steps: int) -> Iterator[None]:
+        """Around the training of all of them for so many steps each."""
+        start = time.process_time()
+        yield
+        self._ours += time.process_time() - start
+        q = None if data.queries is None else data.queries[0]
+        self._loop += steps * len(data) / loop_rate(data.keys[0], data.labels[0], 150, q)
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long the loop would take."""
+        return self._loop / max(self._ours, 1e-9)

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
-from lightning_maxmargin.reproduce.ensembles import Speed, converged_note
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
+from lightning_maxmargin.reproduce.naive import Speed
 from lightning_maxmargin.reproduce.panel import Array, Line, Panel
-from lightning_maxmargin.reproduce.problems import Problems, draw
+from lightning_maxmargin.reproduce.problems import Problems, converged_note, draw
 
 COLORS = {"global": "#0072B2", "local": "#D55E00", "neither": "#222222", "not settled": "#999999"}
 

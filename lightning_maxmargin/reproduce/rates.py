@@ -8,9 +8,9 @@ from torch import Tensor
 
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
-from lightning_maxmargin.reproduce.ensembles import Speed, percentiles
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
-from lightning_maxmargin.reproduce.panel import Line, Panel
+from lightning_maxmargin.reproduce.naive import Speed
+from lightning_maxmargin.reproduce.panel import Line, Panel, percentiles
 from lightning_maxmargin.reproduce.paths import record
 from lightning_maxmargin.reproduce.problems import Problems, draw
 from lightning_maxmargin.reproduce.states import PlainState

@@ -13,10 +13,10 @@ from lightning_maxmargin.core.model import TokenSelector
 from lightning_maxmargin.optim import FactoredGD, MirrorDescent, NormalizedGD, SignDescent, SpectralDescent, TorchAdam
 from lightning_maxmargin.optim.base import MarginOptimizer
 from lightning_maxmargin.reproduce.coupled import rate_coupled
-from lightning_maxmargin.reproduce.ensembles import percentiles
 from lightning_maxmargin.reproduce.factored import local_convergence
 from lightning_maxmargin.reproduce.geometry import Best, DecayingState, optimizer_geometry
 from lightning_maxmargin.reproduce.optima import random_optima
+from lightning_maxmargin.reproduce.panel import percentiles
 from lightning_maxmargin.reproduce.problems import Problems, draw
 from lightning_maxmargin.reproduce.rank import rank
 from lightning_maxmargin.reproduce.rates import rates

@@ -10,7 +10,7 @@ import torch
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.optim import FactoredGD
-from lightning_maxmargin.reproduce.gradients import by_autograd, in_decimals, in_log_domain
+from lightning_maxmargin.reproduce.gradient_errors import by_autograd, in_decimals, in_log_domain
 from lightning_maxmargin.reproduce.joint import joint
 from lightning_maxmargin.reproduce.losses import losses
 from lightning_maxmargin.reproduce.multi import multi
