@@ -30,7 +30,6 @@ def rate_coupled(
     """Trains all runs as one ensemble, p at rate 1 and v at rate rho, and solves every limit of each.
 
     Args:
-        progress: callback that takes the share done.
         runs: pairs of a ratio of the norms and how many seeds it gets; the ratio 1 among them.
         steps: normalised, of all.
         n: sequences.

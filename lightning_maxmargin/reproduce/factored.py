@@ -32,7 +32,6 @@ def local_convergence(
     """Trains W, and K and Q with and without ridge; correlations with both solutions of the tokens selected last.
 
     Args:
-        progress: callback that takes the share done.
         n: sequences.
         T: tokens.
         d: dimensions of tokens, queries and the factors' columns.

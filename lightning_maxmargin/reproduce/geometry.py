@@ -74,7 +74,6 @@ def optimizer_geometry(
     """Trains W with every optimizer and solves the problem of what each selects in every norm.
 
     Args:
-        progress: callback that takes the share done.
         optimizers: rate, steps and exponent of decay of each of :data:`OPTIMIZERS`.
         seeds: 0, 1, ...
         n: sequences.

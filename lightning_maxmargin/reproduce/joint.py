@@ -27,7 +27,6 @@ def joint(
     """p and v of a planar example by normalised steps from p(0) = (0, -1), v(0) = (-1, 0).
 
     Args:
-        progress: callback that takes the share done.
         example: ``joint_tight`` or ``joint_relaxed``.
         steps: of exact and of naive float64 gradients.
         lr: of both.

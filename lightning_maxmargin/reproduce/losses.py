@@ -7,7 +7,7 @@ import torch
 
 from lightning_maxmargin.core.losses import LOSSES, MarginLoss
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
-from lightning_maxmargin.reproduce.panel import Line, Panel, ray
+from lightning_maxmargin.reproduce.panel import Line, Panel, curve, ray
 from lightning_maxmargin.reproduce.paths import cosine, record, track
 from lightning_maxmargin.reproduce.problems import Problems
 
@@ -29,7 +29,6 @@ def losses(
     the gradient does and p_2 would never arrive.
 
     Args:
-        progress: callback that takes the share done.
         scores: the C.
         steps: of exact gradients.
         naive_steps: of naive float64 gradients.
@@ -81,13 +80,10 @@ def _offsets(numbers: dict[str, float], scores: list[float]) -> list[Panel]:
     # At C = 1 the data are symmetric and p₂ stays 0.
     some = c > 1
     for color, (loss, name) in zip(("strict", "relaxed", "head"), NAMES.items(), strict=True):
-        limit = np.array([numbers[f"limit/{loss}/{x:g}"] for x in scores])
-        panel.lines.append(Line(at, np.array([_offset(loss, x) for x in at]), "", color, "dotted"))
-        for kind, label in (("", "exact"), ("naive/", "naive float64")):
-            p2 = np.array([numbers[f"{kind}offset/{loss}/{x:g}"] for x in scores])
-            if not kind:
-                panel.lines.append(Line(c, p2, name, color, "dots"))
-            error.lines.append(
-                Line(c[some], np.abs(p2 - limit)[some] + 1e-17, f"{name}, {label}", color, "dashed" if kind else "line")
-            )
+        limit = curve(numbers, f"limit/{loss}", scores, "").y
+        dots = curve(numbers, f"offset/{loss}", scores, name, color, "dots")
+        panel.lines += [Line(at, np.array([_offset(loss, x) for x in at]), "", color, "dotted"), dots]
+        naive = curve(numbers, f"naive/offset/{loss}", scores, "").y
+        for p2, label, kind in ((dots.y, "exact", "line"), (naive, "naive float64", "dashed")):
+            error.lines.append(Line(c[some], np.abs(p2 - limit)[some] + 1e-17, f"{name}, {label}", color, kind))  # type: ignore[arg-type]
     return [panel, error]

@@ -27,7 +27,6 @@ def multi(
     """p from p(0) = (x, 0) for several x: normalised steps of length lr, and plain steps of rate 1.
 
     Args:
-        progress: callback that takes the share done.
         starts: the x.
         watched: those whose softmax, norm and cosine are followed; the last one is drawn.
         steps: of normalised descent; plain descent runs for the first thousand.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -74,6 +75,16 @@ class Panel:
 def ray(direction: Array, label: str, color: str) -> Line:
     """The dashed ray of an SVM direction (2,)."""
     return Line(np.array([float(direction[0])]), np.array([float(direction[1])]), label, color, "ray")
+
+
+def curve(numbers: dict[str, float], key: str, at: Sequence[float], label: str, *look: Any) -> Line:
+    """The numbers ``KEY/X`` over x, with colour and kind of the line.
+
+    Example:
+        >>> curve({"rank/2": 1.0, "rank/4": 3.0}, "rank", [2, 4], "").y.tolist()
+        [1.0, 3.0]
+    """
+    return Line(np.array(at), np.array([numbers[f"{key}/{x:g}"] for x in at]), label, *look)
 
 
 def percentiles(x: Array, values: Array, label: str, color: str | None = None, kind: str = "line") -> Line:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
-from lightning_maxmargin.reproduce.panel import Line, Panel
+from lightning_maxmargin.reproduce.panel import Panel, curve
 from lightning_maxmargin.reproduce.problems import draw
 
 NORMS = {"l2": "Frobenius", "nuclear": "nuclear"}
@@ -19,7 +18,6 @@ def rank(
     """Solves both W problems for the optimal tokens of a random head, for every size, dimension and seed.
 
     Args:
-        progress: callback that takes the share done.
         sizes: pairs of n and T.
         dims: d, of tokens and queries alike.
         seeds: instances of each.
@@ -85,21 +83,13 @@ def _ranks(seeds: int, n: int, T: int, d: int, norm: str, tolerance: float) -> t
 
 def _panels(sizes: list[list[int]], dims: list[int], numbers: dict[str, float]) -> list[Panel]:
     """Feasible shares, then the ranks by n with T = 5 and by T with n = 5, as published and of the feasible alone."""
-    x = np.array(dims)
-
-    def curve(key: str, n: int, T: int) -> np.ndarray:
-        return np.array([numbers[f"{key}/{n}x{T}/{d}"] for d in dims])
-
-    panels = [
-        Panel(
-            "share that any W separates", "dimension d", "feasible", log="x",
-            lines=[Line(x, curve("feasible", n, T), f"n = {n}, T = {T}") for n, T in sizes],
-        )
-    ]  # fmt: skip
+    shares = [curve(numbers, f"feasible/{n}x{T}", dims, f"n = {n}, T = {T}") for n, T in sizes]
+    panels = [Panel("share that any W separates", "dimension d", "feasible", shares, "x")]
     for n, T in sizes:
         lines = []
         for norm, color in (("l2", "#D55E00"), ("nuclear", "#0072B2")):
-            lines.append(Line(x, curve(f"rank/{norm}", n, T), f"{NORMS[norm]}, feasible", color))
-            lines.append(Line(x, curve(f"naive/rank/{norm}", n, T), "with infeasible as 1", color, "dotted"))
+            key = f"rank/{norm}/{n}x{T}"
+            lines.append(curve(numbers, key, dims, f"{NORMS[norm]}, feasible", color))
+            lines.append(curve(numbers, f"naive/{key}", dims, "with infeasible as 1", color, "dotted"))
         panels.append(Panel(f"mean rank, n = {n}, T = {T}", "dimension d", "rank", lines, "x"))
     return panels

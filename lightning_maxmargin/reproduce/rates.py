@@ -38,7 +38,6 @@ def rates(
     """Trains p and v jointly from zero with every optimizer; each run is held against its own rate-coupled limit.
 
     Args:
-        progress: callback that takes the share done.
         seeds: of the data.
         steps: of every optimizer, at least 1,000.
         wanted: instances, converged under both NGD and dual acceleration, that the ratios are over.

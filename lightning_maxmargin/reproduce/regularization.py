@@ -28,7 +28,6 @@ def regularization_paths(
     """Paths of p on ``multi``, of p near a locally optimal token, of W on ``visual1``, and joint on ``joint_relaxed``.
 
     Args:
-        progress: callback that takes the share done.
         radii: of the first three.
         pairs: (r, R) of the last; the first four are the published ones.
         starts: random directions tried at each radius.
@@ -75,7 +74,6 @@ def nonlinear_head(progress: ProgressCallback, radii: Sequence[float], starts: i
     token: psi(x) = x_3^3, tanh 3 x_3, and x_3 - ||x - c||^2 / 10.
 
     Args:
-        progress: callback that takes the share done.
         radii: of the paths.
         starts: random directions tried at each radius.
 

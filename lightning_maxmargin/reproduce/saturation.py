@@ -37,7 +37,6 @@ def saturation(
     """Gradients of the attention along exact paths, and runs that step along each kind of gradient.
 
     Args:
-        progress: callback that takes the share done.
         seeds: random instances, n=6, T=8, d=10, W trained, head given.
         steps: normalised steps of every run.
         points: of the relaxed example at which gradients are compared with one in 50 decimal digits.

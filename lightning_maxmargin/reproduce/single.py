@@ -28,7 +28,6 @@ def single(
     """p by normalised steps from p(0) = (0, y) for several y.
 
     Args:
-        progress: callback that takes the share done.
         example: ``single_global`` or ``single_local``.
         starts: the y.
         xlim: of the picture.

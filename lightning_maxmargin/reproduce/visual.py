@@ -33,7 +33,6 @@ def visual(
     """W from 0 and (K, Q) from K = .1 randn, Q = 0, by normalised steps with the example's head.
 
     Args:
-        progress: callback that takes the share done.
         example: ``visual1`` or ``visual2``.
         optimal: the token of highest score in each sequence.
         xlim: of the pictures.
