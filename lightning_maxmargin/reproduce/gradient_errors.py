@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import Context, Decimal, localcontext
 from itertools import pairwise
 from typing import Any
@@ -29,20 +30,16 @@ def relaxed_errors(numbers: dict[str, float], points: int, far_steps: int) -> Pa
     p, v = torch.cat([near[0], far[0]])[:, 0], torch.cat([near[1], far[1]])[:, 0]
     norm = p.norm(dim=1).numpy()
     truth = [in_decimals(batch, *w) for w in zip(p, v, strict=True)]
-    ours = np.array(
-        [gap_or_one(in_log_domain(batch, a[None], b[None])[0], t) for a, b, t in zip(p, v, truth, strict=True)]
-    )
+    ours = gaps_or_one(in_log_domain(batch, p, v), truth)
     numbers["gradient/exact"], numbers["far/norm"] = float(ours.max()), float(norm[-1])
-    numbers["far/gap"] = gap_or_one(p[-1], torch.tensor([1.0, 0.0]))
+    numbers["far/gap"] = float(gaps_or_one(p[-1:], [torch.tensor([1.0, 0.0])])[0])
     order = np.argsort(norm)
     lines = [Line(norm[order], np.maximum(ours, 1e-17)[order], "exact", COLORS["exact"])]
     for name, dtype in DTYPES.items():
         # At the point that the dtype can hold, so that the gradient's error alone is seen.
         a, b = p.to(dtype).double(), v.to(dtype).double()
         there = truth if dtype is torch.float64 else [in_decimals(batch, *w) for w in zip(a, b, strict=True)]
-        gap = np.array(
-            [gap_or_one(by_autograd(batch, x[None], y[None], dtype)[0], t) for x, y, t in zip(a, b, there, strict=True)]
-        )
+        gap = gaps_or_one(by_autograd(batch, a, b, dtype), there)
         numbers[f"lost/{name}"] = _lost(norm[:points], gap[:points])
         lines.insert(len(lines) - 1, Line(norm[order], np.maximum(gap, 1e-17)[order], name, COLORS[name]))
     return Panel("gradient, relaxed example (margin 1)", "‖p‖", "1 − cos to 50-digit gradient", lines, "xy",
@@ -73,8 +70,8 @@ def random_errors(numbers: dict[str, float], batch: Problems, path: Tensor, marg
         for w in path[1:]:
             w, v = w.to(dtype).double(), batch.heads.to(dtype).double()
             g, t = by_autograd(batch, w, v, dtype), in_log_domain(batch, w, v)
-            found.append([gap_or_one(a, b) for a, b in zip(g[settled], t[settled], strict=True)])
-        gap = np.array(found).flatten()
+            found.append(gaps_or_one(g[settled], t[settled]))
+        gap = np.concatenate(found)
         q = np.array([quartiles(gap[(x >= a) & (x < b)]) for a, b in pairwise(bins)])
         q = np.maximum(q, 1e-17)
         numbers[f"lost/random/{name}"] = _lost(middle, q[:, 1])
@@ -89,10 +86,10 @@ def random_errors(numbers: dict[str, float], batch: Problems, path: Tensor, marg
     )
 
 
-def gap_or_one(u: Tensor, w: Tensor) -> float:
-    """1 - cos, and 1 where one of them is zero."""
-    gap = direction_gap(u, w)
-    return 1.0 if gap is None else gap
+def gaps_or_one(u: Iterable[Tensor], w: Iterable[Tensor]) -> np.ndarray:
+    """1 - cos of each pair, and 1 where one of the two is zero."""
+    gaps = [direction_gap(a, b) for a, b in zip(u, w, strict=True)]
+    return np.array([1.0 if gap is None else gap for gap in gaps])
 
 
 def quartiles(x: Any) -> np.ndarray:

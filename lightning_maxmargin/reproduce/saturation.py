@@ -13,7 +13,7 @@ from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.gradient_errors import (
     COLORS,
     DTYPES,
-    gap_or_one,
+    gaps_or_one,
     quartiles,
     random_errors,
     relaxed_errors,
@@ -95,7 +95,7 @@ def _training(
     if case.startswith("joint"):
         panel.ylim = (5e-8, 3)
     for kind, run in runs.items():
-        q = np.array([quartiles([gap_or_one(w, t) for w, t in zip(step, target, strict=True)]) for step in run[1:]])
+        q = np.array([quartiles(gaps_or_one(step, target)) for step in run[1:]])
         norm = run[1:].flatten(2).norm(dim=2).median(1).values.numpy()
         for step in (500, 1000):
             if step in at:
