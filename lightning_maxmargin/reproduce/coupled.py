@@ -86,9 +86,9 @@ def _limits_differ(drawn: Problems, result: EnsembleResult) -> Tensor:
 
 def _naive(drawn: Problems, steps: int) -> tuple[dict[str, float], str]:
     """``naive/LIMIT/1`` by autograd in float32, and how many of how many converged."""
-    model = NaiveEnsemble(drawn, torch.float32, attention_lr=1.0, head_lr=1.0)
+    model = NaiveEnsemble(drawn.batch(torch.float32), attention_lr=1.0, head_lr=1.0)
     model.run(steps)
-    result = measure(EnsembleState(drawn.batch(), model.attention.T, model.head.T), drawn.keys, drawn.labels)
+    result = measure(model, drawn.keys, drawn.labels)
     differ = _limits_differ(drawn, result)
     numbers = {f"naive/{limit}/1": _median(result.direction_gap[limit][differ].numpy()) for limit in LIMITS}
     return numbers, f"{int(result.settled.sum())} of {len(drawn)}"

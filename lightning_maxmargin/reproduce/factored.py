@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.probe.ensemble import MIN_SELECTED_MASS
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
-from lightning_maxmargin.reproduce.naive import NaiveEnsemble, Speed
+from lightning_maxmargin.reproduce.naive import Speed
 from lightning_maxmargin.reproduce.panel import Line, Panel
 from lightning_maxmargin.reproduce.paths import record
 from lightning_maxmargin.reproduce.problems import Problems, draw
@@ -75,7 +75,7 @@ def local_convergence(
     return Outcome(numbers, panels, notes, speed.ratio)
 
 
-def _runner(drawn: Problems, model: str, lr: float) -> EnsembleState | NaiveEnsemble:
+def _runner(drawn: Problems, model: str, lr: float) -> EnsembleState:
     """W, or K and Q, by exact directions, or W by naive float32 gradients."""
     if model == "naive":
         return drawn.naive(dtype=torch.float32, attention_lr=lr)

@@ -50,10 +50,10 @@ def losses(
             naive = data.naive(p0, attention_lr=lr, loss=loss)
             naive.run(naive_steps)
             key = f"{loss}/{c:g}"
-            numbers[f"offset/{key}"], numbers[f"naive/offset/{key}"] = float(p[-1, 1]), float(naive.attention[0, 1])
+            numbers[f"offset/{key}"], numbers[f"naive/offset/{key}"] = float(p[-1, 1]), float(naive.attention[1, 0])
             numbers[f"limit/{key}"] = _offset(loss, c)
             numbers[f"cos/{key}"] = cosine(p[-1], torch.tensor([1.0, 0.0]))
-            numbers[f"naive/cos/{key}"] = cosine(naive.attention[0], torch.tensor([1.0, 0.0]))
+            numbers[f"naive/cos/{key}"] = cosine(naive.attention[:, 0], torch.tensor([1.0, 0.0]))
             if c in DRAWN_SCORES:
                 tracks.append(track(p[: shown + 1], f"C = {c:g}"))
         for kind in ("", "naive/"):

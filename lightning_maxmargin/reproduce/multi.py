@@ -51,7 +51,7 @@ def multi(
     paths = {"ngd": record(exact, steps)[0], "gd": record(plain, some)[0]}
     progress(0.6)
     paths["naive/ngd"] = record(data.naive(p0, attention_lr=lr), some)[0]
-    paths["naive/gd"] = record(data.naive(p0, attention_lr=1.0, update="plain"), some)[0]
+    paths["naive/gd"] = record(data.naive(p0, attention_lr=1.0, plain=True), some)[0]
     numbers = entries("p_mm", target)
     for kind, path in paths.items():
         for x in watched:

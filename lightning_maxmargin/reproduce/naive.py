@@ -5,82 +5,67 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.core.losses import LOSSES
+from lightning_maxmargin.core.batch import Instances
+from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.core.stack import InstanceStack
 
-PARTS = {"both": ("attention", "head"), "attention": ("attention",), "head": ("head",)}
 
-
-class NaiveEnsemble:
+class NaiveEnsemble(EnsembleState):
     """B models trained by autograd through the ordinary softmax: right until that saturates.
 
     Args:
-        data: the instances; with queries W (B, d, dq) is trained, else p (B, d).
-        dtype: of everything.
-        attention: start; zeros where None.
-        head: (B, dv) start; zeros where None.
-        train: ``both``, ``attention`` or ``head``.
+        data: the instances; their dtype is that of everything.
+        plain: whether a step is lr g, g of the mean loss, in place of lr g / ||g||.
         attention_lr: learning rate.
         head_lr: learning rate.
-        loss: logistic, exponential or correlation.
-        update: ``normalized`` (lr g / ||g||, per instance) or ``plain`` (lr g, of the mean loss).
+        options: of :class:`~lightning_maxmargin.core.ensemble.EnsembleState`.
 
     Example:
         >>> keys = torch.tensor([[[[0.0, 0.0], [1.0, 1.0]], [[0.0, 0.0], [1.0, -1.0]]]])
-        >>> model = NaiveEnsemble(InstanceStack(keys, torch.tensor([[1.0, -1.0]]), keys))
+        >>> model = NaiveEnsemble(Instances.stack(keys, torch.tensor([[1.0, -1.0]])))
         >>> model.run(100)
-        >>> [round(x, 2) for x in (model.head[0] / model.head[0].norm()).tolist()]
+        >>> [round(x, 2) for x in (model.head[:, 0] / model.head.norm()).tolist()]
         [0.0, 1.0]
     """
 
     def __init__(
-        self,
-        data: InstanceStack,
-        dtype: torch.dtype = torch.float32,
-        attention: Tensor | None = None,
-        head: Tensor | None = None,
-        train: Literal["both", "attention", "head"] = "both",
-        attention_lr: float = 0.1,
-        head_lr: float = 0.1,
-        loss: str = "logistic",
-        update: Literal["normalized", "plain"] = "normalized",
+        self, data: Instances, plain: bool = False, attention_lr: float = 0.1, head_lr: float = 0.1, **options: Any
     ) -> None:
-        self.keys, self.labels, self.values = (x.to(dtype) for x in (data.keys, data.labels, data.values))
-        self.queries = None if data.queries is None else data.queries.to(dtype)
-        B, d, dv = len(data), data.keys.shape[-1], data.values.shape[-1]
-        shape = (B, d) if self.queries is None else (B, d, self.queries.shape[-1])
-        self.attention = self.keys.new_zeros(shape) if attention is None else attention.to(dtype).clone()
-        self.head = self.keys.new_zeros(B, dv) if head is None else head.to(dtype).clone()
-        self.loss, self.update, self.train = LOSSES[loss], update, train
-        self.rates = {"attention": attention_lr, "head": head_lr}
+        super().__init__(data, **options)
+        # As numbers: tensors of them would be rounded to bfloat16.
+        self.plain, self.rates = plain, {"attention": attention_lr, "head": head_lr}
+        # Instances first, as a notebook has them.
+        self.keys, self.values, self.labels = (_turned(x) for x in (data.keys, data.values, data.labels))
+        self.queries = None if data.queries is None else _turned(data.queries)
 
     def gradients(self) -> dict[str, Tensor]:
-        """Of the mean loss with respect to what is trained."""
-        trained = {name: getattr(self, name).detach().requires_grad_() for name in PARTS[self.train]}
-        weights = {"attention": self.attention, "head": self.head, **trained}
-        if self.queries is None:
-            a = torch.einsum("bntd,bd->bnt", self.keys, weights["attention"])
-        else:
-            a = torch.einsum("bntd,bde,bne->bnt", self.keys, weights["attention"], self.queries)
-        logits = torch.einsum("bnt,bntd,bd->bn", a.softmax(-1), self.values, weights["head"])
-        found = torch.autograd.grad(self.loss(logits, self.labels).mean(1).sum(), list(trained.values()))
-        return dict(zip(trained, found, strict=True))
+        """Of the mean loss with respect to what is trained, instances first."""
+        w = {name: getattr(self, name).movedim(-1, 0).contiguous() for name in ("attention", "head")}
+        trained = [w[name].requires_grad_() for name in self.trained]
+        with torch.enable_grad():
+            if self.queries is None:
+                a = torch.einsum("bntd,bd->bnt", self.keys, w["attention"])
+            else:
+                a = torch.einsum("bntd,bde,bne->bnt", self.keys, w["attention"], self.queries)
+            logits = torch.einsum("bnt,bntd,bd->bn", a.softmax(-1), self.values, w["head"])
+            found = torch.autograd.grad(self.loss(logits, self.labels).mean(1).sum(), trained)
+        return dict(zip(self.trained, found, strict=True))
 
-    def step(self) -> None:
-        """One step of all."""
+    def step(self) -> None:  # type: ignore[override]
+        """One step of all; there are no directions to return."""
         for name, g in self.gradients().items():
-            size = 1.0 if self.update == "plain" else _length(g)
-            setattr(self, name, getattr(self, name) - self.rates[name] * g / size)
+            size = 1.0 if self.plain else _length(g)
+            setattr(self, name, getattr(self, name) - (self.rates[name] * g / size).movedim(0, -1))
+        self.steps += 1
 
-    def run(self, steps: int) -> None:
-        """So many steps."""
-        for _ in range(steps):
-            self.step()
+
+def _turned(x: Tensor) -> Tensor:
+    return x.permute(*reversed(range(x.ndim))).contiguous()
 
 
 def _length(g: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.metrics import direction_gap
-from lightning_maxmargin.reproduce.naive import NaiveEnsemble
 from lightning_maxmargin.reproduce.panel import Array, Line, Panel
 from lightning_maxmargin.reproduce.problems import Problems
 
@@ -33,17 +32,15 @@ def separating_line(keys: Tensor, p: Tensor, selected: Tensor) -> tuple[Array, A
     return ends[:, 0], ends[:, 1]
 
 
-def record(model: EnsembleState | NaiveEnsemble, steps: int, at: Iterable[int] | None = None) -> tuple[Tensor, Tensor]:
+def record(model: EnsembleState, steps: int, at: Iterable[int] | None = None) -> tuple[Tensor, Tensor]:
     """Attention (k, B, ...) and head (k, B, dv) on the way, at these steps or at all of them, the start included."""
     wanted = set(range(steps + 1) if at is None else at)
-    last = isinstance(model, EnsembleState)
     seen = []
     for i in range(steps + 1):
         if i:
             model.step()
         if i in wanted:
-            w, v = model.attention.double().clone(), model.head.double().clone()
-            seen.append((w.movedim(-1, 0), v.movedim(-1, 0)) if last else (w, v))
+            seen.append(tuple(x.double().clone().movedim(-1, 0) for x in (model.attention, model.head)))
     return torch.stack([w for w, _ in seen]), torch.stack([v for _, v in seen])
 
 

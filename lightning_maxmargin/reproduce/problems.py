@@ -52,28 +52,26 @@ class Problems(InstanceStack):
 
         Without a head that each starts at, the given ones are kept. Several starts of one instance get a copy each.
         """
-        data, start = self._started(attention, head)
-        last: dict[str, Any] = {k: x.movedim(0, -1) if isinstance(x, Tensor) else x for k, x in start.items()}
-        return EnsembleState(data.batch(dtype), **last | options)
+        return EnsembleState(**self._started(attention, head, dtype) | options)
 
     def naive(
         self, attention: Tensor | None = None, head: Tensor | None = None, dtype: torch.dtype = torch.float64,
         **options: Any,
     ) -> NaiveEnsemble:  # fmt: skip
         """The same by autograd, in any dtype."""
-        data, start = self._started(attention, head)
-        return NaiveEnsemble(data, dtype, **start | options)
+        return NaiveEnsemble(**self._started(attention, head, dtype) | options)
 
     def smallest_rows(self, weight: Tensor, selected: Tensor) -> Tensor:
         """min a_{i,alpha_i} - a_it over the rows of every instance, (B,), at the tokens ``selected``, (B, n)."""
         a = self.scores(weight)
         return score_rows(a.flatten(0, 1), selected.flatten()).view_as(a).amin((1, 2))
 
-    def _started(self, attention: Tensor | None, head: Tensor | None) -> tuple[Problems, dict[str, Any]]:
+    def _started(self, attention: Tensor | None, head: Tensor | None, dtype: torch.dtype) -> dict[str, Any]:
         data = self if attention is None else self.copies(len(attention)) if len(self) == 1 else self
-        if head is None and data.head is not None:
-            return data, {"attention": attention, "head": data.head, "train": "attention"}
-        return data, {"attention": attention, "head": head}
+        train = "attention" if head is None and data.head is not None else "both"
+        start = {"attention": attention, "head": data.head if head is None else head}
+        last = {name: None if x is None else x.movedim(0, -1) for name, x in start.items()}
+        return {"data": data.batch(dtype), "train": train, **last}
 
 
 def draw(

@@ -53,7 +53,7 @@ def test_a_plain_exact_step_is_the_gradient_itself() -> None:
     data = Problems.of("multi")
     exact = data.exact(torch.zeros(1, 2).double())
     plain = PlainState(exact.data, exact.attention, exact.head, train="attention", attention_lr=1.0)
-    naive = data.naive(torch.zeros(1, 2).double(), attention_lr=1.0, update="plain")
+    naive = data.naive(torch.zeros(1, 2).double(), attention_lr=1.0, plain=True)
     assert torch.allclose(record(plain, 20)[0], record(naive, 20)[0], rtol=0, atol=1e-12)
 
 
