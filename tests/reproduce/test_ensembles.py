@@ -19,7 +19,7 @@ from lightning_maxmargin.reproduce.optima import random_optima
 from lightning_maxmargin.reproduce.panel import percentiles
 from lightning_maxmargin.reproduce.problems import Problems, draw
 from lightning_maxmargin.reproduce.rank import rank
-from lightning_maxmargin.reproduce.rates import rates
+from lightning_maxmargin.reproduce.rates import OPTIMIZERS, rates
 from lightning_maxmargin.reproduce.states import FactoredState, PlainState
 
 N, T, D = 4, 3, 5
@@ -196,6 +196,7 @@ def test_rates_are_over_settled_instances() -> None:
     assert found.numbers["counted"] == 3
     assert found.numbers["ratio/ngd1/1000"] > 10
     assert found.numbers["settled/gd"] < found.numbers["settled/ngd1"]
+    assert [line.label.split(" (")[0] for line in found.panels[0].lines] == [label for label, *_ in OPTIMIZERS.values()]
 
 
 def test_the_rate_coupled_limit_is_the_nearest() -> None:
