@@ -107,8 +107,8 @@ class TextMonitor(Monitor):
             if self._per_document * len(texts) > left:
                 return {}
         start = time.perf_counter()
-        lengths = [self._split.unit_count(i) for i in texts]
-        longest = max(lengths, default=0)
+        texts = sorted(texts, key=self._split.unit_count)
+        longest = self._split.unit_count(texts[-1]) if texts else 0
         found = attention_svm(
             lambda: self._units(pl_module, texts), direction, len(texts) * longest * direction.shape[0], longest
         )
