@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_maxmargin.errors import InputError, NonFiniteError
-from lightning_maxmargin.run.shipped import with_files
+from lightning_maxmargin.run.shipped import with_files, with_text
 
 TRUST_FLAG = "--trust-config"
 HELP_ARGV = (["--help"], ["-h"])
@@ -75,6 +75,8 @@ def _run(argv: list[str], trusted: bool) -> int:
         message = f"{argv[0]} is no command" if argv else "a command is missing"
         raise InputError(f"{message}; one of {', '.join(COMMANDS)} (maxmargin --help)")
     command, rest = argv[0], with_files(argv[1:])
+    if command in TRAINER_COMMANDS:
+        rest = with_text(rest)
     if rest in HELP_ARGV and command not in TRAINER_COMMANDS:
         _print_help(command)
         return 0
