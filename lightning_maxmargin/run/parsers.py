@@ -71,18 +71,38 @@ def evaluate_parser() -> ArgumentParser:
     add = parser.add_argument
     add("run_dir", type=str, help="The directory of the run.")
     add("--data", type=str | None, default=None, help="Labelled documents; the run's own test file if not given.")
-    add("--documents", type=int, default=200,
-        help="At most so many, drawn with the seed, for what encodes again: faithfulness and integrated gradients.")  # fmt: skip
+    add(
+        "--documents",
+        type=int,
+        default=200,
+        help="At most so many, drawn with the seed, for faithfulness and integrated gradients: both encode often.",
+    )
     add("--bins", type=str, default="1,5,10,20,50", help="Percentages of the words that AOPC is the mean over.")
-    add("--scores", type=str | None, default=None,
+    add(
+        "--scores",
+        type=str | None,
+        default=None,
         help="A JSONL file of rationales made elsewhere, a line per document: {scores: [a number per word]}, the same "
-        "with spans of characters, or what maxmargin predict writes.")  # fmt: skip
-    add("--baselines", type=Literal["default", "none", "all"], default="default",
-        help="all: ordinary fine-tuning as well, which takes minutes.")  # fmt: skip
-    add("--share", type=float | None, default=None,
-        help="Of the words, in the rationale that token F1 and IOU F1 judge; as many as are marked if not given.")  # fmt: skip
-    add("--group", type=str | None, default=None,
-        help="A column of the test file that is equal where documents belong together, as counterfactual pairs do.")  # fmt: skip
+        "with spans of characters, or what maxmargin predict writes.",
+    )
+    add(
+        "--baselines",
+        type=Literal["default", "none", "all"],
+        default="default",
+        help="all: ordinary fine-tuning as well, which takes minutes.",
+    )
+    add(
+        "--share",
+        type=float | None,
+        default=None,
+        help="Of the words, in the rationale that token F1 and IOU F1 judge; as many as are marked if not given.",
+    )
+    add(
+        "--group",
+        type=str | None,
+        default=None,
+        help="A column of the test file that is equal where documents belong together, as counterfactual pairs do.",
+    )
     add("--seed", type=int, default=0, help="Of the sample, random rationales, fine-tuning and the bootstrap.")
     add("--output", type=str | None, default=None, help="A new JSON file for the table.")
     return parser

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
@@ -61,9 +60,9 @@ def mean_pool(data: TextData, token_scale: float) -> MaxMarginForSequenceClassif
     require("sklearn")
     spec = replace(data.spec, key_layer=data.spec.value_layer, units="pieces")
     model = build_model(spec, data.encoder, data.names, {"parametrization": "p", "token_scale": token_scale}).eval()
-    parts = [(_means(model, data.labelled(name)), data.labelled(name).labels) for name in ("train", "val")]
     # Without a bias, which attention pooling has not; that of a mean over tokens is in their common direction.
-    fit = regression(*[(x.numpy(), y.numpy()) for x, y in parts], intercept=False)  # type: ignore[arg-type,union-attr]
+    train, val = (_features(model, data.labelled(name)) for name in ("train", "val"))
+    fit = regression(train, val, intercept=False)
     selector: Any = model.selectors[0]
     weight = torch.from_numpy(fit.coef_).float()
     with torch.no_grad():
@@ -72,9 +71,10 @@ def mean_pool(data: TextData, token_scale: float) -> MaxMarginForSequenceClassif
     return model.requires_grad_(False)
 
 
-def _means(model: MaxMarginForSequenceClassification, split: Split) -> Tensor:
-    """(n, d), the mean of each document's tokens as the model scales them; 0 of a document without a piece."""
+def _features(model: MaxMarginForSequenceClassification, split: Split) -> tuple[Any, list[int]]:
+    """The mean of each document's tokens as the model scales them, (n, d), 0 without a piece; and labels."""
     assert split.hidden is not None
+    assert split.labels is not None
     rows = []
     for i in range(len(split)):
         (states,) = split.hidden.rows(split.value_layer, [i])
@@ -82,7 +82,7 @@ def _means(model: MaxMarginForSequenceClassification, split: Split) -> Tensor:
         every = torch.ones(tokens.shape[:2], dtype=torch.bool)
         values = model.sequences(tokens, tokens, every, states[:1]).values[0]
         rows.append(values.sum(0) / max(1, len(values)))
-    return torch.stack(rows).detach()
+    return torch.stack(rows).detach().numpy(), split.labels.tolist()
 
 
 def fine_tuned(
@@ -99,7 +99,8 @@ def fine_tuned(
 
     model = deepcopy(start).requires_grad_(False)
     train_top_layers(model.encoder, min(TOP_LAYERS, int(model.encoder.config.num_hidden_layers)))
-    for parameter in model.selectors[0].head_parameters.values():  # type: ignore[union-attr,operator]
+    selector: Any = model.selectors[0]
+    for parameter in selector.head_parameters.values():
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE, weight_decay=0.01)
     generator = torch.Generator().manual_seed(seed)

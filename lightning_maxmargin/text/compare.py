@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.run.atomic import write_text
 from lightning_maxmargin.run.finish import refuse_existing
 from lightning_maxmargin.run.parsers import compare_parser
+from lightning_maxmargin.text.evaluate import check_seed
 from lightning_maxmargin.text.faithful import agreement, marks_of
 from lightning_maxmargin.text.finished import FinishedRun, read_run
 from lightning_maxmargin.text.pooled import PoolingModel
@@ -34,6 +36,7 @@ def compare(args: Sequence[str]) -> int:
         InputError: a directory is no finished run, the labels differ, or there are no test documents.
     """
     options = compare_parser().parse_args(list(args))
+    check_seed(options.seed)
     if options.output is not None:
         refuse_existing(Path(options.output))
     runs = [read_run(options.run_a), read_run(options.run_b)]
@@ -118,15 +121,17 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
 
 def _print(found: Mapping[str, Any]) -> None:
     console = Console()
-    table = Table(title=f"{found['documents']} documents of {found['data']}", title_justify="left")
+    table = Table(title=escape(f"{found['documents']} documents of {found['data']}"), title_justify="left")
     for name in ("", "accuracy", *(["AUPRC"] if "auprc" in found else [])):
         table.add_column(name)
     parts = [found[name] for name in ("accuracy", "auprc") if name in found]
     for label, key in (("A " + found["runs"][0], "a"), ("B " + found["runs"][1], "b"), ("A - B", "difference")):
         sign = "+" if key == "difference" else ""
         table.add_row(
-            label, *("{mean:{s}.3f} [{low:{s}.3f}, {high:{s}.3f}]".format(**part[key], s=sign) for part in parts)
+            escape(label),
+            *("{mean:{s}.3f} [{low:{s}.3f}, {high:{s}.3f}]".format(**part[key], s=sign) for part in parts),
         )
     console.print(table)
+    console.print("Brackets: 95 % bootstrap intervals, of A - B by pairs.")
     for line in found["sentences"]:
-        console.print(line)
+        console.print(line, markup=False)

@@ -39,14 +39,8 @@ def evaluate(args: Sequence[str]) -> int:
     """
     from lightning_maxmargin.text.evaluate_table import print_tables
 
-    options = evaluate_parser().parse_args(list(args))
+    options = _options(args)
     bins = shares(options.bins)
-    if options.documents < 1:
-        raise InputError(f"--documents: {options.documents}; expected a positive number")
-    if options.output is not None:
-        refuse_existing(Path(options.output))
-    if options.baselines != "none":
-        require("sklearn", "captum")
     run = read_run(options.run_dir)
     split = run.split(run.test_documents(options.data))
     groups = None if options.group is None else read_groups(run.source(options.data), options.group, len(split))
@@ -64,6 +58,27 @@ def evaluate(args: Sequence[str]) -> int:
         write_text(Path(options.output), json.dumps(table, indent=2, ensure_ascii=False) + "\n")
         print(options.output)
     return 0
+
+
+def _options(args: Sequence[str]) -> Any:
+    """What was asked for, if it can be done."""
+    options = evaluate_parser().parse_args(list(args))
+    if options.documents < 1:
+        raise InputError(f"--documents: {options.documents}; expected a positive number")
+    if options.share is not None and not 0 < options.share <= 1:
+        raise InputError(f"--share: {options.share}; expected a share of the words, above 0 and at most 1")
+    check_seed(options.seed)
+    if options.output is not None:
+        refuse_existing(Path(options.output))
+    if options.baselines != "none":
+        require("sklearn", "captum")
+    return options
+
+
+def check_seed(seed: int) -> None:
+    """Raises InputError where it is negative."""
+    if seed < 0:
+        raise InputError(f"--seed: {seed}; expected zero or more")
 
 
 def shares(text: str) -> tuple[float, ...]:
@@ -152,12 +167,16 @@ def _baselines(run: FinishedRun, split: Split, chosen: list[int], tuned: bool, s
     train, val = (data.labelled(name) for name in ("train", "val"))
     pooling = mean_pool(data, run.model.config.token_scale)
     yield from _of_pooling("mean-pool", PoolingModel(pooling, split), chosen, get_args(Gradients))
-    labelled = [Labelled(part.documents.texts, part.labels.tolist()) for part in (train, val)]  # type: ignore[union-attr]
-    words = TfIdf(*labelled, split)
+    words = TfIdf(_labelled(train), _labelled(val), split)
     yield Method("TF-IDF", "TF-IDF", words, {i: words.rationale(i) for i in range(len(split))})
     if tuned:
         model = PoolingModel(fine_tuned(pooling, train, seed), split)
         yield from _of_pooling("fine-tuned", model, chosen, get_args(Gradients)[:1])
+
+
+def _labelled(split: Split) -> Labelled:
+    assert split.labels is not None
+    return Labelled(split.documents.texts, split.labels.tolist())
 
 
 def _of_pooling(name: str, model: PoolingModel, chosen: list[int], kinds: Iterable[Gradients]) -> Iterator[Method]:
@@ -166,7 +185,7 @@ def _of_pooling(name: str, model: PoolingModel, chosen: list[int], kinds: Iterab
         # A gradient costs as much as encoding twice, integrated ones sixteen times that.
         texts = range(len(model.split)) if kind == "gradient x input" else chosen
         scores = gradient_rationales(model.model, model.split, texts, kind)
-        yield Method(f"{name} {kind}", name, model, scores)
+        yield Method(kind if name == "mean-pool" else f"{kind}, {name}", name, model, scores)
 
 
 # --- rows -------------------------------------------------------------------------------------------------------

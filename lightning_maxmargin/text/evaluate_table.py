@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-AGREEMENT = {
-    "both_right": "both right", "auprc": "AUPRC", "r_precision": "R-precision", "token_f1": "token F1",
-    "iou_f1": "IOU F1",
-}  # fmt: skip
+ACCURACY = {"accuracy": "accuracy", "both_right": "both right"}
+AGREEMENT = {"auprc": "AUPRC", "r_precision": "R-prec.", "token_f1": "token F1", "iou_f1": "IOU F1"}
 FAITHFUL = {
     "comprehensiveness/head": "compr. head", "sufficiency/head": "suff. head",
     "comprehensiveness/normalised": "compr. norm.", "sufficiency/normalised": "suff. norm.",
@@ -19,53 +19,52 @@ FAITHFUL = {
 
 
 def print_tables(table: dict[str, Any]) -> None:
-    """Accuracy and agreement with marked words, then faithfulness.
+    """Accuracy of the models, agreement of rationales with marked words, and faithfulness.
 
     Args:
         table: as ``maxmargin evaluate --output`` writes it.
     """
     console = Console()
     rows = table["rows"]
-    shown = {key: label for key, label in AGREEMENT.items() if any(row.get(key) is not None for row in rows)}
-    console.print(_agreement(table, shown))
-    if "auprc" in shown:
-        few = {row["marked_documents"]: row["method"] for row in rows}
-        console.print(f"AUPRC and what follows: on {max(few)} documents with marked words; in brackets 95 % intervals.")
-        for count in sorted(few)[:-1]:
-            names = ", ".join(row["method"] for row in rows if row["marked_documents"] == count)
-            console.print(f"{names}: on {count} of them.")
-    console.print(_faithful(table))
+    console.print(f"{table['run']} on {table['documents']} documents of {table['data']}", markup=False, soft_wrap=True)
+    models = {row["model"]: row for row in reversed(rows)}
+    console.print(_drawn("model", dict(reversed(models.items())), ACCURACY))
+    if any(row["auprc"] is not None for row in rows):
+        console.print(_drawn("agreement with marked words", _by_name(rows), AGREEMENT))
+        _print_counts(console, rows)
+    console.print(_drawn("faithfulness", _by_name(rows), FAITHFUL))
     bins = ", ".join(f"{100 * share:g}" for share in table["bins"])
     console.print(
-        f"AOPC over {bins} % of the {table['units']}, each method on the model it explains, on "
-        f"{table['faithfulness_documents']} of {table['documents']} documents (--documents). Comprehensiveness: higher is "
-        "better; sufficiency: lower. norm.: at the head, 0 to 1 between the least and the greatest of any order, which "
-        "alone compares models. input: what is left of the text is encoded again."
+        f"AOPC over {bins} % of the {table['units']}, on {table['faithfulness_documents']} of {table['documents']} "
+        "documents (--documents): each of the model that it explains, gradients of mean-pool, random and --scores of "
+        "the selector. Comprehensiveness: higher is better; sufficiency: lower. norm.: at the head, from 0 to 1 "
+        "between the least and the greatest of any order; only these compare models. input: what is left of the text "
+        "is encoded again."
     )
 
 
-def _agreement(table: dict[str, Any], shown: dict[str, str]) -> Table:
-    drawn = Table(title=f"{table['run']} on {table['data']}", title_justify="left")
-    for name in ("rationale", "accuracy", *shown.values()):
-        drawn.add_column(name)
-    known: set[str] = set()
-    for row in table["rows"]:
-        # Of a model once.
-        of_model = [_cell(row, key) for key in ("accuracy", "both_right") if key == "accuracy" or key in shown]
-        if row["model"] in known:
-            of_model = [""] * len(of_model)
-        known.add(row["model"])
-        drawn.add_row(row["method"], *of_model, *(_cell(row, key) for key in shown if key != "both_right"))
-    return drawn
+def _by_name(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {row["method"]: row for row in rows}
 
 
-def _faithful(table: dict[str, Any]) -> Table:
-    drawn = Table(title="faithfulness", title_justify="left")
-    for name in ("rationale", "of the model", *FAITHFUL.values()):
-        drawn.add_column(name)
-    for row in table["rows"]:
-        drawn.add_row(row["method"], row["model"], *(_cell(row, key) for key in FAITHFUL))
-    return drawn
+def _print_counts(console: Console, rows: list[dict[str, Any]]) -> None:
+    """On how many documents AUPRC is."""
+    counts = sorted({row["marked_documents"] for row in rows})
+    fewer = [f"; {', '.join(row['method'] for row in rows if row['marked_documents'] == n)}: {n}" for n in counts[:-1]]
+    text = f"Brackets: 95 % bootstrap intervals. Documents with marked words: {counts[-1]}{''.join(fewer)}."
+    console.print(text, markup=False)
+
+
+def _drawn(title: str, rows: Mapping[str, dict[str, Any]], columns: Mapping[str, str]) -> Table:
+    """Columns that no row has a number in are left out."""
+    shown = {key: label for key, label in columns.items() if any(row.get(key) is not None for row in rows.values())}
+    table = Table()
+    table.add_column(title, no_wrap=True)
+    for label in shown.values():
+        table.add_column(label)
+    for name, row in rows.items():
+        table.add_row(escape(name), *(_cell(row, key) for key in shown))
+    return table
 
 
 def _cell(row: dict[str, Any], key: str) -> str:

@@ -43,7 +43,8 @@ class FinishedRun:
     @property
     def names(self) -> list[str]:
         """Of the labels, in the order of the logits."""
-        return [self.model.config.id2label[k] for k in range(self.model.config.num_labels)]
+        config: Any = self.model.config
+        return [config.id2label[k] for k in range(config.num_labels)]
 
     def source(self, data: str | None = None) -> str:
         """Where test documents come from: ``data``, else the run's test file, else the source it was trained on.
@@ -63,17 +64,19 @@ class FinishedRun:
             InputError: there are none, or a label is not one of the model's.
         """
         source = self.source(data)
-        columns = {name: self.settings.get(name) or name for name in COLUMNS}
+        columns: dict[str, Any] = {name: self.settings.get(name) or name for name in COLUMNS}
         cache = self.settings.get("cache_dir")
+        found: Documents | None
         try:
             if data or self.settings.get("test"):
                 split = "test" if os.path.isdir(source) else None
                 found = read_documents(source, split=split, cache_dir=cache, **columns)
             else:
-                found = read_splits(source, cache_dir=cache, **columns).get("test")  # type: ignore[assignment]
+                found = read_splits(source, cache_dir=cache, **columns).get("test")
         except InputError as error:
-            there = Path(source).exists()
-            raise error if there else InputError(f"{error}; name the test documents with --data") from error
+            if Path(source).exists():
+                raise
+            raise InputError(f"{error}; name the test documents with --data") from error
         if found is None:
             raise InputError(f"{self.folder}: the run had no test file; give one with --data")
         return found

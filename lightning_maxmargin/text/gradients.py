@@ -24,10 +24,12 @@ STEPS = 16
 def gradient_rationales(
     model: MaxMarginForSequenceClassification, split: Split, texts: Sequence[int], kind: Gradients
 ) -> dict[int, Tensor]:
-    """Signed scores (u,) of the words of these documents: what their pieces add to the logit of the predicted label.
+    """Scores (u,) of the words of these documents: what their pieces add to the logit of the predicted label.
 
-    The logit is taken less the mean over labels. Integrated gradients (captum) go from embeddings that are zero where
-    the text is, with special tokens and positions as they are.
+    The logit is taken less the mean over labels. Integrated gradients (captum) are signed, towards the predicted
+    label, and go from embeddings that are zero where the text is, with special tokens and positions as they are. Of
+    gradient x input the absolute value of a word's sum is taken, as its sign says nothing: signed, it found marked
+    words no better than chance (AUPRC .24 on toxic comments and .21 on reviews; absolute .32 and .27).
 
     Args:
         model: whose units are pieces.
@@ -51,7 +53,8 @@ def gradient_rationales(
             batch = split[torch.tensor(part)]
             pieces = _of_batch(model, batch["input_ids"], batch["attention_mask"], batch["mask"], attribute)
             for row, i in enumerate(part):
-                found[i] = sum_by(batch["unit_ids"][row], pieces[row], len(split.unit_spans(i)))
+                words = sum_by(batch["unit_ids"][row], pieces[row], len(split.unit_spans(i)))
+                found[i] = words if kind == "integrated gradients" else words.abs()
             bar.update(len(part))
     return found
 
@@ -75,7 +78,7 @@ def _logits(model: Any, embeddings: Tensor, attention: Tensor, text: Tensor) -> 
     config = model.config
     states = model.encoder(inputs_embeds=embeddings, attention_mask=attention, output_hidden_states=True).hidden_states
     keys, values = states[config.key_layer], states[config.value_layer]
-    return model.select(keys, values, text, keys[:, 0]).logits  # type: ignore[no-any-return]
+    return model.select(keys, values, text, keys[:, 0]).logits
 
 
 def _gradient_input(towards: Any, embeddings: Tensor, nothing: Tensor, others: tuple[Tensor, ...]) -> Tensor:
@@ -85,9 +88,9 @@ def _gradient_input(towards: Any, embeddings: Tensor, nothing: Tensor, others: t
 
 
 def _integrated(towards: Any, embeddings: Tensor, nothing: Tensor, others: tuple[Tensor, ...]) -> Tensor:
-    from captum.attr import IntegratedGradients
+    from captum.attr import IntegratedGradients  # type: ignore[import-untyped]
 
     found = IntegratedGradients(towards).attribute(
         embeddings, baselines=nothing, additional_forward_args=others, n_steps=STEPS, method="gausslegendre"
     )
-    return found  # type: ignore[no-any-return]
+    return found

@@ -48,7 +48,7 @@ def _parts(row: dict[str, Any], text: str, where: str) -> tuple[np.ndarray, Tens
     """Spans (m, 2) and their scores (m,)."""
     try:
         if row.get("words") is not None:
-            spans = [word["span"] for word in row["words"]]
+            spans: Any = [word["span"] for word in row["words"]]
             scores = [word["weight"] for word in row["words"]]
         elif row.get("scores") is not None:
             scores = row["scores"]
