@@ -92,8 +92,9 @@ class FinishedRun:
         pieces = word_pieces(self.tokenizer, documents.texts, config.max_pieces)
         padding = self.tokenizer.pad_token_id or 0
         return Split(
-            documents, pieces, units, self._numbers(documents), None, config.key_layer, config.value_layer, padding
-        )
+            documents=documents, pieces=pieces, units=units, labels=self._numbers(documents), hidden=None,
+            key_layer=config.key_layer, value_layer=config.value_layer, padding=padding,
+        )  # fmt: skip
 
     def _numbers(self, documents: Documents) -> Any:
         import torch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -73,12 +73,13 @@ class PoolingModel:
     """A selector, or mean pooling as the selector with p = 0, on documents.
 
     Args:
-        model: in evaluation mode.
+        model: is put into evaluation mode, and on the GPU where there is one.
         split: the documents, in words or sentences.
     """
 
     def __init__(self, model: MaxMarginForSequenceClassification, split: Split) -> None:
-        self.model, self.split = model.eval(), split
+        device: Any = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model, self.split = model.eval().to(device), split
 
     @cached_property
     def documents(self) -> list[Pooled]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ pytest.importorskip("sklearn")
 from lightning_maxmargin.core.attention import masked_softmax
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text import baselines
+from lightning_maxmargin.text.data import TextData
 from lightning_maxmargin.text.evaluate import both_right, shares
 from lightning_maxmargin.text.faithful import agreement, marks_of
 from lightning_maxmargin.text.finished import FinishedRun, read_run
 from lightning_maxmargin.text.gradients import _logits, gradient_rationales
 from lightning_maxmargin.text.pooled import Pooled, PoolingModel, by_word
+from lightning_maxmargin.text.saving import build_model
 from lightning_maxmargin.text.scores import read_scores
 from lightning_maxmargin.text.selector import TextSelector
 from lightning_maxmargin.text.tfidf import Labelled, TfIdf, ngrams
@@ -109,6 +112,36 @@ def test_other_units(make_run: Callable[..., Path], units: str) -> None:
         torch.testing.assert_close(model.input(i)(whole), model.documents[i].head()(whole), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("per_class", [False, True])
+def test_three_classes(tiny_encoder: Path, tmp_path: Path, per_class: bool) -> None:
+    rows = reviews(60, 1)
+    for k, row in enumerate(rows):
+        row["label"] = "plain" if k % 3 == 0 else row["label"]
+    file = write_rows(tmp_path / "train.jsonl", rows)
+    data = TextData(str(file), encoder=str(tiny_encoder), cache_dir=str(tmp_path))
+    data.setup("fit")
+    shape = {"parametrization": "p", "token_scale": 8.0, "per_class": per_class}
+    network = build_model(data.spec, data.encoder, data.names, shape)
+    for selector in network.selectors:
+        torch.nn.init.normal_(selector.p, generator=torch.Generator().manual_seed(len(data.names)))  # type: ignore[union-attr,arg-type]
+    split = replace(data.labelled("train"), units="words", hidden=None)
+    for model in (PoolingModel(network, split), PoolingModel(baselines.mean_pool(data, 8.0), split)):
+        for i in range(4):
+            document = model.documents[i]
+            whole = torch.ones(1, len(split.unit_spans(i)), dtype=torch.bool)
+            expected = document.logits.softmax(0)[document.predicted : document.predicted + 1]
+            torch.testing.assert_close(document.head()(whole), expected, atol=1e-6, rtol=0)
+            torch.testing.assert_close(model.input(i)(whole), expected, atol=1e-6, rtol=0)
+            towards = document.logits[document.predicted] - document.logits.mean()
+            if not per_class:
+                assert float(document.rationale("s y v'x").sum()) == pytest.approx(float(towards), abs=1e-5)
+    labelled = Labelled(split.documents.texts, split.labels.tolist())  # type: ignore[union-attr]
+    words = TfIdf(labelled, labelled, split)
+    p = words.fit.predict_proba(words.features.transform(split.documents.texts[:1]))[0]
+    assert float(words.input(0)(torch.ones(1, len(split.unit_spans(0)), dtype=torch.bool))) == pytest.approx(p.max())
+    assert len(words.rationale(0)) == len(split.unit_spans(0))
+
+
 # --- baselines --------------------------------------------------------------------------------------------------
 
 
@@ -117,8 +150,6 @@ def test_mean_pooling_is_the_regression_on_means(pooling: Any) -> None:
     x, y = baselines._features(model, data.labelled("train"))
     val = baselines._features(model, data.labelled("val"))
     expected = baselines.regression((x, y), val, intercept=False).predict_proba(x)
-    from dataclasses import replace
-
     found = PoolingModel(model, replace(data.labelled("train"), units="words", hidden=None))
     logits = torch.stack([document.logits for document in found.documents])
     np.testing.assert_allclose(logits.softmax(1), expected, atol=2e-3)  # hidden states are kept in float16
