@@ -120,16 +120,17 @@ def _report(args: list[str]) -> int:
 
 
 def _text_command(command: str, args: list[str]) -> int:
+    from lightning_maxmargin.run import parsers
     from lightning_maxmargin.text.packages import require_text_extra
 
     require_text_extra("transformers")
     if command == "compare":
         from lightning_maxmargin.text.compare import compare
 
-        return compare(args)
+        return compare(parsers.compare_parser().parse_args(args))
     from lightning_maxmargin.text.evaluate import evaluate
 
-    return evaluate(args)
+    return evaluate(parsers.evaluate_parser().parse_args(args))
 
 
 def _allow_imports(trusted: bool) -> None:

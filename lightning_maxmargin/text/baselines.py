@@ -95,10 +95,10 @@ def fine_tuned(
         split: training documents, labelled.
         seed: of their order, and of the dropout.
     """
-    from lightning_maxmargin.modules.tuning import train_top_layers
-
     model = deepcopy(start).requires_grad_(False)
-    train_top_layers(model.encoder, min(TOP_LAYERS, int(model.encoder.config.num_hidden_layers)))
+    stacks: list[Any] = [module for module in model.encoder.modules() if isinstance(module, torch.nn.ModuleList)]
+    for layer in list(max(stacks, key=len, default=[]))[-TOP_LAYERS:]:
+        layer.requires_grad_(True)
     selector: Any = model.selectors[0]
     for parameter in selector.head_parameters.values():
         parameter.requires_grad_(True)

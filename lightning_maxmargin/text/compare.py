@@ -14,11 +14,8 @@ from rich.table import Table
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.run.atomic import write_text
-from lightning_maxmargin.run.finish import refuse_existing
-from lightning_maxmargin.run.parsers import compare_parser
-from lightning_maxmargin.text.evaluate import check_seed
 from lightning_maxmargin.text.faithful import agreement, marks_of
-from lightning_maxmargin.text.finished import FinishedRun, read_run
+from lightning_maxmargin.text.finished import FinishedRun, check_options, read_run
 from lightning_maxmargin.text.pooled import PoolingModel
 from lightning_maxmargin.text.records import Documents
 from lightning_maxmargin.text.significance import Interval, bootstrap_mean, mcnemar, paired_bootstrap
@@ -26,19 +23,16 @@ from lightning_maxmargin.text.significance import Interval, bootstrap_mean, mcne
 LEVEL = 0.05
 
 
-def compare(args: Sequence[str]) -> int:
+def compare(options: Any) -> int:
     """Measures two runs on the same documents, and says which is better or that the data do not tell.
 
     Args:
-        args: argv after ``maxmargin compare``.
+        options: as :func:`~lightning_maxmargin.run.parsers.compare_parser` reads them.
 
     Raises:
         InputError: a directory is no finished run, the labels differ, or there are no test documents.
     """
-    options = compare_parser().parse_args(list(args))
-    check_seed(options.seed)
-    if options.output is not None:
-        refuse_existing(Path(options.output))
+    check_options(options.seed, options.output)
     runs = [read_run(options.run_a), read_run(options.run_b)]
     if set(runs[0].names) != set(runs[1].names):
         labels = " and ".join(f"{run.folder} {', '.join(run.names[:5])}" for run in runs)

@@ -13,12 +13,10 @@ from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.run.atomic import write_text
-from lightning_maxmargin.run.finish import refuse_existing
-from lightning_maxmargin.run.parsers import evaluate_parser
 from lightning_maxmargin.text.baselines import fine_tuned, mean_pool, require
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.faithful import Method, agreement, faithfulness, marks_of
-from lightning_maxmargin.text.finished import FinishedRun, read_run
+from lightning_maxmargin.text.finished import FinishedRun, check_options, read_run
 from lightning_maxmargin.text.gradients import Gradients, gradient_rationales
 from lightning_maxmargin.text.pooled import Kind, PoolingModel
 from lightning_maxmargin.text.scores import read_scores
@@ -28,18 +26,18 @@ from lightning_maxmargin.text.tfidf import Labelled, TfIdf
 SELECTOR = "selector"
 
 
-def evaluate(args: Sequence[str]) -> int:
+def evaluate(options: Any) -> int:
     """Measures a run's rationales and the baselines', and prints the tables.
 
     Args:
-        args: argv after ``maxmargin evaluate``.
+        options: as :func:`~lightning_maxmargin.run.parsers.evaluate_parser` reads them.
 
     Raises:
         InputError: there is no such run, or its documents or the scores given are wrong.
     """
     from lightning_maxmargin.text.evaluate_table import print_tables
 
-    options = _options(args)
+    _check(options)
     bins = shares(options.bins)
     run = read_run(options.run_dir)
     split = run.split(run.test_documents(options.data))
@@ -60,25 +58,15 @@ def evaluate(args: Sequence[str]) -> int:
     return 0
 
 
-def _options(args: Sequence[str]) -> Any:
-    """What was asked for, if it can be done."""
-    options = evaluate_parser().parse_args(list(args))
+def _check(options: Any) -> None:
+    """Raises InputError where it cannot be done."""
     if options.documents < 1:
         raise InputError(f"--documents: {options.documents}; expected a positive number")
     if options.share is not None and not 0 < options.share <= 1:
         raise InputError(f"--share: {options.share}; expected a share of the words, above 0 and at most 1")
-    check_seed(options.seed)
-    if options.output is not None:
-        refuse_existing(Path(options.output))
+    check_options(options.seed, options.output)
     if options.baselines != "none":
         require("sklearn", "captum")
-    return options
-
-
-def check_seed(seed: int) -> None:
-    """Raises InputError where it is negative."""
-    if seed < 0:
-        raise InputError(f"--seed: {seed}; expected zero or more")
 
 
 def shares(text: str) -> tuple[float, ...]:

@@ -155,6 +155,18 @@ def read_run(folder: str | Path) -> FinishedRun:
     return FinishedRun(folder, model, tokenizer, settings or {}, int(seed or 0))
 
 
+def check_options(seed: int, output: str | None) -> None:
+    """What ``evaluate`` and ``compare`` have in common.
+
+    Raises:
+        InputError: a negative seed, or an output file that is there already.
+    """
+    if seed < 0:
+        raise InputError(f"--seed: {seed}; expected zero or more")
+    if output is not None and Path(output).exists():
+        raise InputError(f"--output: {output} exists and is never overwritten; name another file")
+
+
 def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
