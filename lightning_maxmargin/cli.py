@@ -81,7 +81,13 @@ def _run(argv: list[str], trusted: bool) -> int:
         _print_help(command)
         return 0
     _quiet()
-    _allow_imports(trusted)
+    from lightning_maxmargin.run.config_errors import imports_allowed
+
+    with imports_allowed(trusted):
+        return _run_command(command, rest, trusted)
+
+
+def _run_command(command: str, rest: list[str], trusted: bool) -> int:
     if command == "report":
         return _report(rest)
     if command == "path":
@@ -131,15 +137,6 @@ def _text_command(command: str, args: list[str]) -> int:
     from lightning_maxmargin.text.evaluate import evaluate
 
     return evaluate(parsers.evaluate_parser().parse_args(args))
-
-
-def _allow_imports(trusted: bool) -> None:
-    from lightning_maxmargin.run.config_errors import allow_imports
-
-    allow_imports(trusted)
-    if trusted and os.getcwd() not in sys.path:
-        # As python -m does it: a class in a file of the directory that one is in.
-        sys.path.insert(0, os.getcwd())
 
 
 def _interrupted(argv: Sequence[str]) -> int:

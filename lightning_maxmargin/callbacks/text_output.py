@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from lightning_maxmargin.run.atomic import write_text
+from lightning_maxmargin.atomic import write_text
 
 
 class SaveModel(Callback):
@@ -55,10 +55,8 @@ def save_whole(pl_module: Any, data: Any, folder: Path) -> None:
 def _examples(pl_module: Any, split: Any, count: int) -> Iterator[dict[str, Any]]:
     from lightning_maxmargin.text.selector import readings
 
-    model, names = (
-        pl_module.model,
-        [pl_module.model.config.id2label[k] for k in range(pl_module.model.config.num_labels)],
-    )
+    model = pl_module.model
+    names = model.names
     model.eval()
     for start in range(0, min(count, len(split)), 32):
         texts = list(range(start, min(start + 32, count, len(split))))

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import distributed as dist
 
-from lightning_maxmargin.run.atomic import whole
+from lightning_maxmargin.atomic import whole
 
 
 class TextPredictions(Callback):

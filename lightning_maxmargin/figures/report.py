@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import shlex
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.figures.diagnosis import diagnosis, number_table
 from lightning_maxmargin.figures.draw import draw_figures
 from lightning_maxmargin.figures.examples import choose, counts, show
 from lightning_maxmargin.figures.read import RunFiles
-from lightning_maxmargin.run.atomic import write_text
 
 CAPTIONS = {
     "paths": (
@@ -63,7 +63,7 @@ def write_report(run_dir: Path) -> Path:
         InputError: it is no run directory, or one of its files is damaged.
     """
     run = RunFiles.load(run_dir)
-    figures = [_figure(path) for path in draw_figures(run, run.run_dir / "figures")]
+    figures = [Figure(in_base64(path), *CAPTIONS[path.stem]) for path in draw_figures(run, run.run_dir / "figures")]
     page = run.run_dir / "report.html"
     # A lone surrogate, legal in JSON, has no UTF-8: it becomes a question mark.
     write_text(page, render(run, figures), errors="replace")
@@ -72,27 +72,35 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run: RunFiles, figures: list[Figure]) -> str:
     """The page as text; everything that comes from the run is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    folder = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined)
-    environment.trim_blocks = environment.lstrip_blocks = True
     versions = run.summary.get("versions")
     if not isinstance(versions, dict):
         versions = {"versions": versions} if versions else {}
-    return environment.get_template("report.html").render(
+    return fill_template(
+        Path(__file__).with_name("report.html"),
         name=run.text("name") or run.run_dir.resolve().name,
         message=run.text("message"),
         diagnosis=diagnosis(run),
         numbers=number_table(run),
         figures=figures,
-        examples=[show(e) for e in choose(run.examples)],
-        counts=counts(run.examples),
+        examples=[show(e) for e in choose(run.examples)] if run.examples else [],
+        counts=counts(run.examples) if run.examples else "",
         command=f"maxmargin fit --config {shlex.quote(str(run.run_dir / 'config.yaml'))} --run_dir NEW",
         versions=versions,
         config=run.config,
     )
 
 
-def _figure(path: Path) -> Figure:
-    return Figure(base64.b64encode(path.read_bytes()).decode("ascii"), *CAPTIONS[path.stem])
+def fill_template(path: Path, **names: Any) -> str:
+    """A page from its template, where every text that is put in is escaped and every name must be there."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(path.parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template(path.name).render(**names)
+
+
+def in_base64(picture: Path) -> str:
+    """The bytes of a picture as they lie in a page; nothing where there is none."""
+    return base64.b64encode(picture.read_bytes()).decode("ascii") if picture.is_file() else ""

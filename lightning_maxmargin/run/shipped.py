@@ -34,6 +34,7 @@ def find_config(name: str) -> str:
 
     Args:
         name: a path, or a shipped config: ``joint/relaxed``, ``joint/relaxed.yaml``, ``configs/joint/relaxed.yaml``.
+            Standard input, ``-``, and a config that is written out are no names and stay what they are.
 
     Raises:
         InputError: there is no such file and no such shipped config; the message has the nearest names.
@@ -42,6 +43,8 @@ def find_config(name: str) -> str:
         >>> find_config("joint/relaxed").endswith("configs/joint/relaxed.yaml")
         True
     """
+    if name == "-" or set("{\n") & set(name):
+        return name
     plain = name.removesuffix(".yaml").removeprefix("configs/")
     on_disk = [name, f"{plain}.yaml", f"configs/{plain}.yaml"]
     found = next((path for path in on_disk if Path(path).is_file()), None)
@@ -65,14 +68,9 @@ def with_files(argv: Sequence[str]) -> list[str]:
     found: list[str] = []
     for given in argv:
         if found and found[-1] in FLAGS:
-            found.append(_file(given))
+            found.append(find_config(given))
         elif given.startswith("--config="):
-            found.append(f"--config={_file(given.removeprefix('--config='))}")
+            found.append(f"--config={find_config(given.removeprefix('--config='))}")
         else:
             found.append(given)
     return found
-
-
-def _file(value: str) -> str:
-    # A config written out on the command line, or standard input, is no name.
-    return value if value == "-" or set("{\n") & set(value) else find_config(value)

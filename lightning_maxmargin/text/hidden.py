@@ -1,4 +1,4 @@
-"""Hidden states of a frozen encoder: one memory-mapped float16 file a layer, computed once, resumed where it stopped."""
+"""Hidden states of a frozen encoder: one memory-mapped float16 file a layer, computed once, resumed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from filelock import FileLock
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.run.atomic import write_text
 from lightning_maxmargin.text.cache import cache_folder
 from lightning_maxmargin.text.pretrained import Pieces, PretrainedEncoder
 

@@ -193,6 +193,11 @@ def pretrained_encoder(name: str = DEFAULT) -> PretrainedEncoder:
     return PretrainedEncoder(name, folder)
 
 
+def special_ids(tokenizer: Any) -> list[int]:
+    """Tokens that are no part of a text; one that stands for an unknown word is."""
+    return sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id})
+
+
 def without_final_norm(network: Any) -> Any:
     """The network without the norm after its last layer, so that its output is the hidden state of that layer."""
     for name in FINAL_NORMS:
