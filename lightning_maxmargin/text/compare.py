@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.atomic import write_text
+from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.faithful import agreement, marks_of
 from lightning_maxmargin.text.finished import FinishedRun, check_options, read_run
 from lightning_maxmargin.text.pooled import PoolingModel

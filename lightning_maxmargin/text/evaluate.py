@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.atomic import write_text
+from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.baselines import fine_tuned, mean_pool, require
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.faithful import Method, agreement, faithfulness, marks_of
