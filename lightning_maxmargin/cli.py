@@ -26,6 +26,8 @@ COMMANDS = {
     **TRAINER_COMMANDS,
     "path": "Solves a regularisation path: --config paths/local.",
     "reproduce": "Lists the papers' experiments, or runs one of them or all.",
+    "evaluate": "Measures the rationales of a run on text, beside the baselines: evaluate RUN_DIR.",
+    "compare": "Says which of two runs on text is better: compare RUN_A RUN_B.",
     "report": "Draws the figures and the report of a finished run again: report RUN_DIR.",
 }
 
@@ -98,6 +100,8 @@ def _run_command(command: str, rest: list[str], trusted: bool) -> int:
         from lightning_maxmargin.reproduce.command import reproduce
 
         return reproduce(rest, trusted)
+    elif command in ("evaluate", "compare"):
+        return _text_command(command, rest)
     else:
         from lightning_maxmargin.run.lightning_cli import run_trainer
 
@@ -110,8 +114,7 @@ def _run_command(command: str, rest: list[str], trusted: bool) -> int:
 def _print_help(command: str) -> None:
     from lightning_maxmargin.run import parsers
 
-    makers = {"path": parsers.path_parser, "reproduce": parsers.reproduce_parser, "report": parsers.report_parser}
-    makers[command]().print_help()
+    getattr(parsers, f"{command}_parser")().print_help()
 
 
 def _report(args: list[str]) -> int:
@@ -122,6 +125,20 @@ def _report(args: list[str]) -> int:
 
     print(write_report(run_dir))
     return 0
+
+
+def _text_command(command: str, args: list[str]) -> int:
+    from lightning_maxmargin.run import parsers
+    from lightning_maxmargin.text.packages import require_text_extra
+
+    require_text_extra("transformers")
+    if command == "compare":
+        from lightning_maxmargin.text.compare import compare
+
+        return compare(parsers.compare_parser().parse_args(args))
+    from lightning_maxmargin.text.evaluate import evaluate
+
+    return evaluate(parsers.evaluate_parser().parse_args(args))
 
 
 def _interrupted(argv: Sequence[str]) -> int:
