@@ -39,7 +39,7 @@ class SaveModel(Callback):
 
 def save_whole(pl_module: Any, data: Any, folder: Path) -> None:
     """The model and its tokenizer in this directory, whole or not there."""
-    from lightning_maxmargin.modules.tuning import merge_lora
+    from lightning_maxmargin.text.tuning import merge_lora
 
     part = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
     try:

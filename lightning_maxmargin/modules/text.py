@@ -15,13 +15,13 @@ from torchmetrics import MeanMetric
 
 from lightning_maxmargin.core.attention import masked_softmax
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.modules.tuning import add_lora, encoder_parameters, train_top_layers
 from lightning_maxmargin.probe.text import TextUnits
 from lightning_maxmargin.reduce import leave_group_at_exit, reduce_over
 from lightning_maxmargin.text.batches import Batch
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification, SelectionOutput, pooled_units
 from lightning_maxmargin.text.rationales import plausibility_metrics, word_scores
 from lightning_maxmargin.text.saving import build_model, load_start
+from lightning_maxmargin.text.tuning import add_lora, encoder_parameters, train_top_layers
 
 
 class TextSelection(pl.LightningModule):

@@ -15,6 +15,7 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification
 from lightning_maxmargin.text.saving import build_model
+from lightning_maxmargin.text.tuning import train_top_layers
 
 if TYPE_CHECKING:
     from lightning_maxmargin.text.data import TextData
@@ -96,9 +97,7 @@ def fine_tuned(
         seed: of their order, and of the dropout.
     """
     model = deepcopy(start).requires_grad_(False)
-    stacks: list[Any] = [module for module in model.encoder.modules() if isinstance(module, torch.nn.ModuleList)]
-    for layer in list(max(stacks, key=len, default=[]))[-TOP_LAYERS:]:
-        layer.requires_grad_(True)
+    train_top_layers(model.encoder, TOP_LAYERS)
     selector: Any = model.selectors[0]
     for parameter in selector.head_parameters.values():
         parameter.requires_grad_(True)

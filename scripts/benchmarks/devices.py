@@ -80,10 +80,7 @@ def fit_rows(device: str, quick: bool) -> Iterator[list[str]]:
     """Direction gap of a worked example's attention, by precision and device."""
     for config in ("joint/tight", "joint/relaxed"):
         for precision in PRECISIONS:
-            if precision == "16-mixed":  # a GPU's alone
-                places = [device] if device.startswith("cuda") else []
-            else:
-                places = ["cpu", device]
+            places = ["cpu", device] if precision != "16-mixed" else [device] * device.startswith("cuda")
             gaps = [_gap(config, precision, where, quick) for where in places]
             if gaps:
                 yield [f"{config}, {precision}: direction gap on {' and '.join(places)}", ", ".join(gaps)]
