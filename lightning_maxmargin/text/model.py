@@ -32,7 +32,7 @@ class MaxMarginConfig(PretrainedConfig):
     """What :class:`MaxMarginForSequenceClassification` is made of.
 
     Args:
-        encoder: the encoder's own configuration, as ``to_dict()`` gives it; its depth is ``max(key_layer, value_layer)``.
+        encoder: the encoder's own configuration, as ``to_dict()`` gives it, as deep as the deeper layer.
         key_layer: whose hidden states attention scores; 0 is the embeddings.
         value_layer: whose hidden states the head reads.
         token_scale: length of a token after its LayerNorm. The length is the effective learning rate of p: 3 to 12 gave
@@ -92,12 +92,13 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
     config_class = MaxMarginConfig
     base_model_prefix = "encoder"
     main_input_name = "input_ids"
+    encoder: Any
     _no_split_modules: list[str] = []  # noqa: RUF012  (transformers reads it of the class)
 
     def __init__(self, config: MaxMarginConfig, encoder: nn.Module | None = None) -> None:
         super().__init__(config)
-        self.encoder: Any = _encoder_of(config) if encoder is None else encoder
-        classes, dim = int(config.num_labels), int(self.encoder.config.hidden_size)
+        self.encoder = _encoder_of(config) if encoder is None else encoder
+        classes, dim = int(config.num_labels or 0), int(self.encoder.config.hidden_size)
         if classes < 2:
             raise InputError(f"model: {classes} label; expected two or more")
         if config.parametrization == "p" and config.query == "cls":
@@ -195,14 +196,22 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
         return scores, masked_softmax(scores, data.mask), selector.logits(data.values)
 
     def _token(self, states: Tensor, dropout: float = 0.0) -> Tensor:
-        """Centred over its dimensions and scaled to the length: LayerNorm without weights, of another length."""
-        states = states.to(self.selectors[0].dtype)  # type: ignore[union-attr,arg-type]
-        token = self.config.token_scale * normalize(states - states.mean(-1, keepdim=True), dim=-1)
+        token = scaled_tokens(states.to(self.selectors[0].dtype), self.config.token_scale)  # type: ignore[arg-type]
         return nn.functional.dropout(token, dropout) if dropout else token
 
     def _special(self, input_ids: Tensor) -> Tensor:
         special = torch.tensor(self.config.special_ids, dtype=input_ids.dtype, device=input_ids.device)
         return torch.isin(input_ids, special)
+
+
+def scaled_tokens(states: Tensor, length: float) -> Tensor:
+    """Hidden states (..., d) centred over d and scaled to the length: LayerNorm without weights, of another length.
+
+    Example:
+        >>> scaled_tokens(torch.tensor([1.0, 3.0, 2.0]), 8.0).norm().item()
+        8.0
+    """
+    return length * normalize(states - states.mean(-1, keepdim=True), dim=-1)
 
 
 def _encoder_of(config: MaxMarginConfig) -> nn.Module:
