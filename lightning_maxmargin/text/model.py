@@ -92,6 +92,7 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
     config_class = MaxMarginConfig
     base_model_prefix = "encoder"
     main_input_name = "input_ids"
+    accepts_loss_kwargs = False  # a loss is the mean of its batch: the Trainer divides it when it accumulates
     encoder: Any
     _no_split_modules: list[str] = []  # noqa: RUF012  (transformers reads it of the class)
 
