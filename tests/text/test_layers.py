@@ -251,6 +251,7 @@ def test_it_is_the_same_twice(tiny_encoder: Path, tmp_path: Path) -> None:
 
 
 def test_the_help_imports_no_torch() -> None:
-    code = "import sys; from lightning_maxmargin.cli import main; main(['layers', '-h']); assert 'torch' not in sys.modules"
+    run = "from lightning_maxmargin.cli import main; main(['layers', '-h'])"
+    code = f"import sys; {run}; assert 'torch' not in sys.modules"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--data.train" in found.stdout
