@@ -47,7 +47,7 @@ class MaxMarginConfig(PretrainedConfig):
     """
 
     model_type = "maxmargin"
-    keys_to_ignore_at_inference = ("selection", "evidence", "scores")
+    keys_to_ignore_at_inference = ["selection", "evidence", "scores"]  # noqa: RUF012  (transformers adds to the list)
 
     def __init__(
         self,

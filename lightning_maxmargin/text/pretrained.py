@@ -157,7 +157,7 @@ class PretrainedEncoder:
         return asked or own
 
     def model(self, layers: int) -> nn.Module:
-        """The network up to this layer in float32, in evaluation mode, frozen.
+        """The network up to this layer (one at least) in float32, in evaluation mode, frozen.
 
         Raises:
             InputError: the weights cannot be read.
@@ -166,7 +166,7 @@ class PretrainedEncoder:
 
         with quiet_loading():
             network = _loaded(
-                self.name, AutoModel.from_pretrained, self.folder, config=cut_config(self.config, layers),
+                self.name, AutoModel.from_pretrained, self.folder, config=cut_config(self.config, max(1, layers)),
                 use_safetensors=True, dtype=torch.float32,
             )  # fmt: skip
         return without_final_norm(network).eval().requires_grad_(False)
