@@ -16,7 +16,12 @@ LAYERS = (
     "Trains a selector at every key layer and fold of a cross-validation at once, and prints accuracy, agreement with "
     "people where they marked words, and median lead of each layer: which one fit should take."
 )
-LAYERS_RULE = "rank of accuracy plus rank of median lead on documents held out"
+#: How ``maxmargin layers`` chooses, in words.
+LAYER_RULES = {
+    "accuracy": "accuracy on documents held out",
+    "accuracy+lead": "rank of accuracy plus rank of median lead on documents held out",
+    "accuracy+auprc": "rank of accuracy plus rank of AUPRC on documents held out",
+}
 
 
 def layers_parser() -> ArgumentParser:
@@ -36,6 +41,8 @@ def layers_parser() -> ArgumentParser:
     add("--folds", type=int, default=3, help="Of the cross-validation.")
     add("--epochs", type=int, default=20, help="Over the documents of a fold.")
     add("--seed", type=int, default=0, help="Of folds, order and start.")
+    add("--rule", type=Literal["accuracy", "accuracy+lead", "accuracy+auprc"] | None, default=None,
+        help="accuracy+auprc by default where people marked 50 documents, else accuracy+lead.")  # fmt: skip
     add("--output", type=str | None, default=None, help="A JSON file of all numbers; never overwritten.")
     return parser
 

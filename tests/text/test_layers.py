@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.run.parsers import layers_parser
+from lightning_maxmargin.text import layers
 from lightning_maxmargin.text.columns import (
     Recipe,
     Tokens,
@@ -74,12 +75,12 @@ def test_a_column_is_the_selector_that_its_own_training_gives(
 ) -> None:
     data = text_data(tiny_encoder, tmp_path, classes, units=units)
     splits, labels = all_splits(data)
-    recipe, layers = Recipe(epochs=3, batch_size=8), (0, 2, 3)
+    recipe, chosen = Recipe(epochs=3, batch_size=8), (0, 2, 3)
     tokens, folds = Tokens(splits, recipe.token_scale), stratified_folds(labels.tolist(), 3, seed=1)
-    start = first_columns(len(layers), 3, classes, 16, seed=2)
-    columns = train_columns(tokens, labels, folds, layers, recipe, start, seed=3)
+    start = first_columns(len(chosen), 3, classes, 16, seed=2)
+    columns = train_columns(tokens, labels, folds, chosen, recipe, start, seed=3)
     for at, fold in ((0, 0), (1, 2), (2, 1)):
-        selector = trained_alone(data, splits, labels, folds, fold, layers[at], recipe, start.v[0, fold])
+        selector = trained_alone(data, splits, labels, folds, fold, chosen[at], recipe, start.v[0, fold])
         torch.testing.assert_close(columns.p[at, fold], selector.p.data, rtol=1e-5, atol=1e-6)
         head = selector.head.data.reshape(columns.v[at, fold].shape)
         torch.testing.assert_close(columns.v[at, fold], head, rtol=1e-5, atol=1e-6)
@@ -189,12 +190,22 @@ def test_the_layer_is_chosen_by_both_ranks() -> None:
     assert "accuracy +0.100; lead 0.200 against 0.300" in found.words()[2]
 
 
+@pytest.mark.parametrize(("rule", "layer"), [("accuracy", 2), ("accuracy+lead", 0), ("accuracy+auprc", 1)])
+def test_each_rule_ranks_by_what_it_names(rule: str, layer: int) -> None:
+    rows = [
+        LayerRow(0, [0.8, 0.8], 0.1, 0.3),
+        LayerRow(1, [0.8, 0.8], 0.5, 0.1),
+        LayerRow(2, [0.9, 0.7001], 0.05, 0.05),
+    ]
+    assert replace(table(*rows), rule=rule).chosen.layer == layer
+
+
 def test_differences_within_the_noise_of_the_folds_are_called_noise() -> None:
     rows = [LayerRow(k, [0.80 + 0.01 * k, 0.84 - 0.01 * k, 0.82], 0.5, 0.1 * k) for k in range(3)]
     found = table(*rows)
     assert found.noise > 0.01
     assert [row.layer for row in found.near()] == [0, 1]
-    assert "the lead alone decides" in found.words()[1]
+    assert "these documents do not tell" in found.words()[1]
     assert "which is noise" in found.words()[2]
     assert "AUPRC +0.000" in found.words()[2]
 
@@ -248,6 +259,20 @@ def test_it_is_the_same_twice(tiny_encoder: Path, tmp_path: Path) -> None:
     first, second = (compare_layers(x, 2, seed=4, recipe=Recipe(epochs=2)) for x in data)
     assert first.rows == second.rows
     assert first.marked == 27
+    assert first.rule == "accuracy+lead"
+
+
+def test_people_choose_where_they_marked_enough(
+    tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "ENOUGH_MARKED", 27)
+    found = compare_layers(text_data(tiny_encoder, tmp_path, classes=3), 2, recipe=Recipe(epochs=1))
+    assert found.rule == "accuracy+auprc"
+    file = tmp_path / "plain.csv"
+    file.write_text("text,label\n" + "a fine film,good\na dull film,bad\n" * 10)
+    data = TextData(str(file), encoder=str(tiny_encoder), cache_dir=str(tmp_path))
+    with pytest.raises(InputError, match="accuracy\\+auprc needs documents with words that people marked"):
+        compare_layers(data, rule="accuracy+auprc")
 
 
 def test_the_help_imports_no_torch() -> None:
