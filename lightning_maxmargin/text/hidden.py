@@ -72,9 +72,7 @@ def cached_hidden(
     Raises:
         InputError: a layer that the encoder does not have, or a folder that cannot be written.
     """
-    wanted = sorted(set(layers))
-    if wanted and not 0 <= wanted[0] <= wanted[-1] <= encoder.depth:
-        raise InputError(f"data: layers {wanted}; {encoder.name} has layers 0 to {encoder.depth}")
+    wanted = _known(encoder, layers)
     folder = cache_folder(cache_dir) / f"hidden-{_key(encoder, texts, pieces)}"
     if not int(pieces.starts[-1]):
         return HiddenStates({layer: np.zeros((0, encoder.dim), np.float16) for layer in wanted}, pieces)
@@ -92,6 +90,13 @@ def cached_hidden(
             f"data.cache_dir: {folder} cannot be written ({error.strerror or error}); "
             "name another with --data.cache_dir"
         ) from error
+
+
+def _known(encoder: PretrainedEncoder, layers: Iterable[int]) -> list[int]:
+    wanted = sorted(set(layers))
+    if wanted and not 0 <= wanted[0] <= wanted[-1] <= encoder.depth:
+        raise InputError(f"data: layers {wanted}; {encoder.name} has layers 0 to {encoder.depth}")
+    return wanted
 
 
 @dataclass(frozen=True, eq=False)
