@@ -24,6 +24,7 @@ TRAINER_COMMANDS = {
 }
 COMMANDS = {
     **TRAINER_COMMANDS,
+    "layers": "Compares key layers on your own texts: layers --data.train FILE.",
     "path": "Solves a regularisation path: --config paths/local.",
     "reproduce": "Lists the papers' experiments, or runs one of them or all.",
     "evaluate": "Measures the rationales of a run on text, beside the baselines: evaluate RUN_DIR.",
@@ -92,7 +93,11 @@ def _run(argv: list[str], trusted: bool) -> int:
 def _run_command(command: str, rest: list[str], trusted: bool) -> int:
     if command == "report":
         return _report(rest)
-    if command == "path":
+    if command == "layers":
+        from lightning_maxmargin.text.layers import layers
+
+        layers(rest)
+    elif command == "path":
         from lightning_maxmargin.paths.command import path
 
         path(rest)

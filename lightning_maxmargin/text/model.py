@@ -47,7 +47,7 @@ class MaxMarginConfig(PretrainedConfig):
     """
 
     model_type = "maxmargin"
-    keys_to_ignore_at_inference = ("selection", "evidence", "scores")
+    keys_to_ignore_at_inference = ["selection", "evidence", "scores"]  # noqa: RUF012  (transformers adds to the list)
 
     def __init__(
         self,
@@ -92,6 +92,8 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
     config_class = MaxMarginConfig
     base_model_prefix = "encoder"
     main_input_name = "input_ids"
+    accepts_loss_kwargs = False  # a loss is the mean of its batch: the Trainer divides it when it accumulates
+    encoder: Any
     _no_split_modules: list[str] = []  # noqa: RUF012  (transformers reads it of the class)
 
     def __init__(self, config: MaxMarginConfig, encoder: nn.Module | None = None) -> None:
@@ -208,13 +210,22 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
 
     def _token(self, states: Tensor, dropout: float = 0.0) -> Tensor:
         """Centred over its dimensions and scaled to the length: LayerNorm without weights, of another length."""
-        states = states.to(self.parts[0].dtype)
-        token = self.config.token_scale * normalize(states - states.mean(-1, keepdim=True), dim=-1)
+        token = scaled_tokens(states.to(self.parts[0].dtype), self.config.token_scale)
         return nn.functional.dropout(token, dropout) if dropout else token
 
     def _special(self, input_ids: Tensor) -> Tensor:
         special = torch.tensor(self.config.special_ids, dtype=input_ids.dtype, device=input_ids.device)
         return torch.isin(input_ids, special)
+
+
+def scaled_tokens(states: Tensor, length: float) -> Tensor:
+    """Hidden states (..., d) centred over d and scaled to the length: LayerNorm without weights, of another length.
+
+    Example:
+        >>> scaled_tokens(torch.tensor([1.0, 3.0, 2.0]), 8.0).norm().item()
+        8.0
+    """
+    return length * normalize(states - states.mean(-1, keepdim=True), dim=-1)
 
 
 def _encoder_of(config: MaxMarginConfig) -> nn.Module:

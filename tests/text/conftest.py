@@ -13,6 +13,8 @@ import pytest
 import torch
 import yaml
 
+from tests.text.words import word_encoder  # noqa: F401  (a fixture)
+
 GOOD, BAD = ("good", "fine", "great", "charming", "witty", "warm"), ("bad", "dull", "poor", "tired", "silly", "cold")
 PLAIN = (
     "a", "the", "of", "and", "but", "with", "this", "that", "film", "plot", "cast", "scene", "story", "music",
