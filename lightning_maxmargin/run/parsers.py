@@ -47,7 +47,7 @@ def layers_parser() -> ArgumentParser:
     add("--epochs", type=int, default=20, help="Over the documents of a fold.")
     add("--seed", type=int, default=0, help="Of folds, order and start.")
     add("--rule", type=Literal["accuracy", "accuracy+lead", "accuracy+auprc"] | None, default=None,
-        help="accuracy+auprc by default where people marked 50 documents, else accuracy+lead.")  # fmt: skip
+        help="accuracy+auprc by default where people marked 50 documents, else accuracy.")  # fmt: skip
     add("--output", type=str | None, default=None, help="A JSON file of all numbers; never overwritten.")
     return parser
 

@@ -120,10 +120,14 @@ class TextData(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Reads and encodes what this stage needs and is not there yet; processes that race wait for the first."""
+        self.read(stage, cached=stage == "fit" or (self._is_frozen and stage != "predict"))
+
+    def read(self, stage: str = "fit", cached: bool = False) -> None:
+        """Reads what this stage needs and is not there yet; ``cached`` encodes it as well."""
         wanted = [name for name in STAGES[stage] if name not in self.splits]
         documents = self._documents(stage, wanted) if wanted else {}
         for name, docs in documents.items():
-            self.splits[name] = self._split(docs, cached=stage == "fit" or (self._is_frozen and stage != "predict"))
+            self.splits[name] = self._split(docs, cached)
 
     @property
     def _is_frozen(self) -> bool:

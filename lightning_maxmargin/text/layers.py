@@ -86,7 +86,7 @@ class LayerTable:
     documents: int
     marked: int
     seconds: dict[str, float]
-    rule: str = "accuracy+lead"
+    rule: str = "accuracy"
 
     @property
     def rank_sums(self) -> list[float]:
@@ -176,7 +176,7 @@ def compare_layers(
         seed: of folds, order and start.
         recipe: of training.
         rule: ``accuracy``, ``accuracy+lead`` or ``accuracy+auprc``; where None the last if people marked words in
-            :data:`ENOUGH_MARKED` documents, else ``accuracy+lead``.
+            :data:`ENOUGH_MARKED` documents, else ``accuracy``: among layers the lead ranks against AUPRC.
 
     Raises:
         InputError: as the data do, or the folds are fewer than two or more than documents, or nothing is marked.
@@ -212,13 +212,12 @@ def _checked(documents: int, marked: int, folds: int, epochs: int, rule: str | N
         raise InputError(f"epochs: {epochs}; expected a positive number")
     if rule == "accuracy+auprc" and not marked:
         raise InputError("rule: accuracy+auprc needs documents with words that people marked, and there is none")
-    return rule or ("accuracy+auprc" if marked >= ENOUGH_MARKED else "accuracy+lead")
+    return rule or ("accuracy+auprc" if marked >= ENOUGH_MARKED else "accuracy")
 
 
 def _documents(data: TextData) -> tuple[list[Split], torch.Tensor]:
     """Training and validation documents, and the labels (n,) of all."""
-    data.frozen = False  # no hidden states of two layers: those of all follow
-    data.setup("fit")
+    data.read()
     splits = [data.labelled(name) for name in ("train", "val")]
     return splits, torch.cat([split.labels for split in splits if split.labels is not None])
 

@@ -176,7 +176,7 @@ def test_the_options_are_those_of_the_data() -> None:
 
 
 def table(*rows: LayerRow) -> LayerTable:
-    return LayerTable(list(rows), 1, 90, 0, {"encoding": 0.0, "training": 0.0})
+    return LayerTable(list(rows), 1, 90, 0, {"encoding": 0.0, "training": 0.0}, "accuracy+lead")
 
 
 def test_the_layer_is_chosen_by_both_ranks() -> None:
