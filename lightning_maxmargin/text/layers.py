@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
 
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import RationaleAUPRC
 from lightning_maxmargin.probe.text import leads
-from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.run.directory import versions
 from lightning_maxmargin.run.finish import refuse_existing
 from lightning_maxmargin.run.parsers import LAYER_RULES, layers_parser

@@ -259,7 +259,7 @@ def test_it_is_the_same_twice(word_encoder: Path, tmp_path: Path) -> None:
     first, second = (compare_layers(x, 2, seed=4, recipe=Recipe(epochs=2)) for x in data)
     assert first.rows == second.rows
     assert first.marked == 27
-    assert first.rule == "accuracy+lead"
+    assert first.rule == "accuracy"
 
 
 def test_people_choose_where_they_marked_enough(
