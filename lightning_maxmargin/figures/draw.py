@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_maxmargin.figures import style
+from lightning_maxmargin.figures.curves import draw_curves
 from lightning_maxmargin.figures.ensemble import draw_ensemble
 from lightning_maxmargin.figures.paths import draw_paths
 from lightning_maxmargin.figures.read import Array, Metrics, RunFiles
@@ -28,7 +29,8 @@ def draw_figures(run: RunFiles, out: Path) -> list[Path]:
     Args:
         run: the files of the run.
         out: the folder for ``paths.png``, ``ensemble.png``, ``direction_gap.png``, ``relative_margin.png`` and
-            ``selected_mass.png``. One of these left there by an earlier drawing and without data now is removed.
+            ``selected_mass.png``, or of a run on text ``curves.png`` alone. One of these left there by an earlier
+            drawing and without data now is removed.
 
     Returns:
         The files drawn, in this order; a figure without data is not among them.
@@ -43,11 +45,14 @@ def draw_figures(run: RunFiles, out: Path) -> list[Path]:
         "direction_gap": draw_direction_gap,
         "relative_margin": draw_relative_margin,
         "selected_mass": draw_selected_mass,
+        "curves": draw_curves,
     }
+    of_text = run.corpus is not None
     drawn = []
     for name, draw in kinds.items():
         path = out / f"{name}.png"
-        figure = draw(run)
+        # The limits describe no training on real text: there are the curves of any classifier instead.
+        figure = draw(run) if (name == "curves") == of_text else None
         if figure is None:
             path.unlink(missing_ok=True)
         else:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import shlex
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.figures.diagnosis import diagnosis, number_table
 from lightning_maxmargin.figures.draw import draw_figures
 from lightning_maxmargin.figures.examples import choose, counts, show
-from lightning_maxmargin.figures.read import RunFiles
+from lightning_maxmargin.figures.read import RERUN_HINT, RunFiles
+from lightning_maxmargin.figures.text_report import text_context
 from lightning_maxmargin.run.atomic import write_text
 
 CAPTIONS = {
@@ -32,6 +34,11 @@ CAPTIONS = {
     "relative_margin": (
         "Margin reached",
         "The margin of the trained weights as a share of the best possible one, and what is missing to it.",
+    ),
+    "curves": (
+        "Curves",
+        "Loss, validation accuracy (dotted: mean pooling, without attention) and the median lead over documents, which "
+        "says how stable their selections are. A larger one went with better rationales wherever we compared models.",
     ),
     "selected_mass": (
         "Hardness of the selection",
@@ -80,18 +87,31 @@ def render(run: RunFiles, figures: list[Figure]) -> str:
     versions = run.summary.get("versions")
     if not isinstance(versions, dict):
         versions = {"versions": versions} if versions else {}
+    common = {
+        "name": run.text("name") or run.run_dir.resolve().name,
+        "message": run.text("message"),
+        "figures": figures,
+        "command": f"maxmargin fit --config {shlex.quote(str(run.run_dir / 'config.yaml'))} --run_dir NEW",
+        "versions": versions,
+        "config": run.config,
+    }
+    if run.corpus is not None:
+        return environment.get_template("text_report.html").render(**common, **_text(run))
     return environment.get_template("report.html").render(
-        name=run.text("name") or run.run_dir.resolve().name,
-        message=run.text("message"),
+        **common,
         diagnosis=diagnosis(run),
         numbers=number_table(run),
-        figures=figures,
         examples=[show(e) for e in choose(run.examples)],
         counts=counts(run.examples),
-        command=f"maxmargin fit --config {shlex.quote(str(run.run_dir / 'config.yaml'))} --run_dir NEW",
-        versions=versions,
-        config=run.config,
     )
+
+
+def _text(run: RunFiles) -> dict[str, Any]:
+    try:
+        return text_context(run)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        what = f"corpus.json or test.json of {run.run_dir} is damaged ({type(error).__name__}: {error})"
+        raise InputError(f"report: {what}; {RERUN_HINT}") from error
 
 
 def _figure(path: Path) -> Figure:

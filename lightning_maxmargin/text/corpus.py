@@ -18,7 +18,8 @@ from torch.nn.functional import cross_entropy
 from lightning_maxmargin.text.batches import Batch, Split
 from lightning_maxmargin.text.hidden import batches_by_length
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification, pooled_units
-from lightning_maxmargin.text.readings import Numbers
+from lightning_maxmargin.text.outcome import Answers, Numbers, answers, unit_mask
+from lightning_maxmargin.text.readings import selector_norms
 from lightning_maxmargin.text.symptoms import find_symptoms
 from lightning_maxmargin.text.units import word_spans
 
@@ -35,23 +36,11 @@ Forward = Callable[[Batch], Mapping[str, Any]]
 
 
 class Part(NamedTuple):
-    """Some documents of a split.
-
-    Attributes:
-        texts: their numbers.
-        predicted: (b,) number of the predicted label.
-        pooled: (b, d) the mean of each one's tokens; None of an encoder that was trained.
-        weights: of the units (b, u), by the predicted label's selector; 0 off the units.
-        evidence: (b, u), what each unit says for the predicted label, less the mean over labels.
-        mask: (b, u) bool.
-    """
+    """Documents of a split: their numbers, answers, and the mean of each one's tokens (b, d) where these are kept."""
 
     texts: list[int]
-    predicted: Tensor
+    answers: Answers
     pooled: Tensor | None
-    weights: Tensor
-    evidence: Tensor
-    mask: Tensor
 
 
 def measure_corpus(
@@ -134,12 +123,12 @@ def _measure(
     predicted, pooled = [nothing], []
     for part in read_parts(model, split, texts, forward):
         order += part.texts
-        predicted.append(part.predicted)
+        found = part.answers
+        predicted.append(found.predicted)
         pooled += [] if part.pooled is None else [part.pooled]
         for row, i in enumerate(part.texts):
-            inside = part.mask[row]
-            weights, evidence = (x[row][inside].double().numpy() for x in (part.weights, part.evidence))
-            words.update(names[int(part.predicted[row])], *_words(split, i, weights, evidence))
+            weights, evidence = (x[row][found.mask[row]].double().numpy() for x in (found.weights, found.evidence))
+            words.update(names[int(found.predicted[row])], *_words(split, i, weights, evidence))
     labels = split.labels[torch.tensor(order, dtype=torch.int64)]
     return Measured(labels, torch.cat(predicted), torch.cat(pooled) if pooled else None)
 
@@ -172,6 +161,7 @@ def read_parts(
         texts: their numbers.
         forward: gives the model's output of a batch.
     """
+    norms = selector_norms(model)
     for part in batches_by_length(split.pieces, texts, PIECES_AT_ONCE):
         batch = {name: x.to(model.device) for name, x in split[torch.tensor(part)].items()}
         pooled = None
@@ -182,21 +172,8 @@ def read_parts(
             tokens = model.sequences(values, values, mask, first).values * mask[:, :, None]
             pooled = (tokens.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)).float().cpu()
         else:
-            output, mask = forward(batch), _units(batch)
-        rows = torch.arange(len(part), device=mask.device)
-        predicted = output["logits"].argmax(1)
-        weights, evidence = output["selection"], output["evidence"]
-        weights = weights[rows, predicted] if weights.ndim == 3 else weights
-        evidence = evidence[rows, :, predicted] - evidence.mean(-1)
-        yield Part(part, predicted.cpu(), pooled, weights.cpu(), evidence.cpu(), mask.cpu())
-
-
-def _units(batch: Batch) -> Tensor:
-    """(b, u) bool, true on units."""
-    if "unit_ids" not in batch:
-        return batch["mask"]
-    counts = batch["unit_ids"].max(1, keepdim=True).values + 1
-    return torch.arange(max(int(counts.max()), 1), device=counts.device) < counts
+            output, mask = forward(batch), unit_mask(batch)
+        yield Part(part, answers(output, mask, norms), pooled)
 
 
 # --- mean pooling -----------------------------------------------------------------------------------------------------

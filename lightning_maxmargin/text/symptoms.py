@@ -4,10 +4,10 @@
 |---|---|---|
 | ``stuck`` | one word or place is heaviest in half of the documents; mean pooling is better | a smaller ``model.lr`` |
 | ``too long`` | training documents are fitted far better; mean pooling is better | fewer ``trainer.max_epochs`` |
-| ``too much decay`` | training documents are not fitted either; mean pooling is better | less attention and head decay |
+| ``too much decay`` | training documents are not fitted either; mean pooling is better | less of both decays |
 | ``one word decides`` | a word carries more than half of the attention in a quarter of the documents | the texts |
 | ``truncated`` | a tenth of the documents are cut | ``data.max_length``, or an encoder of longer texts |
-| ``imbalance`` | a label is five times rarer than another | ``model.class_weights``: balanced |
+| ``imbalance`` | a label is five times rarer than another, and found less often | ``model.class_weights``: balanced |
 """
 
 from __future__ import annotations
@@ -149,6 +149,8 @@ def _imbalance(measured: Mapping[str, Any], options: Mapping[str, Any]) -> Findi
         return None
     rare, frequent = (choose(classes, key=lambda row: row["train"]) for choose in (min, max))
     if frequent["train"] < IMBALANCE * rare["train"]:
+        return None
+    if rare["recall"] is not None and rare["recall"] >= (measured["accuracy"].get("val") or 0.0):
         return None
     recall = "" if rare["recall"] is None else f", and {rare['recall']:.0%} of its validation documents are found"
     return _finding(
