@@ -114,8 +114,8 @@ def svm_words(run: RunFiles) -> list[str]:
         return ["The solver gave no proof for the SVM of the attention, so nothing is said of it here."]
     parts = [
         "There is a direction that puts the selected word of every training document ahead of all its other words: the "
-        "solver proved it, and proved that no direction does so by a larger margin. So what is selected in one document "
-        "contradicts no other."
+        "solver proved it, and proved that no direction does so by a larger margin. So what is selected in one "
+        "document contradicts no other."
     ]
     if gap is not None and margin is not None:
         near = gap < 1e-3
