@@ -84,8 +84,9 @@ def corpus_of(trainer: pl.Trainer, pl_module: Any) -> dict[str, Any]:
     from lightning_maxmargin.text.corpus import measure_corpus
 
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    options = {name: pl_module.hparams[name] for name in ("lr", "attention_decay", "head_decay", "class_weights")}
-    options |= {"max_epochs": trainer.max_epochs, "max_length": data.spec.max_length}
+    names = ("lr", "token_scale", "attention_decay", "head_decay", "class_weights")
+    options = {name: pl_module.hparams[name] for name in names}
+    options |= {"max_epochs": trainer.max_epochs, "steps": trainer.global_step, "max_length": data.spec.max_length}
     options |= {"longest": data.encoder.longest(None)}
     train, val = data.labelled("train"), data.labelled("val")
     kept = not pl_module.tunes_encoder and train.hidden is not None and val.hidden is not None

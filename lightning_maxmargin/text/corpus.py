@@ -29,6 +29,8 @@ MOST = 5_000
 #: Documents of an encoder that was trained, which are to be encoded again.
 MOST_ENCODED = 200
 PIECES_AT_ONCE = 8_192
+#: Length of a token of mean pooling.
+POOLED_SCALE = 8.0
 WORDS_A_LABEL, LABELS = 12, 20
 LONGEST_WORD = 60  # characters of a sentence in the table
 
@@ -170,7 +172,9 @@ def read_parts(
             first = batch["keys"][:, 0]
             output: Mapping[str, Any] = model.select(keys, values, mask, first)
             tokens = model.sequences(values, values, mask, first).values * mask[:, :, None]
-            pooled = (tokens.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)).float().cpu()
+            # Of one length whatever the model's: the decay of the regression then means the same for all runs.
+            size = mask.sum(1, keepdim=True).clamp_min(1) * model.config.token_scale / POOLED_SCALE
+            pooled = (tokens.sum(1) / size).float().cpu()
         else:
             output, mask = forward(batch), unit_mask(batch)
         yield Part(part, answers(output, mask, norms), pooled)
