@@ -7,7 +7,7 @@ epoch .733.
 | symptom | how it is seen | what to change |
 |---|---|---|
 | ``stuck`` | mean pooling is better; one word or place is heaviest in half of the documents | smaller ``model.lr`` |
-| ``stuck`` | mean pooling is better; each document's attention is on one word, but does not fit | smaller ``model.lr`` |
+| ``stuck`` | mean pooling is better; attention is on one word each, which does not fit | smaller ``model.lr`` |
 | ``too long`` | mean pooling is better; training documents are fitted far better | fewer ``trainer.max_epochs`` |
 | ``too short`` | mean pooling is better; fewer than 100 steps | more ``trainer.max_epochs`` |
 | ``too much decay`` | mean pooling is better; training documents are not fitted either | less decay of both |
