@@ -226,8 +226,9 @@ def check_registered(names: Iterable[str]) -> None:
     Raises:
         LookupError: ``MAXMARGIN_STRICT`` is set, and one is not registered.
     """
-    unknown = [name for name in names if find_key(name) is None]
-    if unknown and os.environ.get(STRICT_VARIABLE):
+    if not os.environ.get(STRICT_VARIABLE):
+        return
+    if unknown := [name for name in names if find_key(name) is None]:
         raise LookupError(f"measured but not registered: {', '.join(unknown)}; add them to keys.py or register_key()")
 
 

@@ -8,12 +8,11 @@ from typing import Any
 from torch import Tensor
 from torch import distributed as dist
 
+from lightning_maxmargin.core.exact import OneProcess, Reduce
+
 
 class AllReduce:
-    """Maximum and sum over the processes of a run; nothing to do for one."""
-
-    def __init__(self, world_size: int) -> None:
-        self.distributed = world_size > 1
+    """Maximum and sum over the processes of a run."""
 
     def max(self, x: Tensor) -> Tensor:
         return self._reduce(x, dist.ReduceOp.MAX)
@@ -22,10 +21,14 @@ class AllReduce:
         return self._reduce(x, dist.ReduceOp.SUM)
 
     def _reduce(self, x: Tensor, operation: Any) -> Tensor:
-        if self.distributed:
-            x = x.clone()
-            dist.all_reduce(x, op=operation)
+        x = x.clone()
+        dist.all_reduce(x, op=operation)
         return x
+
+
+def reduce_over(world_size: int) -> Reduce:
+    """What reduces over so many processes."""
+    return AllReduce() if world_size > 1 else OneProcess()
 
 
 def leave_group_at_exit() -> None:

@@ -21,9 +21,7 @@ LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_ut
 HEAVY = {"transformers", "datasets", "wandb", "cvxpy", "clarabel", "matplotlib", "tokenizers", "sklearn"}
 #: What stands above everything else and is imported by nothing below it.
 ABOVE = {"modules", "callbacks", "run", "ensemble", "paths", "reproduce", "kept", "cli", "__main__"}
-BELOW = {"core", "optim", "svm", "metrics", "data", "text", "probe", "figures", "errors", "keys"}
-#: A file of ``run`` that everything that writes stands on: a room of its own.
-ATOMIC = "run.atomic"
+BELOW = {"core", "optim", "svm", "metrics", "data", "text", "probe", "figures", "errors", "atomic", "keys"}
 
 
 class Import(NamedTuple):
@@ -68,8 +66,8 @@ def _absolute(node: ast.ImportFrom, path: Path) -> str:
 
 def room(path: Path) -> str:
     """core, svm, ...; the name of the file for files that stand alone."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ATOMIC if ".".join(parts) == ATOMIC else "" if parts[0] == "__init__" else parts[0]
+    name = path.relative_to(ROOT).with_suffix("").parts[0]
+    return "" if name == "__init__" else name
 
 
 def of_package(name: str) -> str | None:
@@ -77,7 +75,7 @@ def of_package(name: str) -> str | None:
     parts = name.split(".")
     if parts[0] != PACKAGE or len(parts) < 2:
         return None
-    return ATOMIC if ".".join(parts[1:3]) == ATOMIC else parts[1]
+    return parts[1]
 
 
 def offences(rooms: set[str], forbidden: set[str]) -> list[str]:
@@ -103,7 +101,7 @@ def strays(name: str, allowed: set[str]) -> list[str]:
 
 def test_the_rooms_are_there() -> None:
     rooms = {"core", "svm", "optim", "metrics", "data", "text", "modules", "probe", "callbacks", "run", "figures"}
-    assert rooms | {"paths", "reproduce", "errors", "cli", ATOMIC} <= {room(p) for p in MODULES}
+    assert rooms | {"paths", "reproduce", "errors", "atomic", "cli"} <= {room(p) for p in MODULES}
 
 
 def test_core_is_pure_torch() -> None:
@@ -133,13 +131,14 @@ def test_a_probe_knows_no_lightning() -> None:
 
 def test_data_and_text_hold_no_model() -> None:
     assert strays("data", {"data", "core", "errors"}) == []
-    assert strays("text", {"text", "data", "core", "errors", ATOMIC}) == []
+    assert strays("text", {"text", "data", "core", "errors", "atomic"}) == []
     found = {i.name for p in MODULES if room(p) in ("data", "text") for i in imports(p)}
     assert f"{PACKAGE}.core.model" not in found
 
 
-def test_errors_and_keys_are_the_ground() -> None:
+def test_errors_atomic_and_keys_are_the_ground() -> None:
     assert [i.name for i in imports(ROOT / "errors.py") if i.name != "__future__"] == []
+    assert strays("atomic", {"errors"}) == []
     assert strays("keys", {"errors"}) == []
 
 

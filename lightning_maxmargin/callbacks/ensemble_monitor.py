@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
-import time
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from lightning_maxmargin.callbacks.schedule import next_step
-from lightning_maxmargin.keys import check_registered, measured_by
+from lightning_maxmargin.callbacks.monitor import Monitor
+from lightning_maxmargin.keys import Value, measured_by
 from lightning_maxmargin.probe.ensemble import EnsembleResult
 
 #: Less than this share converged is worth a warning.
 MIN_CONVERGED_SHARE = 0.5
 
 
-class EnsembleMonitor(Callback):
+class EnsembleMonitor(Monitor):
     """Logs shares and medians of an :class:`Ensemble` at geometrically spaced steps; keys in ``keys.py``.
 
     Args:
@@ -28,6 +26,7 @@ class EnsembleMonitor(Callback):
 
     Attributes:
         last: the latest numbers by key.
+        history: all of them, with ``step``.
         result: the latest :class:`EnsembleResult`, of all processes.
         message: where less than half of the instances have converged.
 
@@ -37,48 +36,30 @@ class EnsembleMonitor(Callback):
     """
 
     def __init__(self, per_decade: int = 4) -> None:
-        self.per_decade = per_decade
-        self.last: dict[str, float | None] = {}
+        super().__init__(per_decade)
         self.result: EnsembleResult | None = None
-        self.message = ""
-        self.seconds = 0.0
-        self._seen = -1
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        pl_module.pause_at = next_step(trainer.global_step, self.per_decade)  # type: ignore[assignment]
+    def gather(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[None, EnsembleResult]:
+        # Every process measures its own instances; what fails on one is raised on all.
+        self.result = found = pl_module.measure()  # type: ignore[operator]
+        return None, found
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if trainer.global_step >= int(pl_module.pause_at or 0) or trainer.global_step == trainer.max_steps:  # type: ignore[arg-type]
-            self.evaluate(trainer, pl_module)
+    def measure(self, step: int, pl_module: pl.LightningModule, readings: EnsembleResult) -> dict[str, Value]:
+        return numbers_of(readings)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step and self._seen != trainer.global_step:
-            self.evaluate(trainer, pl_module)
+    def diagnose(self, pl_module: pl.LightningModule) -> str:
         converged = self.last.get("ensemble/settled")
-        if converged is not None and converged < MIN_CONVERGED_SHARE:
-            self.message = (
-                f"only {converged:.1%} of the instances have converged after {trainer.global_step} steps: train "
-                "longer, or they have no hard selection as their limit; the medians are of these few"
-            )
-
-    def evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measures now, on all processes, and logs."""
-        start = time.perf_counter()
-        self.result = pl_module.measure()  # type: ignore[operator]
-        assert self.result is not None
-        self._seen = trainer.global_step
-        self.seconds += time.perf_counter() - start
-        self.last = {**numbers_of(self.result), "monitor/seconds": self.seconds}
-        check_registered(self.last)
-        known = {k: v for k, v in self.last.items() if v is not None}
-        for logger in trainer.loggers:
-            logger.log_metrics(known, step=trainer.global_step)
-        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in known.items()})
+        if not isinstance(converged, float) or converged >= MIN_CONVERGED_SHARE:
+            return ""
+        return (
+            f"only {converged:.1%} of the instances have converged after {self.history[-1]['step']} steps: train "
+            "longer, or they have no hard selection as their limit; the medians are of these few"
+        )
 
 
-def numbers_of(result: EnsembleResult) -> dict[str, float | None]:
+def numbers_of(result: EnsembleResult) -> dict[str, Value]:
     """Every key of ``keys.py`` but the time; None where no converged instance has it."""
-    numbers: dict[str, float | None] = dict.fromkeys(measured_by("ensemble"))
+    numbers: dict[str, Value] = dict.fromkeys(measured_by("ensemble"))
     numbers |= {k if "/" in k else f"ensemble/{k}": v for k, v in result.shares().items()}
     certified = sum(s == "certified" for s in result.status)
     numbers |= {"ensemble/instances": float(len(result.status))}

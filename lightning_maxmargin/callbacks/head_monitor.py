@@ -93,8 +93,10 @@ class HeadMonitor(Monitor):
     def diagnose(self, pl_module: pl.LightningModule) -> str:
         return diagnose_heads(self.last)
 
-    def position(self, trainer: pl.Trainer) -> dict[str, int]:
-        return {"step": trainer.global_step, "epoch": trainer.current_epoch}
+    def evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Value]:
+        values = super().evaluate(trainer, pl_module)
+        self.history[-1]["epoch"] = trainer.current_epoch
+        return values
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "rows": self.rows}

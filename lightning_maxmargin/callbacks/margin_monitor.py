@@ -89,7 +89,7 @@ class MarginMonitor(Monitor):
         super().__init__(per_decade, every_n_epochs)
         self.check_positive(samples=samples)
         self.split, self.data = split, data
-        self.own = OwnNumbers(metrics, limits)
+        self.own = OwnNumbers(metrics, limits) if metrics or limits else None
         self.paths: list[tuple[int, torch.Tensor, torch.Tensor]] = []
         self.snapshot: Snapshot | None = None
         self.sequences: Sequences
@@ -102,12 +102,6 @@ class MarginMonitor(Monitor):
             self._probe = Probe(self.sequences, getattr(pl_module, "train_part", "both"), norm, self.own)
             if not self.paths:
                 self._remember(trainer.global_step, model.direction, head_vector(model))
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        pl_module.pause_at = self._next  # type: ignore[assignment]
 
     def measure(self, step: int, pl_module: pl.LightningModule, readings: None) -> dict[str, Value]:
         self.snapshot = self._probe.measure(_selector_of(pl_module))

@@ -9,11 +9,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from lightning_maxmargin.callbacks.schedule import next_step
 from lightning_maxmargin.callbacks.watch import Failure, as_failure
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.keys import Value, check_registered
 from lightning_maxmargin.reduce import leave_group_at_exit
+from lightning_maxmargin.schedule import next_step
 
 
 class Monitor(Callback):
@@ -66,10 +66,6 @@ class Monitor(Callback):
         """What the numbers mean, at the end; empty where they speak for themselves."""
         return ""
 
-    def position(self, trainer: pl.Trainer) -> dict[str, int]:
-        """Where in the run an entry of the history is."""
-        return {"step": trainer.global_step}
-
     # --- when -------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -78,7 +74,13 @@ class Monitor(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._next = None if self.every_n_epochs else next_step(trainer.global_step, self.per_decade)
+        step = trainer.global_step
+        self._next = None if self.every_n_epochs else next_step(step, self.per_decade)
+        if self._next is not None and hasattr(pl_module, "pause_at"):
+            # A module of many steps per batch ends one where the first of its monitors evaluates.
+            paused: Any = pl_module.pause_at
+            if paused is None or not step < paused < self._next:
+                pl_module.pause_at = self._next  # type: ignore[assignment]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -120,7 +122,7 @@ class Monitor(Callback):
             kind, message = failure
             raise kind(f"{type(self).__name__} at step {trainer.global_step}: {message}")
         self.last = values
-        self.history.append({**self.position(trainer), **values})
+        self.history.append({"step": trainer.global_step, **values})
         check_registered(values)
         numbers = {k: v for k, v in values.items() if isinstance(v, float) and abs(v) < float("inf")}
         for logger in trainer.loggers:

@@ -86,9 +86,9 @@ class TextMonitor(Monitor):
         model: MaxMarginForSequenceClassification = pl_module.model  # type: ignore[assignment]
         values: dict[str, Value] = {}
         texts = range(len(self._split)) if self._ending and self.final else self._sample
-        selector = model.selectors[0]
-        values["norm/attention"] = norm = float(selector.direction.norm())  # type: ignore[union-attr,operator]
-        values["norm/head"] = float(selector.head.norm())  # type: ignore[union-attr,operator]
+        selector = model.parts[0]
+        values["norm/attention"] = norm = float(selector.direction.norm())
+        values["norm/head"] = float(selector.head.norm())
         if model.config.per_class or getattr(pl_module, "tuning", False):
             # One selector a class has as many SVMs; of a trained encoder the keys are not on disk.
             return values
@@ -96,7 +96,7 @@ class TextMonitor(Monitor):
         for part in self._units(pl_module, texts):
             sums.update(part.scores, part.attention, part.mask)
         values |= sums.compute()
-        values |= self._svm(pl_module, list(texts), selector.direction.detach())  # type: ignore[union-attr,operator]
+        values |= self._svm(pl_module, list(texts), selector.direction.detach())
         return values
 
     def _svm(self, pl_module: pl.LightningModule, texts: list[int], direction: Any) -> dict[str, Value]:
@@ -107,8 +107,8 @@ class TextMonitor(Monitor):
             if self._per_document * len(texts) > left:
                 return {}
         start = time.perf_counter()
-        lengths = [self._split.unit_count(i) for i in texts]
-        longest = max(lengths, default=0)
+        texts = sorted(texts, key=self._split.unit_count)
+        longest = self._split.unit_count(texts[-1]) if texts else 0
         found = attention_svm(
             lambda: self._units(pl_module, texts), direction, len(texts) * longest * direction.shape[0], longest
         )

@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import distributed as dist
 
-from lightning_maxmargin.run.atomic import write_text
+from lightning_maxmargin.atomic import write_text
 
 
 class SaveModel(Callback):
@@ -36,7 +36,7 @@ class SaveModel(Callback):
         run_dir = Path(trainer.default_root_dir)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         save_whole(pl_module, data, run_dir / "model")
-        pl_module.model.eval()  # type: ignore[union-attr,operator]
+        pl_module.model.eval()  # type: ignore[union-attr]
         split = "test" if "test" in data.splits else "val"
         rows = list(_examples(pl_module, data.labelled(split), self.examples))
         write_text(run_dir / "tokens.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -101,8 +101,8 @@ def _write_card(run_dir: Path) -> None:
 
 def save_whole(pl_module: Any, data: Any, folder: Path) -> None:
     """The model and its tokenizer in this directory, whole or not there."""
-    from lightning_maxmargin.modules.tuning import merge_lora
     from lightning_maxmargin.text.pretrained import quiet_loading
+    from lightning_maxmargin.text.tuning import merge_lora
 
     part = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
     try:
@@ -119,10 +119,8 @@ def save_whole(pl_module: Any, data: Any, folder: Path) -> None:
 def _examples(pl_module: Any, split: Any, count: int) -> Iterator[dict[str, Any]]:
     from lightning_maxmargin.text.selector import readings
 
-    model, names = (
-        pl_module.model,
-        [pl_module.model.config.id2label[k] for k in range(pl_module.model.config.num_labels)],
-    )
+    model = pl_module.model
+    names = model.names
     for start in range(0, min(count, len(split)), 32):
         texts = list(range(start, min(start + 32, count, len(split))))
         batch = {k: x.to(pl_module.device) for k, x in split[torch.tensor(texts)].items()}

@@ -12,8 +12,8 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import distributed as dist
 
+from lightning_maxmargin.atomic import whole
 from lightning_maxmargin.figures.documents import page_beside, refuse_existing_page, write_page
-from lightning_maxmargin.run.atomic import whole
 
 
 class TextPredictions(Callback):

@@ -11,8 +11,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.core import Sequences, select
-from lightning_maxmargin.run.atomic import write_text
 
 
 class TokenMonitor(Callback):

@@ -1,4 +1,4 @@
-"""Which tokens of a sequence have the same key, or nearly: found once per data set, because keys do not change."""
+"""Which tokens of a sequence have the same key, or nearly; :meth:`Sequences.copies` finds it once per data set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 #: Keys closer than this share of their length are near: a difference of sums then loses more than its inverse, 64
 #: roundings, of their pull.
@@ -86,20 +85,16 @@ def _find(keys: Tensor, values: Tensor | None, mask: Tensor | None) -> tuple[Ten
 
 
 def _pairs_equal(tokens: Tensor) -> Tensor:
-    marks = _marks(tokens)
-    return marks[:, :, None] == marks[:, None]
-
-
-def _marks(keys: Tensor) -> Tensor:
-    """(n, T) int64, a hash of each key's bits: equal for equal keys, and for others once in 2^60."""
-    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[keys.element_size()]
+    """(n, T, T) bool, by a hash of each token's bits: true for equal tokens, and for others once in 2^60."""
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tokens.element_size()]
     # -0 becomes 0; a multiplication moves bits up, a shift down: numbers like .5 and 2 differ in their top bits alone.
-    x = (keys + 0.0).contiguous().view(bits).long() * -7046029254386353131
+    x = (tokens + 0.0).contiguous().view(bits).long() * -7046029254386353131
     x = (x ^ (x >> 32)) * -4658895280553007687
     x = x ^ (x >> 29)
     g = torch.Generator().manual_seed(0)
-    odd = torch.randint(-(2**62), 2**62, (keys.shape[2],), generator=g).to(keys.device) * 2 + 1
-    return (x * odd).sum(2)
+    odd = torch.randint(-(2**62), 2**62, (tokens.shape[2],), generator=g).to(tokens.device) * 2 + 1
+    marks = (x * odd).sum(2)
+    return marks[:, :, None] == marks[:, None]
 
 
 def _units(keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,36 +104,3 @@ def _units(keys: Tensor) -> tuple[Tensor, Tensor]:
     length = scaled.norm(dim=2, keepdim=True)
     sizes = (top / top.amax(1, keepdim=True).where(top.amax(1, keepdim=True) > 0, 1.0) * length)[..., 0]
     return (scaled / length.clamp_min(1)).float(), sizes
-
-
-_known = WeakTensorKeyDictionary()
-
-
-def copies_of(keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Copies:
-    """:func:`find_copies`, remembered as long as the keys live and are not written to."""
-    found = known_copies(keys, values, mask)
-    if found is None:
-        found = find_copies(keys, values, mask)
-        remember_copies(keys, values, mask, found)
-    return found
-
-
-def known_copies(keys: Tensor, values: Tensor, mask: Tensor | None) -> Copies | None:
-    """What is remembered of these very tensors, or None."""
-    held = None if keys.is_inference() else _known.get(keys)
-    if held is None or held[0] != _versions(keys, values, mask):
-        return None
-    found: Copies | None = held[3] if held[1] is (None if values is keys else values) and held[2] is mask else None
-    return found
-
-
-def _versions(*tensors: Tensor | None) -> tuple[int, ...]:
-    """How often each tensor was written to; -1 where torch does not count."""
-    return tuple(-1 if x is None or x.is_inference() else x._version for x in tensors)
-
-
-def remember_copies(keys: Tensor, values: Tensor, mask: Tensor | None, found: Copies) -> None:
-    """To be called after a check of these tensors, or where they were made of others of which it is known."""
-    if not keys.is_inference():
-        # Not the keys themselves: what is held for them would keep them alive.
-        _known[keys] = (_versions(keys, values, mask), None if values is keys else values, mask, found)

@@ -8,7 +8,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.core.copies import copies_of
 from lightning_maxmargin.core.drift import log_drift
 from lightning_maxmargin.core.losses import MarginLoss
 from lightning_maxmargin.core.selection import hide, select, take_token
@@ -102,7 +101,7 @@ def exact_directions(
         full = data.mask.any(1)
         data, scores = data[full], scores[full]
     alpha = select(scores, data.mask)
-    copies = copies_of(data.keys, data.values, data.mask)
+    copies = data.copies()
     centred = hide(scores - take_token(scores, alpha)[:, None], data.mask)
     e = centred.exp()
     mass = e.sum(1, keepdim=True)

@@ -9,13 +9,11 @@ from lightning_maxmargin.errors import InputError
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
 
-def make_head(
-    head: str | nn.Module, value_dim: int, hidden: int, activation: str, num_classes: int
-) -> nn.Module | None:
-    """psi, or None for a linear head.
+def make_head(head: str | nn.Module, value_dim: int, hidden: int, activation: str, num_classes: int) -> nn.Module:
+    """psi, of a head that is not linear.
 
     Args:
-        head: ``linear``, ``mlp`` or a module.
+        head: ``mlp`` or a module.
         value_dim: dv.
         hidden: width of ``mlp``.
         activation: relu, gelu or tanh.
@@ -31,10 +29,8 @@ def make_head(
     """
     if isinstance(head, nn.Module):
         return head
-    if head not in ("linear", "mlp"):
+    if head != "mlp":
         raise InputError(f"model.head: {head!r} is none of linear, mlp, or a module")
-    if head == "linear":
-        return None
     if hidden < 1:
         raise InputError(f"model.hidden: {hidden}; expected a positive number")
     if activation not in ACTIVATIONS:

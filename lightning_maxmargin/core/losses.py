@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -114,22 +114,18 @@ def register_loss(loss: Loss) -> None:
         raise InputError(f"register_loss: there is a loss {loss.name!r} already; choose another name")
 
 
-def find_loss(loss: str | Loss, where: str = "loss") -> Loss:
+def find_loss(loss: str | Loss, where: str = "loss", kind: type[Kind] = Loss) -> Kind:  # type: ignore[assignment]
     """The loss of this name, or the loss itself.
 
+    Args:
+        loss: a name, or a loss.
+        where: how the message of an error begins.
+        kind: what it has to be; a :class:`MarginLoss` where the logarithm of its slope is needed.
+
     Raises:
-        InputError: there is none of that name, or it is no Loss.
+        InputError: there is none of that name, or it is of another kind.
     """
-    return _find(loss, where, LOSSES, Loss)  # type: ignore[type-abstract]
-
-
-def find_margin_loss(loss: str | Loss, where: str = "loss") -> MarginLoss:
-    """The same where a loss of the margin m = Y f is needed, with the logarithm of its slope."""
-    table = {name: found for name, found in LOSSES.items() if isinstance(found, MarginLoss)}
-    return _find(loss, where, table, MarginLoss)
-
-
-def _find(loss: str | Loss, where: str, table: Mapping[str, Kind], kind: type[Kind]) -> Kind:
+    table = {name: found for name, found in LOSSES.items() if isinstance(found, kind)}
     if isinstance(loss, kind):
         _check_name(loss, where)
         return loss
@@ -175,7 +171,7 @@ def loss_by_instance(losses: Sequence[str | Loss]) -> MarginLoss:
         >>> loss.value(torch.tensor([[0.0, 2.0]])).tolist()
         [[1.0, -2.0]]
     """
-    found = [find_margin_loss(loss, "ensemble: loss") for loss in losses]
+    found = [find_loss(loss, "ensemble: loss", MarginLoss) for loss in losses]
     parts = {id(part): part for part in found}
     kinds = {key: torch.tensor([id(part) == key for part in found]) for key in parts}
 

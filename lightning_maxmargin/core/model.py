@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from lightning_maxmargin.core.attention import centred_pool, naive_pool
-from lightning_maxmargin.core.copies import copies_of
 from lightning_maxmargin.core.heads import apply_psi, make_head
 from lightning_maxmargin.core.selection import select, take_token
 from lightning_maxmargin.core.sequences import Sequences
@@ -108,7 +107,8 @@ class TokenSelector(nn.Module):
                 _initial("attention_init", attention_init, shape, init_std, self.prompt if query == "shared" else None)
             )
             self.register_parameter(parametrization, weight)
-        self.psi = make_head(head, self.value_dim, hidden, activation, num_classes)
+        linear = isinstance(head, str) and head == "linear"
+        self.psi = None if linear else make_head(head, self.value_dim, hidden, activation, num_classes)
         if self.psi is not None:
             if not isinstance(head_init, str) or head_init != "zeros":
                 raise InputError(f"model.head_init: {head_init!r} is for head: linear; leave it out for another head")
@@ -181,11 +181,9 @@ class TokenSelector(nn.Module):
             raise InputError("data: query 'separate' needs queries and the data have none; give them or use 'shared'")
         return data.queries
 
-    def scores(self, data: Sequences) -> Tensor:
-        """a_it = k_it' W z_i, (n, T)."""
-        return self._scores_of(data.keys, self.queries(data))
-
-    def _scores_of(self, keys: Tensor, z: Tensor | None) -> Tensor:
+    def scores(self, data: Sequences, keys: Tensor | None = None) -> Tensor:
+        """a_it = k_it' W z_i, (n, T), of the data's keys or of these in their place."""
+        keys, z = data.keys if keys is None else keys, self.queries(data)
         if z is None:
             return keys @ self.direction
         target = (z @ self.Q) @ self.K.T if self.parametrization == "KQ" else z @ self.W.T
@@ -195,11 +193,11 @@ class TokenSelector(nn.Module):
         """(k_it - k_i,alpha)' W z_i where keys are equal or near and a gradient will be taken; None elsewhere."""
         if not scores.requires_grad:
             return None
-        copies = copies_of(data.keys, data.values, data.mask)
+        copies = data.copies()
         if not (copies.equal or copies.near):
             return None
         selected = select(scores.detach(), data.mask)
-        return self._scores_of(data.keys - take_token(data.keys, selected)[:, None], self.queries(data))
+        return self.scores(data, data.keys - take_token(data.keys, selected)[:, None])
 
     def forward(self, data: Sequences, pooling: Literal["centred", "naive"] = "centred") -> Output:
         """logits (n,) or (n, K), attention (n, T) and scores (n, T)."""

@@ -1,4 +1,4 @@
-"""Gradients brought to a length of one: entrywise norms and the polar factor, at any scale of the gradient."""
+"""Directions of steepest descent by norm: unit length, mirror map and polar factor, at any scale of the gradient."""
 
 from __future__ import annotations
 
@@ -37,6 +37,22 @@ def unit(g: Tensor, order: float = 2.0, instances: bool = False) -> Tensor:
     length = torch.linalg.vector_norm(g.flatten(0, -2) if instances else g, order, dim=0 if instances else None)
     # At least 1 unless g is zero, because its largest entry is 1 now.
     return g / length.clamp_min(torch.finfo(g.dtype).tiny)
+
+
+def mirror(w: Tensor, p: float) -> Tensor:
+    """The gradient of ||w||_p^p / p: sign(w) |w|^(p-1). Its inverse is the same map with q = p / (p - 1).
+
+    Args:
+        w: of any shape.
+        p: above 1.
+
+    Example:
+        >>> y = mirror(torch.tensor([-2.0, 0.0, 3.0]), 3.0)
+        >>> y.tolist(), [round(x, 4) for x in mirror(y, 1.5).tolist()]
+        ([-4.0, 0.0, 9.0], [-2.0, 0.0, 3.0])
+    """
+    # Exactly linear, without a power's rounding.
+    return w if p == 2 else w.sign() * w.abs().pow(p - 1)
 
 
 def polar_factor(G: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.core.copies import Copies, known_copies, remember_copies
+from lightning_maxmargin.core.copies import Copies, find_copies
 from lightning_maxmargin.errors import InputError
 
 
@@ -48,6 +48,7 @@ class Sequences:
         self.keys, self.labels, self.queries, self.mask, self.planted = keys, labels, queries, mask, planted
         self.values = keys if values is None else values
         self.index = torch.arange(len(keys), device=keys.device) if index is None else index
+        self._copies: tuple[object, object, Copies] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -69,21 +70,44 @@ class Sequences:
 
         return self._map(move)
 
+    def with_queries(self, queries: Tensor | None) -> Sequences:
+        """The same sequences with these queries (n, dq), or with none."""
+        if queries is self.queries:
+            return self
+        fields = {name: getattr(self, name) for name in self.FIELDS}
+        other = Sequences(**{**fields, "queries": queries})
+        other._copies = self._stamp(), (self.keys, self.values, self.mask), self.copies()
+        return other
+
+    def copies(self) -> Copies:
+        """Which keys are equal or near: found once, and again where keys, values or mask have been written to."""
+        stamp = self._stamp()
+        if self._copies is None or self._copies[0] != stamp:
+            found = find_copies(self.keys, self.values, self.mask)
+            # The tensors are held as well, because another one might get the id of one that is gone.
+            self._copies = stamp, (self.keys, self.values, self.mask), found
+        return self._copies[2]
+
+    def _stamp(self) -> object:
+        """Which tensors, and how often each was written to; torch does not count that in inference mode."""
+        tensors = (self.keys, self.values, self.mask)
+        return tuple((id(x), -1 if x is None or x.is_inference() else x._version) for x in tensors)
+
     def _map(self, f: Callable[[Tensor], Tensor]) -> Sequences:
         new = {k: f(t) for k in self.FIELDS if (t := getattr(self, k)) is not None}
+        if all(new[k] is getattr(self, k) for k in new):
+            return self
         if self.values is self.keys:
             del new["values"]
         moved = Sequences(**new)
-        self._pass_on_copies(moved, f)
+        # What is known of the keys holds for a part of them; near keys may be equal in another dtype.
+        if self._copies is not None and self._copies[0] == self._stamp():
+            known = self._copies[2]
+            if not known.near or moved.keys.dtype == self.keys.dtype:
+                first = None if known.first is None else f(known.first)
+                held = (moved.keys, moved.values, moved.mask)
+                moved._copies = moved._stamp(), held, Copies(first, known.near, known.equal)
         return moved
-
-    def _pass_on_copies(self, moved: Sequences, f: Callable[[Tensor], Tensor]) -> None:
-        """What is known of the keys holds for a part of them; near keys may be equal in another dtype."""
-        known = known_copies(self.keys, self.values, self.mask)
-        if known is None or moved.keys is self.keys or (known.near and moved.keys.dtype != self.keys.dtype):
-            return
-        first = None if known.first is None else f(known.first)
-        remember_copies(moved.keys, moved.values, moved.mask, Copies(first, known.near, known.equal))
 
     @staticmethod
     def pad(
@@ -129,20 +153,19 @@ def check_sequences(data: Sequences, num_classes: int = 2, where: str = "data") 
             row = int(bad.flatten(1).any(1).nonzero()[0])
             raise InputError(f"{where}: {name} of sequence {row} hold NaN or Inf; clean the array before training")
     _check_labels(data.labels, num_classes, where)
-    _check_planted(data, where)
+    if data.planted is not None:
+        _check_planted(data, data.planted, where)
     sound = data.mask is None or bool(data.keys.isfinite().all() and data.values.isfinite().all())
     return data if sound or data.mask is None else _clear_padding(data, data.mask)
 
 
-def _check_planted(data: Sequences, where: str) -> None:
-    if data.planted is None:
-        return
-    inside = (data.planted >= 0) & (data.planted < data.keys.shape[1])
+def _check_planted(data: Sequences, planted: Tensor, where: str) -> None:
+    inside = (planted >= 0) & (planted < data.keys.shape[1])
     if data.mask is not None:
-        inside &= data.mask.gather(1, data.planted.long().clamp(0, data.keys.shape[1] - 1)[:, None])[:, 0]
+        inside &= data.mask.gather(1, planted.long().clamp(0, data.keys.shape[1] - 1)[:, None])[:, 0]
     if not inside.all():
         row = int((~inside).nonzero()[0])
-        raise InputError(f"{where}: planted token {int(data.planted[row])} of sequence {row} is no token of it")
+        raise InputError(f"{where}: planted token {int(planted[row])} of sequence {row} is no token of it")
 
 
 def _clear_padding(data: Sequences, mask: Tensor) -> Sequences:

@@ -1,4 +1,4 @@
-"""Every update rule once, as a pure function of weights, gradient and state: of optimizers and of ensembles."""
+"""Every update rule once, for optimizers and ensembles, and the rules by name."""
 
 from __future__ import annotations
 
@@ -10,83 +10,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.core.norms import newton_schulz, polar_factor, scaled, unit
+from lightning_maxmargin.core.norms import mirror, newton_schulz, polar_factor, scaled, unit
+from lightning_maxmargin.core.rule import Rate, State, UpdateRule, moved
 from lightning_maxmargin.errors import InputError
-
-State = dict[str, Tensor]
-Rate = float | Tensor
-
-
-class UpdateRule:
-    """How weights move: a subclass says how one tensor does, and serves ensembles as well.
-
-    A rule keeps no numbers of its own: what it remembers of a tensor is its state, made by :meth:`start` and returned
-    by :meth:`step`. Nothing is written in place.
-
-    Attributes:
-        gradient_scale: ``direction`` (weights that sum to 1: any positive scale will do) or ``log_loss`` (the gradient
-            of log L).
-
-    Example:
-        >>> class Halfway(UpdateRule):
-        ...     def step(self, weight, gradient, rate, state, count):
-        ...         return weight - rate * unit(gradient) / (1 + count) ** 0.5, state
-        >>> Halfway().step(torch.zeros(1), torch.tensor([-3.0]), 1.0, {}, 3)[0].item()
-        0.5
-    """
-
-    gradient_scale: ClassVar[Literal["direction", "log_loss"]] = "direction"
-
-    def start(self, weight: Tensor) -> State:
-        """What is remembered before the first step: tensors of the weight's shape."""
-        return {}
-
-    def step(self, weight: Tensor, gradient: Tensor, rate: Rate, state: State, count: int) -> tuple[Tensor, State]:
-        """The weight after a step, and the new state.
-
-        Args:
-            weight: of any shape.
-            gradient: of that shape.
-            rate: a number, or a tensor without an axis.
-            state: as :meth:`start` or the last step left it.
-            count: steps taken before.
-        """
-        raise NotImplementedError
-
-    def step_all(
-        self, weights: Sequence[Tensor], gradients: Sequence[Tensor], rates: Sequence[Rate], states: Sequence[State],
-        count: int,
-    ) -> list[tuple[Tensor, State]]:  # fmt: skip
-        """All tensors of one model: each by itself, unless a rule looks at them together."""
-        return [self.step(w, g, lr, s, count) for w, g, lr, s in zip(weights, gradients, rates, states, strict=True)]
-
-    def step_instances(
-        self, weights: Sequence[Tensor], gradients: Sequence[Tensor], rates: Sequence[Tensor], states: Sequence[State],
-        count: int,
-    ) -> list[tuple[Tensor, State]]:  # fmt: skip
-        """The same of many models at once, whose tensors have the instances last, with a rate of each (B,)."""
-
-        def one(w: list[Tensor], g: list[Tensor], lr: list[Tensor], kept: list[State]) -> list[tuple[Tensor, State]]:
-            return self.step_all(w, g, lr, kept, count)
-
-        mapped = torch.vmap(one, in_dims=-1, out_dims=-1)
-        found: list[tuple[Tensor, State]] = mapped(list(weights), list(gradients), list(rates), list(states))
-        return found
-
-
-class _Elementwise(UpdateRule):
-    """A rule that treats every entry by itself: instances need no axis of their own."""
-
-    def step_instances(
-        self, weights: Sequence[Tensor], gradients: Sequence[Tensor], rates: Sequence[Tensor], states: Sequence[State],
-        count: int,
-    ) -> list[tuple[Tensor, State]]:  # fmt: skip
-        return self.step_all(weights, gradients, rates, states, count)
-
-
-def moved(weight: Tensor, step: Tensor, rate: Rate) -> Tensor:
-    """w - rate step; one rounding less where the rate is a number."""
-    return weight - step * rate if isinstance(rate, Tensor) else torch.sub(weight, step, alpha=rate)
 
 
 @dataclass(frozen=True)
@@ -140,8 +66,10 @@ class Polyak(UpdateRule):
 
 
 @dataclass(frozen=True)
-class Accelerated(_Elementwise):
+class Accelerated(UpdateRule):
     """m <- t/(t+1) (m + g), w <- w - lr (m + g), for g whose weights sum to 1: dual acceleration."""
+
+    elementwise: ClassVar[bool] = True
 
     def start(self, weight: Tensor) -> State:
         return {"momentum": torch.zeros_like(weight)}
@@ -152,8 +80,10 @@ class Accelerated(_Elementwise):
 
 
 @dataclass(frozen=True)
-class Sign(_Elementwise):
+class Sign(UpdateRule):
     """w <- w - lr sign(g): steepest descent in l_inf."""
+
+    elementwise: ClassVar[bool] = True
 
     def step(self, weight: Tensor, gradient: Tensor, rate: Rate, state: State, count: int) -> tuple[Tensor, State]:
         return moved(weight, gradient.sign(), rate), state
@@ -244,7 +174,7 @@ class Factored(UpdateRule):
 
 
 @dataclass(frozen=True)
-class Adam(_Elementwise):
+class Adam(UpdateRule):
     """w <- w - lr m / (sqrt(v) + eps), averages of g and g^2 corrected for their start; 0/0 does not move.
 
     Of the gradient of log L, whose size is that of the data: no square of it underflows.
@@ -257,6 +187,7 @@ class Adam(_Elementwise):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 0.0
     gradient_scale: ClassVar[Literal["direction", "log_loss"]] = "log_loss"
+    elementwise: ClassVar[bool] = True
 
     def start(self, weight: Tensor) -> State:
         return {"mean": torch.zeros_like(weight), "square": torch.zeros_like(weight)}
@@ -273,22 +204,6 @@ class Adam(_Elementwise):
 def _average(average: Tensor, g: Tensor, stays: float, comes: float) -> Tensor:
     # Only the direction of g counts: an average of gradients that shrink would be one of the oldest.
     return (average * stays).add(scaled(g), alpha=comes)
-
-
-def mirror(w: Tensor, p: float) -> Tensor:
-    """The gradient of ||w||_p^p / p: sign(w) |w|^(p-1). Its inverse is the same map with q = p / (p - 1).
-
-    Args:
-        w: of any shape.
-        p: above 1.
-
-    Example:
-        >>> y = mirror(torch.tensor([-2.0, 0.0, 3.0]), 3.0)
-        >>> y.tolist(), [round(x, 4) for x in mirror(y, 1.5).tolist()]
-        ([-4.0, 0.0, 9.0], [-2.0, 0.0, 3.0])
-    """
-    # Exactly linear, without a power's rounding.
-    return w if p == 2 else w.sign() * w.abs().pow(p - 1)
 
 
 #: What makes the rule of each name, for ensembles and their configs.

@@ -6,7 +6,6 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from lightning_maxmargin.core import Sequences, check_sequences
-from lightning_maxmargin.core.copies import copies_of
 from lightning_maxmargin.data.sampling import BatchLoader
 from lightning_maxmargin.errors import InputError
 
@@ -89,8 +88,8 @@ class SequenceData(pl.LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         data = self.splits["train"]
-        # What equal keys there are is looked up once and goes with every minibatch.
-        copies_of(data.keys, data.values, data.mask)
+        # What equal keys there are is looked up once, here, and goes with every minibatch.
+        data.copies()
         return BatchLoader(data, self.batch_size, self.shuffle, self.seed)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,14 +24,12 @@ def epoch_order(n: int, seed: int, epoch: int, shuffle: bool) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
 
 
-class Epoch:
-    """The epoch that Lightning counts, through the hook it calls on a loader's sampler."""
+class Rows(Protocol):
+    """A data set that gives the batch of some of its rows, such as :class:`Sequences`."""
 
-    def __init__(self) -> None:
-        self.number = 0
+    def __len__(self) -> int: ...
 
-    def set_epoch(self, epoch: int) -> None:
-        self.number = epoch
+    def __getitem__(self, rows: Tensor) -> Any: ...
 
 
 class BatchLoader:
@@ -51,37 +50,40 @@ class BatchLoader:
         [2, 2, 1]
     """
 
-    def __init__(self, data: Sequences, batch_size: int | None = None, shuffle: bool = False, seed: int = 0) -> None:
+    def __init__(self, data: Rows, batch_size: int | None = None, shuffle: bool = False, seed: int = 0) -> None:
         self.data, self.shuffle, self.seed = data, shuffle, seed
         self.batch_size = min(batch_size or len(data), len(data))
-        self.sampler = Epoch()
-        self.batch_sampler = None  # Lightning looks for both on whatever has a sampler
+        self.epoch = 0
+        self.sampler = self  # whose set_epoch Lightning calls
+        self.batch_sampler = None  # Lightning looks for it on whatever has a sampler
         self._next = 0
         self._resumed = False
-        self._whole: Sequences | None = None
+        self._whole: Any = None
 
     def __len__(self) -> int:
         return -(-len(self.data) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Sequences]:
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that Lightning counts, and so the order of the batches."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Any]:
         self._next = self._next if self._resumed else 0
         self._resumed = False
-        order = None if len(self) == 1 else epoch_order(len(self.data), self.seed, self.sampler.number, self.shuffle)
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        if len(self) == 1:
+            order = torch.arange(len(self.data))
+            if self._whole is None:
+                # One object for all epochs, which keeps what is known of its keys.
+                same = world == 1 and isinstance(self.data, Sequences)
+                self._whole = self.data if same else self.data[order[rank::world]]
+        else:
+            order = epoch_order(len(self.data), self.seed, self.epoch, self.shuffle)
         while self._next < len(self):
-            at = self._next
+            rows = order[self._next * self.batch_size :][: self.batch_size]
             # Counted before the batch is handed over: Lightning stops at len() without exhausting the generator.
             self._next += 1
-            yield self._full_batch() if order is None else self._part(order[at * self.batch_size :][: self.batch_size])
-
-    def _full_batch(self) -> Sequences:
-        if self._whole is None:
-            self._whole = self._part(torch.arange(len(self.data)))
-        return self._whole
-
-    def _part(self, rows: Tensor) -> Sequences:
-        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        whole = isinstance(self.data, Sequences) and world == 1 and len(rows) == len(self.data) and len(self) == 1
-        return self.data if whole else self.data[rows[rank::world]]
+            yield self.data[rows[rank::world]] if self._whole is None else self._whole
 
     def state_dict(self) -> dict[str, int]:
         """Where to go on; 0 after the last batch, when the next epoch starts afresh."""

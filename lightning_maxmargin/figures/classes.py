@@ -26,7 +26,7 @@ class ClassRow(NamedTuple):
 class Cell(NamedTuple):
     """A cell of the confusion matrix; opacity is its share of its row."""
 
-    count: str
+    documents: str
     opacity: str
     right: bool
 
@@ -65,9 +65,14 @@ def class_rows(labels: Sequence[str], confusion: Sequence[Sequence[int]]) -> lis
     return [
         *rows,
         ClassRow("accuracy", "", "", _shown(accuracy), count),
-        ClassRow("mean over labels", *map(_shown, macro), count),
-        ClassRow("mean over documents", *map(_shown, weighted), count),
+        _mean("mean over labels", macro, count),
+        _mean("mean over documents", weighted, count),
     ]
+
+
+def _mean(name: str, values: Sequence[float], count: str) -> ClassRow:
+    precision, recall, f1 = map(_shown, values)
+    return ClassRow(name, precision, recall, f1, count)
 
 
 def confusion_cells(confusion: Sequence[Sequence[int]]) -> list[list[Cell]]:

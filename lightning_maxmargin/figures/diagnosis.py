@@ -45,7 +45,7 @@ def diagnosis(run: RunFiles) -> list[str]:
     """Sentences: how near to which limit, the margins, the certificates, the accuracy; what is unknown is left out."""
     if run.number("ensemble/instances"):
         return _ensemble(run)
-    parts = [_attention(run), _others(run), _head(run), _margins(run), *_statuses(run), _accuracy(run)]
+    parts = [_attention(run), _other_gaps(run), _margins(run), *_statuses(run), _accuracy(run)]
     return [p for p in parts if p]
 
 
@@ -103,21 +103,19 @@ def _attention(run: RunFiles) -> str:
     return f"The attention has not converged in direction; the nearest limit is {the} (gap {_gap_text(gap)})."
 
 
-def _others(run: RunFiles) -> str:
+def _other_gaps(run: RunFiles) -> str:
+    """To the other limits, and of the head to its own."""
     gaps = {k: run.number(f"direction_gap/{k}") for k in LIMITS if k != run.text("svm/limit")}
     known = {NAMES[k]: g for k, g in gaps.items() if g is not None}
-    nearest = run.number("direction_gap/attention")
-    if not known or nearest is None:
-        return ""
-    same = [k for k, g in known.items() if as_near(g, nearest)]
+    nearest, head = run.number("direction_gap/attention"), run.number("direction_gap/head")
+    same = [k for k, g in known.items() if as_near(g, nearest)] if nearest is not None else []
     away = [f"{k} SVM {floored(g)} ({degrees(g)})" for k, g in known.items() if k not in same]
-    text = f"The {' and the '.join(same)} SVM cannot be told apart from it here. " if same else ""
-    return (text + (f"Gap to the others: {', '.join(away)}." if away else "")).strip()
-
-
-def _head(run: RunFiles) -> str:
-    gap = run.number("direction_gap/head")
-    return "" if gap is None else f"The gap of the head to its own SVM is {_gap_text(gap)}."
+    parts = [f"The {' and the '.join(same)} SVM cannot be told apart from it here."] if same else []
+    if away and nearest is not None:
+        parts.append(f"Gap to the others: {', '.join(away)}.")
+    if head is not None:
+        parts.append(f"The gap of the head to its own SVM is {_gap_text(head)}.")
+    return " ".join(parts)
 
 
 def _margins(run: RunFiles) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.figures.report import fill_template
 from lightning_maxmargin.figures.words import Shade, numbers, shades, visible
-from lightning_maxmargin.run.atomic import write_text
 
 #: Documents of a page: more make it slow to open.
 MOST = 1_000
@@ -21,7 +20,7 @@ MOST = 1_000
 class Prediction(NamedTuple):
     """A document of the page; parts are words and what stands between them, in order."""
 
-    index: int
+    number: int
     label: str
     facts: list[str]
     parts: list[Shade]
@@ -70,19 +69,9 @@ def write_page(path: Path) -> Path:
 
 def render(name: str, rows: list[Prediction], total: int) -> str:
     """The page as text; everything that comes from the documents is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    folder = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined)
-    environment.trim_blocks = environment.lstrip_blocks = True
-    environment.filters["sha256"] = _sha256
     counts = dict(sorted(Counter(row.label for row in rows).items()))
-    return environment.get_template("documents.html").render(name=visible(name), rows=rows, total=total, counts=counts)
-
-
-def _sha256(script: str) -> str:
-    """Of the page's own script: the browser runs no other."""
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    template = Path(__file__).with_name("documents.html")
+    return fill_template(template, name=visible(name), rows=rows, total=total, counts=counts)
 
 
 def _prediction(path: Path, number: int, line: str) -> Prediction:

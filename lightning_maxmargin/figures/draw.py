@@ -39,20 +39,21 @@ def draw_figures(run: RunFiles, out: Path) -> list[Path]:
         OSError: the folder cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
-    kinds: dict[str, Callable[[RunFiles], Figure | None]] = {
+    of_text = run.corpus is not None
+    kinds: dict[str, Callable[[RunFiles], Figure | None] | None] = {
         "paths": draw_paths,
-        "ensemble": draw_ensemble,
+        "ensemble": draw_ensemble if run.metrics.has("ensemble/settled") else None,
         "direction_gap": draw_direction_gap,
         "relative_margin": draw_relative_margin,
         "selected_mass": draw_selected_mass,
-        "curves": draw_curves,
     }
-    of_text = run.corpus is not None
+    # The limits describe no training on real text: there are the curves of any classifier instead.
+    kinds = {name: None if of_text else draw for name, draw in kinds.items()}
+    kinds["curves"] = draw_curves if of_text else None
     drawn = []
     for name, draw in kinds.items():
         path = out / f"{name}.png"
-        # The limits describe no training on real text: there are the curves of any classifier instead.
-        figure = draw(run) if (name == "curves") == of_text else None
+        figure = draw(run) if draw else None
         if figure is None:
             path.unlink(missing_ok=True)
         else:
@@ -94,9 +95,8 @@ def draw_direction_gap(run: RunFiles) -> Figure | None:
     scale = " (log)" if ax.get_xscale() == "log" else ""
     norms = f"norm: of p or W for the attention, of v for the head{scale}"
     style.style_axes(ax, "", norms, "direction gap, ½‖u − w‖² = 1 − cos (log)")
-    style.suptitle(figure, _gap_title(lines))
     note = f"{clipped:,} gaps below {FLOOR:g} are drawn at {FLOOR:g}: below, rounding is measured, not distance."
-    style.footnote(figure, [note] if clipped else [])
+    style.suptitle(figure, _gap_title(lines), notes=[note] if clipped else [])
     return figure
 
 
@@ -161,9 +161,8 @@ def draw_relative_margin(run: RunFiles) -> Figure | None:
     _finish(left, "relative margin", "achieved / optimal margin", series)
     _finish(right, "what is missing to 1", "1 − relative margin (log)", series)
     ends = ", ".join(f"{NAMES[k]} {style.near_one(float(y[-1]))}" for k, (_, y) in series.items())
-    style.suptitle(figure, f"Margin over the SVM's margin, at the end: {ends}")
     notes = [f"▽ {negative:,} negative margins, drawn at 0: some row is still on the wrong side."] if negative else []
-    style.footnote(figure, notes + reached)
+    style.suptitle(figure, f"Margin over the SVM's margin, at the end: {ends}", notes=notes + reached)
     return figure
 
 
@@ -209,6 +208,6 @@ def draw_selected_mass(run: RunFiles) -> Figure | None:
     _finish(right, "what is missing to a hard selection", "1 − mass;  entropy (log)", series)
     end = series.get("attention/selected_mass")
     what = "Attention on the selected token, at the end: "
-    style.suptitle(figure, what + style.near_one(float(end[1][-1])) if end else "Entropy of the attention")
-    style.footnote(figure, notes)
+    title = what + style.near_one(float(end[1][-1])) if end else "Entropy of the attention"
+    style.suptitle(figure, title, notes=notes)
     return figure

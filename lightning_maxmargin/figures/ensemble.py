@@ -21,14 +21,12 @@ SHARES = {"settled": "attention", "global": "relaxed", "local": "strict", "neith
 GAPS = ("strict", "relaxed", "rate_coupled", "head")
 
 
-def draw_ensemble(run: RunFiles) -> Figure | None:
-    """Shares against steps, and the distribution of the gaps at the end; None where the run was no ensemble.
+def draw_ensemble(run: RunFiles) -> Figure:
+    """Shares against steps, and the distribution of the gaps at the end, of a run of an ensemble.
 
     Raises:
         InputError: ``instances.csv`` is damaged.
     """
-    if not run.metrics.has("ensemble/settled"):
-        return None
     figure = style.new_figure(4.2)
     left, right = figure.subplots(1, 2)
     _draw_shares(left, run)

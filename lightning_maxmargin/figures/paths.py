@@ -42,18 +42,14 @@ def draw_paths(run: RunFiles) -> Figure | None:
         v, ray = paths["head"][:, None], {"head": paths["svm/head"][None]} if "svm/head" in paths else {}
         _plane(planes[1], v, ray, paths, "head: path of v", "v")
         _angles(angles[1], v, ray, "head", "v")
-    style.suptitle(figure, _title(paths, head), columns=5 if q == 1 else 4)
     if head:
         figure.get_layout_engine().set(hspace=0.06)  # type: ignore[union-attr, call-arg]
     notes = [f"The first {MAX_PATHS_SHOWN} of {q} paths are drawn."] if q > MAX_PATHS_SHOWN else []
-    style.footnote(figure, [*notes, READING])
+    trained = "attention and head" if head else "the attention"
+    norm = style.format_number(float(np.linalg.norm(paths["attention"][-1], axis=1).max()))
+    title = f"The first steps of {trained}, and their angle up to norm {norm}"
+    style.suptitle(figure, title, 5 if q == 1 else 4, [*notes, READING])
     return figure
-
-
-def _title(paths: dict[str, Array], head: bool) -> str:
-    norm = float(np.linalg.norm(paths["attention"][-1], axis=1).max())
-    what = "The first steps of attention and head" if head else "The first steps of the attention"
-    return f"{what}, and their angle up to norm {style.format_number(norm)}"
 
 
 def _window(path: Array, rays: dict[str, Array], tokens: Array) -> tuple[Array, float]:

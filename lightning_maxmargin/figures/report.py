@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.figures.diagnosis import diagnosis, number_table
 from lightning_maxmargin.figures.draw import draw_figures
 from lightning_maxmargin.figures.examples import choose, counts, show
 from lightning_maxmargin.figures.read import RERUN_HINT, RunFiles
 from lightning_maxmargin.figures.text_report import text_context
-from lightning_maxmargin.run.atomic import write_text
 
 CAPTIONS = {
     "paths": (
@@ -70,7 +71,7 @@ def write_report(run_dir: Path) -> Path:
         InputError: it is no run directory, or one of its files is damaged.
     """
     run = RunFiles.load(run_dir)
-    figures = [_figure(path) for path in draw_figures(run, run.run_dir / "figures")]
+    figures = [Figure(in_base64(path), *CAPTIONS[path.stem]) for path in draw_figures(run, run.run_dir / "figures")]
     page = run.run_dir / "report.html"
     # A lone surrogate, legal in JSON, has no UTF-8: it becomes a question mark.
     write_text(page, render(run, figures), errors="replace")
@@ -79,11 +80,6 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run: RunFiles, figures: list[Figure]) -> str:
     """The page as text; everything that comes from the run is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    folder = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined)
-    environment.trim_blocks = environment.lstrip_blocks = True
     versions = run.summary.get("versions")
     if not isinstance(versions, dict):
         versions = {"versions": versions} if versions else {}
@@ -95,14 +91,16 @@ def render(run: RunFiles, figures: list[Figure]) -> str:
         "versions": versions,
         "config": run.config,
     }
+    folder = Path(__file__).parent
     if run.corpus is not None:
-        return environment.get_template("text_report.html").render(**common, **_text(run))
-    return environment.get_template("report.html").render(
+        return fill_template(folder / "text_report.html", **common, **_text(run))
+    return fill_template(
+        folder / "report.html",
         **common,
         diagnosis=diagnosis(run),
         numbers=number_table(run),
-        examples=[show(e) for e in choose(run.examples)],
-        counts=counts(run.examples),
+        examples=[show(e) for e in choose(run.examples)] if run.examples else [],
+        counts=counts(run.examples) if run.examples else "",
     )
 
 
@@ -114,5 +112,23 @@ def _text(run: RunFiles) -> dict[str, Any]:
         raise InputError(f"report: {what}; {RERUN_HINT}") from error
 
 
-def _figure(path: Path) -> Figure:
-    return Figure(base64.b64encode(path.read_bytes()).decode("ascii"), *CAPTIONS[path.stem])
+def fill_template(path: Path, **names: Any) -> str:
+    """A page from its template, where every text that is put in is escaped and every name must be there."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(path.parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["sha256"] = in_sha256
+    return environment.get_template(path.name).render(**names)
+
+
+def in_sha256(script: str) -> str:
+    """The hash of a page's own script: a browser that is told of it runs no other."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+
+
+def in_base64(picture: Path) -> str:
+    """The bytes of a picture as they lie in a page; nothing where there is none."""
+    return base64.b64encode(picture.read_bytes()).decode("ascii") if picture.is_file() else ""

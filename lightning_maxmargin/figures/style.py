@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_maxmargin.atomic import whole
 from lightning_maxmargin.figures.read import Array
 from lightning_maxmargin.keys import ROUNDING
-from lightning_maxmargin.run.atomic import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,12 +39,12 @@ WIDTH, DPI = 8.0, 160
 SMALL, TEXT, TITLE = 9.0, 10.0, 11.0
 
 
-def new_figure(height: float) -> Figure:
+def new_figure(height: float, width: float = WIDTH) -> Figure:
     """A white figure on an Agg canvas, laid out so that nothing overlaps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
@@ -67,8 +68,8 @@ def style_axes(ax: Axes, title: str, xlabel: str, ylabel: str) -> None:
         ax.spines[side].set_visible(False)
 
 
-def suptitle(figure: Figure, text: str, columns: int = 2) -> None:
-    """What is seen, and under it one legend for all panels, where no line can pass through."""
+def suptitle(figure: Figure, text: str, columns: int = 2, notes: Sequence[str] = ()) -> None:
+    """What is seen, under it one legend for all panels, where no line can pass through; notes in small print below."""
     found: dict[str, Any] = {}
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -78,12 +79,8 @@ def suptitle(figure: Figure, text: str, columns: int = 2) -> None:
     options |= {"title": text, "title_fontproperties": {"size": TITLE, "weight": "bold"}, "alignment": "left"}
     options |= {"loc": "outside upper left", "ncols": columns, "borderaxespad": 0.1}
     figure.legend(list(found.values()), list(found), **options)
-
-
-def footnote(figure: Figure, lines: list[str]) -> None:
-    """Small print under all panels."""
-    if lines:
-        figure.supxlabel("\n".join(lines), fontsize=SMALL - 0.5, color="#444444", x=0.01, ha="left")
+    if notes:
+        figure.supxlabel("\n".join(notes), fontsize=SMALL - 0.5, color="#444444", x=0.01, ha="left")
 
 
 def step_axis(ax: Axes, steps: Array) -> None:

@@ -28,7 +28,7 @@ class Shade(NamedTuple):
 class Document(NamedTuple):
     """A document of the report, as text."""
 
-    index: int
+    number: int
     label: str
     prediction: str
     outcome: str

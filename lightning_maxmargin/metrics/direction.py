@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_maxmargin.core.norms import unit
+
 
 def direction_gap(u: Tensor, w: Tensor) -> float | None:
     """||u/|u| - w/|w|||^2 / 2 in float64, which is 1 - cos(u, w) but never rounds to zero or below.
@@ -25,20 +27,10 @@ def direction_gap(u: Tensor, w: Tensor) -> float | None:
         >>> direction_gap(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 3.0]))
         1.0
     """
-    u, w = _unit(u), _unit(w)
+    u, w = (unit(x.detach().to("cpu", torch.float64).flatten()) for x in (u, w))
     if not (u.any() and w.any() and u.isfinite().all() and w.isfinite().all()):
         return None
     return float((u - w).square().sum() / 2)
-
-
-def _unit(x: Tensor) -> Tensor:
-    x = x.detach().to("cpu", torch.float64).flatten()
-    top = x.abs().max()
-    if not top > 0:
-        return torch.zeros_like(x)
-    # Divided by its largest entry first: squares of 1e-200 underflow.
-    x = x / top
-    return x / x.norm()
 
 
 class DirectionGap(Metric):

@@ -13,13 +13,13 @@ from torch import distributed as dist
 from torch.optim import Optimizer
 
 from lightning_maxmargin.core.ensemble import EnsembleState, Update
-from lightning_maxmargin.core.losses import Loss, find_margin_loss
+from lightning_maxmargin.core.losses import Loss, MarginLoss, find_loss
 from lightning_maxmargin.core.stack import pack
 from lightning_maxmargin.core.updates import UpdateRule, update_rule
 from lightning_maxmargin.errors import InputError, NonFiniteError
-from lightning_maxmargin.modules.steps import steps_now
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
-from lightning_maxmargin.reduce import AllReduce, leave_group_at_exit
+from lightning_maxmargin.reduce import leave_group_at_exit, reduce_over
+from lightning_maxmargin.schedule import steps_now
 
 T = TypeVar("T")
 
@@ -92,7 +92,7 @@ class Ensemble(pl.LightningModule):
         self._options = {
             "attention_lr": _listed(attention_lr),
             "head_lr": _listed(head_lr),
-            "loss": [find_margin_loss(x, "model.loss") for x in _listed(loss)],
+            "loss": [find_loss(x, "model.loss", MarginLoss) for x in _listed(loss)],
         }
         self.automatic_optimization = False
         # The weights of all processes do not fit one another, so they are no parameters; Lightning wants one to exist.
@@ -145,22 +145,22 @@ class Ensemble(pl.LightningModule):
         if world > self.count:
             raise InputError(f"trainer.devices: {world} processes for {self.count} instances; use fewer")
         self.at = torch.arange(self.count).tensor_split(world)[rank]
-        self.packed = whole.part(self.at)
+        self.stack = whole.part(self.at)
         self._make_state(data.head)
 
     def _make_state(self, heads: Tensor | None) -> None:
-        h, packed = self.hparams, self.packed
+        h, stack = self.hparams, self.stack
         dtype = torch.float64 if self.trainer.precision == "64-true" else torch.float32
-        stacked = packed.batch()
-        d, dv = packed.keys.shape[-1], packed.values.shape[-1]
-        shape = (d,) if packed.queries is None else (d, packed.queries.shape[-1])
+        batch = stack.batch()
+        d, dv = stack.keys.shape[-1], stack.values.shape[-1]
+        shape = (d,) if stack.queries is None else (d, stack.queries.shape[-1])
         start = self._start(h["attention_init"], shape, 0)
         head = self._start(h["head_init"], (dv,), 1)
         if h["head_init"] == "data":
             assert heads is not None
             head = heads.reshape(-1, dv).expand(self.count, dv)[self.at]
         self.state = EnsembleState(
-            stacked.to(dtype, self.trainer.strategy.root_device),
+            batch.to(dtype, self.trainer.strategy.root_device),
             attention=start.movedim(0, -1), head=head.movedim(0, -1), train=h["train"],
             attention_lr=self._rates("attention_lr"), head_lr=self._rates("head_lr"),
             loss=self._of_instances("loss"), update=self.rule,
@@ -207,7 +207,7 @@ class Ensemble(pl.LightningModule):
         assert not isinstance(optimizer, list)
         for _ in range(steps_now(self.trainer, self.pause_at, int(self.hparams["inner_steps"]))):
             optimizer.step()
-        loss = AllReduce(self.trainer.world_size).sum(self.state.loss_now.double().sum()) / self.count
+        loss = reduce_over(self.trainer.world_size).sum(self.state.loss_now.double().sum()) / self.count
         self.log("train/loss", loss.float())
         self.log("step", float(self.global_step))
 
@@ -218,11 +218,11 @@ class Ensemble(pl.LightningModule):
             NonFiniteError: the weights of an instance are not finite.
             RuntimeError: measuring failed on one of the processes.
         """
-        p = self.packed
+        stack = self.stack
         outcome: tuple[Exception | None, EnsembleResult | None] = (None, None)
         try:
             self._stay_finite()
-            found = measure(self.state, p.keys, p.labels, p.values, p.queries, p.mask)
+            found = measure(self.state, stack.keys, stack.labels, stack.values, stack.queries, stack.mask)
             found.state = None
             outcome = (None, found)
         # Not raised here: the other processes wait for this one's part.

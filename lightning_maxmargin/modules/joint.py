@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -26,13 +27,14 @@ from lightning_maxmargin.core import (
     find_loss,
     select,
 )
+from lightning_maxmargin.core.exact import Reduce
 from lightning_maxmargin.core.losses import loss_per_sequence
 from lightning_maxmargin.core.model import Init, Output
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import SelectionAccuracy, label_rows
-from lightning_maxmargin.modules.steps import steps_now
 from lightning_maxmargin.optim import NormalizedGD
-from lightning_maxmargin.reduce import AllReduce, leave_group_at_exit
+from lightning_maxmargin.reduce import leave_group_at_exit, reduce_over
+from lightning_maxmargin.schedule import steps_now
 
 Gradient = Literal["exact", "centred", "naive"]
 
@@ -127,7 +129,7 @@ class JointSelection(pl.LightningModule):
                 head_init="zeros" if head_init == "data" else head_init, init_std=init_std, head=head, hidden=hidden,
                 activation=activation,
             )  # fmt: skip
-        self.loss = find_loss(loss, "model.loss")
+        self.loss: Loss = find_loss(loss, "model.loss")
         self.make_optimizer, self.gradient = optimizer, gradient
         self.attention_lr, self.head_lr, self.train_part, self.inner_steps = attention_lr, head_lr, train, inner_steps
         self.pause_at: int | None = None  # a callback that evaluates at this step sets it
@@ -209,25 +211,28 @@ class JointSelection(pl.LightningModule):
         batch = batch.to(self.selector.dtype)
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        reduce = AllReduce(self.trainer.world_size)
+        reduce = reduce_over(self.trainer.world_size)
+        # One step of a minibatch: many steps on each would be another algorithm.
+        inner = self.inner_steps if self.trainer.num_training_batches == 1 else 1
+        steps = steps_now(self.trainer, self.pause_at, inner)
         if self.gradient == "exact":
-            loss = self._train_exact(batch, optimizer, reduce)
+            loss = self._train_exact(batch, optimizer, reduce, steps)
         else:
-            for _ in range(self._steps_now()):
+            for _ in range(steps):
                 loss = self._fill_autograd(batch, reduce)
                 optimizer.step(partial(_same, loss))
         self.log("train/loss", loss)
         # Lightning would count batches: this puts the loss on the axis of the monitors.
         self.log("step", float(self.global_step))
 
-    def _train_exact(self, batch: Sequences, optimizer: LightningOptimizer, reduce: AllReduce) -> Tensor:
+    def _train_exact(self, batch: Sequences, optimizer: LightningOptimizer, reduce: Reduce, steps: int) -> Tensor:
         raw = optimizer.optimizer
         by_loss = getattr(raw, "gradient_scale", "log_loss") == "log_loss"
         hooked = self._steps_are_hooked()
         loss = torch.zeros((), device=self.device)
         # Outside autocast: the direction is exact in the dtype of the weights.
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            for _ in range(self._steps_now()):
+            for _ in range(steps):
                 loss = self._fill_exact(batch, reduce, by_loss)
                 if hooked:
                     optimizer.step()
@@ -244,15 +249,10 @@ class JointSelection(pl.LightningModule):
         # A gradient scaler (16-mixed on a GPU) would undo a scale that exact directions never had.
         return heard and getattr(self.trainer.precision_plugin, "scaler", None) is None
 
-    def _steps_now(self) -> int:
-        # One step of a minibatch: many steps on each would be another algorithm.
-        inner = self.inner_steps if self.trainer.num_training_batches == 1 else 1
-        return steps_now(self.trainer, self.pause_at, inner)
-
-    def _fill_exact(self, batch: Sequences, reduce: AllReduce, by_loss: bool) -> Tensor:
+    def _fill_exact(self, batch: Sequences, reduce: Reduce, by_loss: bool) -> Tensor:
         assert isinstance(self.loss, MarginLoss)
         model = self.selector
-        data = Sequences(batch.keys, batch.labels, batch.values, model.queries(batch), batch.mask, batch.index)
+        data = batch.with_queries(model.queries(batch))
         d = exact_directions(data, model.scores(batch), model.head, self.loss, reduce)
         attention, head = d.attention, d.head
         if by_loss:
@@ -266,7 +266,7 @@ class JointSelection(pl.LightningModule):
             model.head.grad = -head
         return d.loss
 
-    def _fill_autograd(self, batch: Sequences, reduce: AllReduce) -> Tensor:
+    def _fill_autograd(self, batch: Sequences, reduce: Reduce) -> Tensor:
         self.optimizers(use_pl_optimizer=False).zero_grad()  # type: ignore[union-attr]
         size = reduce.sum(torch.tensor(float(len(batch)), device=self.device))
         output = self.selector(batch, "naive" if self.gradient == "naive" else "centred")
@@ -317,12 +317,12 @@ def _same(loss: Tensor) -> Tensor:
     return loss
 
 
-class _double_default:
+@contextmanager
+def _double_default() -> Iterator[None]:
     """float64 as the default dtype inside the block."""
-
-    def __enter__(self) -> None:
-        self.before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_default_dtype(self.before)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

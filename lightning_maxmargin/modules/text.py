@@ -15,13 +15,13 @@ from torchmetrics import MeanMetric
 
 from lightning_maxmargin.core.attention import masked_softmax
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.modules.tuning import add_lora, encoder_parameters, train_top_layers
 from lightning_maxmargin.probe.text import TextUnits
-from lightning_maxmargin.reduce import AllReduce, leave_group_at_exit
+from lightning_maxmargin.reduce import leave_group_at_exit, reduce_over
 from lightning_maxmargin.text.batches import Batch
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification, SelectionOutput, pooled_units
 from lightning_maxmargin.text.rationales import plausibility_metrics, word_scores
 from lightning_maxmargin.text.saving import build_model, load_start
+from lightning_maxmargin.text.tuning import add_lora, encoder_parameters, train_top_layers
 
 
 class TextSelection(pl.LightningModule):
@@ -85,6 +85,7 @@ class TextSelection(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        self.options: Any = self.hparams
         self.make_optimizer, self.make_scheduler = optimizer, lr_scheduler
         self.tunes_encoder = bool(finetune_layers or lora_rank)
         self.strict_loading = False  # a frozen encoder is not in the checkpoint
@@ -95,7 +96,7 @@ class TextSelection(pl.LightningModule):
         self._check()
 
     def _check(self) -> None:
-        h = self.hparams
+        h = self.options
         if h.parametrization == "p" and (h.query == "cls" or h.rank):
             raise InputError("model: query cls and rank need parametrization W or KQ; p is the same for all texts")
         if h.rank and h.parametrization != "KQ":
@@ -121,28 +122,28 @@ class TextSelection(pl.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.model is None and data.names:
             self.set_model(build_model(data.spec, data.encoder, data.names, self._shape()))
-            if self.hparams.init_from:
+            if self.options.init_from:
                 assert self.model is not None
-                load_start(self.model, Path(self.hparams.init_from))
-        if stage == "fit" and self.hparams.class_weights == "balanced":
+                load_start(self.model, Path(self.options.init_from))
+        if stage == "fit" and self.options.class_weights == "balanced":
             self.class_weight = balanced(data.labelled("train").labels, len(data.names))
 
     def _shape(self) -> dict[str, Any]:
         names = ("parametrization", "query", "rank", "per_class", "token_scale")
-        return {name: self.hparams[name] for name in names}
+        return {name: self.options[name] for name in names}
 
     def set_model(self, model: MaxMarginForSequenceClassification) -> None:
         """Takes this model and freezes of it what is not trained."""
         model.requires_grad_(True)
         model.encoder.requires_grad_(False)
-        if self.hparams.train == "head":
-            for selector in model.selectors:
-                for parameter in selector.attention_parameters.values():  # type: ignore[union-attr,operator]
+        if self.options.train == "head":
+            for selector in model.parts:
+                for parameter in selector.attention_parameters.values():
                     parameter.requires_grad_(False)
-        if self.hparams.lora_rank:
-            add_lora(model.encoder, self.hparams.lora_rank)
-        elif self.hparams.finetune_layers:
-            train_top_layers(model.encoder, self.hparams.finetune_layers)
+        if self.options.lora_rank:
+            add_lora(model.encoder, self.options.lora_rank)
+        elif self.options.finetune_layers:
+            train_top_layers(model.encoder, self.options.finetune_layers)
         self.model = model
 
     @property
@@ -151,7 +152,7 @@ class TextSelection(pl.LightningModule):
         if not self.tunes_encoder:
             return False
         last = self.trainer.max_epochs or 0
-        return self.trainer.state.fn != "fit" or self.current_epoch >= last - self.hparams.finetune_epochs
+        return self.trainer.state.fn != "fit" or self.current_epoch >= last - self.options.finetune_epochs
 
     def forward(self, batch: Batch) -> SelectionOutput:
         """Logits, selection and evidence of a batch; hidden states from the cache where the encoder is as it came."""
@@ -169,24 +170,24 @@ class TextSelection(pl.LightningModule):
         assert self.model is not None
         keys, values, mask = pooled_units(batch["keys"], batch["values"], batch["mask"], batch.get("unit_ids"))
         data = self.model.sequences(keys, values, mask, batch["keys"][:, 0])
-        scores = self.model.selectors[0].scores(data)  # type: ignore[union-attr,operator]
+        scores = self.model.parts[0].scores(data)
         found = (data.keys, mask, data.queries, scores, masked_softmax(scores, mask))
         return TextUnits(*(None if x is None else x.cpu() for x in found))  # type: ignore[arg-type]
 
     @property
     def _dropout(self) -> float:
-        return float(self.hparams.dropout) if self.training else 0.0
+        return float(self.options.dropout) if self.training else 0.0
 
     # --- training ---------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> Any:
         assert self.model is not None
-        h = self.hparams
-        selectors = list(self.model.selectors)
+        h = self.options
+        selectors = list(self.model.parts)
         groups = [
-            {"params": [p for s in selectors for p in s.attention_parameters.values()], "name": "attention",  # type: ignore[union-attr,operator]
+            {"params": [p for s in selectors for p in s.attention_parameters.values()], "name": "attention",
              "lr": h.lr, "weight_decay": h.attention_decay},
-            {"params": [p for s in selectors for p in s.head_parameters.values()], "name": "head",  # type: ignore[union-attr,operator]
+            {"params": [p for s in selectors for p in s.head_parameters.values()], "name": "head",
              "lr": h.lr, "weight_decay": h.head_decay},
             {"params": encoder_parameters(self.model.encoder), "name": "encoder",
              "lr": h.finetune_lr, "weight_decay": 0.01},
@@ -202,7 +203,7 @@ class TextSelection(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self._losses(batch, self(batch)).sum()
-        reduce = AllReduce(self.trainer.world_size)
+        reduce = reduce_over(self.trainer.world_size)
         # DDP averages gradients over processes, whose parts of a batch may differ by a document.
         size = reduce.sum(torch.tensor(float(len(batch["index"])), device=self.device))
         self.log("train/loss", reduce.sum(loss.detach()) / size)
@@ -212,7 +213,7 @@ class TextSelection(pl.LightningModule):
         """Cross entropy of each document, (b,)."""
         assert output.logits is not None
         weight = None if self.class_weight is None else self.class_weight.to(output.logits)
-        smoothing = self.hparams.label_smoothing if self.training else 0.0
+        smoothing = self.options.label_smoothing if self.training else 0.0
         return cross_entropy(
             output.logits.float(), batch["labels"], weight=weight, label_smoothing=smoothing, reduction="none"
         )
@@ -247,7 +248,8 @@ class TextSelection(pl.LightningModule):
     def weights(batch: Batch, output: SelectionOutput) -> list[Any]:
         """Attention on each document's units, (u,) float64 arrays; of the predicted label's selector where there are
         several."""
-        assert output.selection is not None and output.logits is not None
+        assert output.selection is not None
+        assert output.logits is not None
         selection = output.selection
         if selection.ndim == 3:
             selection = selection[torch.arange(len(selection)), output.logits.argmax(1)]

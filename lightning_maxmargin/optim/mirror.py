@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from lightning_maxmargin.core.norms import mirror as mirror
 from lightning_maxmargin.core.updates import Mirror, UpdateRule
-from lightning_maxmargin.core.updates import mirror as mirror
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.optim.base import MarginOptimizer
 

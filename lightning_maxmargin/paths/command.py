@@ -17,12 +17,12 @@ from rich.table import Table
 from torch import Tensor
 
 import lightning_maxmargin.text  # noqa: F401  (so that --data knows its classes by their bare names)
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.core import Sequences
 from lightning_maxmargin.data import SequenceData
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import direction_gap
 from lightning_maxmargin.paths.path import RegularizationPath, regularization_path
-from lightning_maxmargin.run.atomic import write_text
 from lightning_maxmargin.run.directory import make_run_dir, plan_run_dir, versions
 from lightning_maxmargin.run.parsers import path_parser
 

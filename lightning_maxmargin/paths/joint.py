@@ -18,6 +18,7 @@ from lightning_maxmargin.paths.objective import (
     attention_scores,
     best_tokens,
     log_mean_loss,
+    pooled_tokens,
 )
 
 MAX_SWEEPS = 300
@@ -109,8 +110,7 @@ class JointPath:
         return self.data.labels * apply_head(v, pooled)
 
     def _pooled(self, x: Array | Tensor) -> Tensor:
-        s = hide(attention_scores(self.data, torch.as_tensor(x)), self.data.mask).softmax(1)
-        return torch.einsum("nt,ntd->nd", s, self.data.values)
+        return pooled_tokens(self.data, torch.as_tensor(x))
 
 
 def _still(new: Array, old: Array) -> bool:

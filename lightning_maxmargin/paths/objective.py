@@ -125,10 +125,15 @@ def best_tokens(data: Sequences, head: Tensor | Head) -> Tensor:
     return hide(gamma, data.mask).argmax(1)
 
 
+def pooled_tokens(data: Sequences, attention: Tensor) -> Tensor:
+    """sum_t s_it x_it, (n, dv)."""
+    s = hide(attention_scores(data, attention), data.mask).softmax(1)
+    return torch.einsum("nt,ntd->nd", s, data.values)
+
+
 def margins(data: Sequences, head: Tensor | Head, attention: Tensor) -> Tensor:
     """Y_i psi(sum_t s_it x_it), (n,)."""
-    s = hide(attention_scores(data, attention), data.mask).softmax(1)
-    return data.labels * apply_head(head, torch.einsum("nt,ntd->nd", s, data.values))
+    return data.labels * apply_head(head, pooled_tokens(data, attention))
 
 
 def log_mean_loss(loss: MarginLoss, m: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.core import MarginLoss, Sequences, check_sequences
-from lightning_maxmargin.core.losses import Loss, find_margin_loss
+from lightning_maxmargin.core.losses import Loss, find_loss
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.paths.ball import Cone, Point
 from lightning_maxmargin.paths.fixed_head import AttentionPath
@@ -107,7 +107,7 @@ def regularization_path(
         raise InputError(
             f"path: the data hold {len(data.instance.unique())} instances, which share no path; pass one problem"
         )
-    chosen = find_margin_loss(loss, "path: loss")
+    chosen = find_loss(loss, "path: loss", MarginLoss)
     for name, number, least in (("starts", starts, 1), ("seed", seed, 0)):
         if number < least:
             raise InputError(f"path: {name} is {number}; pass {least} or more")

@@ -30,9 +30,7 @@ class Geometry:
         self._solution: Solution | None = None
 
     def applies(self, model: TokenSelector) -> bool:
-        """Whether this norm is another than l2 for this model: a vector has no singular values."""
-        if self.norm in ("l2", 2):
-            return False
+        """Whether this norm is one of this model's direction: a vector has no singular values."""
         from lightning_maxmargin.svm.norms.registry import is_of_matrices
 
         return not (is_of_matrices(self.norm) and model.direction.ndim == 1)

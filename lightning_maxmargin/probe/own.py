@@ -64,7 +64,7 @@ class OwnNumbers:
             name: _number(name, metric(model, data, output, selected)) for name, metric in self.metrics.items()
         }
         if self.limits and (self._selected is None or not torch.equal(selected, self._selected)):
-            seen = Sequences(data.keys, data.labels, data.values, model.queries(data), data.mask, data.index)
+            seen = data.with_queries(model.queries(data))
             shape = tuple(model.direction.shape)
             self._solutions = {n: _checked(n, limit(seen, selected), shape) for n, limit in self.limits.items()}
             self._selected = selected

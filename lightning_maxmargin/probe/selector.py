@@ -73,17 +73,13 @@ class Probe:
         self, data: Sequences, train: str = "both", norm: str | float = "l2", own: OwnNumbers | None = None
     ) -> None:
         self.data = data.to("cpu").to(torch.float64)
-        self.train, self._own = train, own or OwnNumbers(None, None)
+        self.train, self._own = train, own
         self._small = self.data.keys.numel() <= SMALL_DATA_NUMBERS
-        self._geometry = Geometry(self.data, norm, warm=not self._small)
+        self._geometry = None if norm in ("l2", 2) else Geometry(self.data, norm, warm=not self._small)
         self._selected: Tensor | None = None
         self._others: Tensor | None = None  # the mask less copies of the selected tokens, which the SVM merges as well
         self._solutions: dict[str, JointSolution] = {}
         self._head: Solution | None = None
-
-    @property
-    def _warm_head(self) -> Solution | None:
-        return None if self._small else self._head
 
     @torch.no_grad()
     def measure(self, model: TokenSelector) -> Snapshot:
@@ -91,21 +87,21 @@ class Probe:
         model = _double(model)
         output = model(self.data)
         alpha = select(output.scores, self.data.mask)
-        rho = _ratio(model.head.norm(), model.direction.norm()) if model.linear else None
+        norm, head_norm = float(model.direction.norm()), float(model.head.norm()) if model.linear else None
+        rho = head_norm / norm if head_norm is not None and norm > 0 else None
         if self._selected is None or not torch.equal(alpha, self._selected):
             self._others = without_copies(self.data.keys, alpha, self.data.mask)
         self._solve(alpha, output, model, rho)
         values: dict[str, Value] = dict.fromkeys(measured_by("selector"))
         values |= self._selection(model, output, alpha)
-        values |= {
-            "norm/attention": float(model.direction.norm()),
-            "norm/head": float(model.head.norm()) if model.linear else None,
-            "norm_ratio": rho,
-        }
-        values |= self._attention(model, output, alpha) | self._label(model, output, alpha)
-        if self.train != "head":
+        values |= {"norm/attention": norm, "norm/head": head_norm, "norm_ratio": rho}
+        values |= self._attention(model.direction, norm, output, alpha)
+        if head_norm is not None:
+            values |= self._label(model, head_norm, output, alpha)
+        if self._geometry is not None and self.train != "head":
             values |= self._geometry.values(model, output.scores, alpha)
-        values |= self._own.values(model, self.data, output, alpha)
+        if self._own is not None:
+            values |= self._own.values(model, self.data, output, alpha)
         return Snapshot(values, dict(self._solutions), alpha, model.direction.clone(), head_vector(model))
 
     # --- limit problems ---------------------------------------------------------------------------------------
@@ -119,13 +115,14 @@ class Probe:
             if moved:
                 self._solve_limit("strict", alpha, model, None)
             return
+        warm = None if self._small else self._head
         if self.train == "head":
             pooled = torch.einsum("nt,ntd->nd", output.attention, self.data.values)
-            self._head = only(solve_label_svm(pooled, self.data.labels, warm_start=self._warm_head))
+            self._head = only(solve_label_svm(pooled, self.data.labels, warm_start=warm))
             return
         if self.train == "both" and moved:
             chosen = take_token(self.data.values, alpha)
-            self._head = only(solve_label_svm(chosen, self.data.labels, warm_start=self._warm_head))
+            self._head = only(solve_label_svm(chosen, self.data.labels, warm_start=warm))
         if moved:
             self._solutions.pop("rate_coupled", None)
         for limit in LIMITS if self.train == "both" else LIMITS[:1]:
@@ -149,17 +146,15 @@ class Probe:
 
     # --- what is measured -------------------------------------------------------------------------------------
 
-    def _attention(self, model: TokenSelector, output: Output, alpha: Tensor) -> dict[str, Value]:
+    def _attention(self, direction: Tensor, norm: float, output: Output, alpha: Tensor) -> dict[str, Value]:
         from lightning_maxmargin.svm import only
 
-        norm = float(model.direction.norm())
         values: dict[str, Value] = {"margin/attention": attention_margin(output.scores, alpha, norm, self._others)}
         gaps = {}
         for limit, solution in self._solutions.items():
             if solution.attention.status == "certified":
-                gaps[limit] = values[f"direction_gap/{limit}"] = direction_gap(
-                    model.direction, solution.attention.direction
-                )
+                gap = direction_gap(direction, solution.attention.direction)
+                gaps[limit] = values[f"direction_gap/{limit}"] = gap
         defined = {k: g for k, g in gaps.items() if g is not None}
         nearest = min(defined, key=lambda k: defined[k]) if defined else next(iter(self._solutions), None)
         if nearest is None:
@@ -187,10 +182,7 @@ class Probe:
             float(torch.minimum(least, broken) if broken < 0 else least) / norm, solution.attention.margin
         )
 
-    def _label(self, model: TokenSelector, output: Output, alpha: Tensor) -> dict[str, Value]:
-        if not model.linear:
-            return {}
-        norm = float(model.head.norm())
+    def _label(self, model: TokenSelector, norm: float, output: Output, alpha: Tensor) -> dict[str, Value]:
         if self.train == "head":
             logits = output.logits
         else:
@@ -240,7 +232,3 @@ def _double(model: TokenSelector) -> TokenSelector:
     ):
         return model
     return copy.deepcopy(model).to("cpu").to(torch.float64).eval()
-
-
-def _ratio(head: Tensor, attention: Tensor) -> float | None:
-    return float(head / attention) if attention > 0 else None

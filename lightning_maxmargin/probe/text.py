@@ -1,4 +1,4 @@
-"""What an evaluation measures of a text selector: lead and entropy of its attention, and how far from its Att-SVM it is."""
+"""What an evaluation measures of a text selector: lead and entropy of its attention, and its Att-SVM."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def attention_svm(
     """Status of the Att-SVM of what is selected now, and the gap and relative margin of the direction against it.
 
     Args:
-        units: makes the documents' units anew, part by part.
+        units: makes the documents' units anew, part by part; parts of like length cost least.
         direction: p (d,) or W (d, dq).
         numbers: entries of the keys, with padding.
         longest: units of the longest document.
@@ -101,10 +101,11 @@ def attention_svm(
         return {}
 
     def blocks() -> Iterator[Any]:
-        for part, several in zip(units(), kept, strict=True):
-            yield padded_to(part.keys[several], longest)
+        return (part.keys[several] for part, several in zip(units(), kept, strict=True))
 
-    keys: Any = blocks if numbers > NUMBERS_IN_MEMORY else torch.cat(list(blocks())).double()
+    keys: Any = blocks
+    if numbers <= NUMBERS_IN_MEMORY:
+        keys = torch.cat([padded_to(block, longest) for block in blocks()]).double()
     z = torch.cat(queries) if queries else None
     solution = only(solve_att_svm(keys, torch.cat(selected), queries=z, mask=torch.cat(masks)))
     norm = float(direction.norm())

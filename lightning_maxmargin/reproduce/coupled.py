@@ -9,10 +9,10 @@ from torch import Tensor
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.keys import LIMITS
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
-from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, converged_note, draw, percentiles
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
-from lightning_maxmargin.reproduce.naive import NaiveEnsemble
-from lightning_maxmargin.reproduce.panel import Line, Panel
+from lightning_maxmargin.reproduce.naive import NaiveEnsemble, Speed
+from lightning_maxmargin.reproduce.panel import Line, Panel, percentiles
+from lightning_maxmargin.reproduce.problems import Problems, converged_note, draw
 
 LIMIT_NAMES = {"strict": "strict", "relaxed": "relaxed", "rate_coupled": "rate-coupled"}
 #: Strict and relaxed limits nearer than this are the same one: every input supports the head.
@@ -30,7 +30,6 @@ def rate_coupled(
     """Trains all runs as one ensemble, p at rate 1 and v at rate rho, and solves every limit of each.
 
     Args:
-        progress: callback that takes the share done.
         runs: pairs of a ratio of the norms and how many seeds it gets; the ratio 1 among them.
         steps: normalised, of all.
         n: sequences.
@@ -73,7 +72,7 @@ def rate_coupled(
     return Outcome(numbers | naive, _panels(np.array(rhos), gaps, *shares), notes, speed.ratio)
 
 
-def _limits_differ(drawn: Drawn, result: EnsembleResult) -> Tensor:
+def _limits_differ(drawn: Problems, result: EnsembleResult) -> Tensor:
     """(B,): the strict and relaxed limits of what is selected differ."""
     from lightning_maxmargin.svm import solve_joint_svm
 
@@ -82,15 +81,14 @@ def _limits_differ(drawn: Drawn, result: EnsembleResult) -> Tensor:
         for limit in ("strict", "relaxed")
     ]
     u, w = (torch.nn.functional.normalize(solution.direction, dim=1) for solution in both)
-    good = torch.tensor([a == b == "certified" for a, b in zip(both[0].status, both[1].status, strict=True)])
-    return good & ((u - w).square().sum(1) / 2 > MIN_LIMITS_GAP)
+    return both[0].certified & both[1].certified & ((u - w).square().sum(1) / 2 > MIN_LIMITS_GAP)
 
 
-def _naive(drawn: Drawn, steps: int) -> tuple[dict[str, float], str]:
+def _naive(drawn: Problems, steps: int) -> tuple[dict[str, float], str]:
     """``naive/LIMIT/1`` by autograd in float32, and how many of how many converged."""
-    model = NaiveEnsemble(drawn.keys.float(), drawn.labels.float(), attention_lr=1.0, head_lr=1.0)
+    model = NaiveEnsemble(drawn.batch(torch.float32), attention_lr=1.0, head_lr=1.0)
     model.run(steps)
-    result = measure(EnsembleState(drawn.batch(), model.attention.T, model.head.T), drawn.keys, drawn.labels)
+    result = measure(model, drawn.keys, drawn.labels)
     differ = _limits_differ(drawn, result)
     numbers = {f"naive/{limit}/1": _median(result.direction_gap[limit][differ].numpy()) for limit in LIMITS}
     return numbers, f"{int(result.settled.sum())} of {len(drawn)}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lightning_maxmargin.figures.style import COLORS, DPI, SMALL, TEXT, TITLE, save, style_axes
+from lightning_maxmargin.figures.style import COLORS, SMALL, TEXT, TITLE, new_figure, save, style_axes
 from lightning_maxmargin.reproduce.panel import Line, Panel
 
 if TYPE_CHECKING:
@@ -34,13 +34,8 @@ def draw_panels(panels: list[Panel], title: str, path: Path, columns: int | None
 
 
 def _figure(panels: list[Panel], title: str, columns: int) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = -(-len(panels) // columns)
-    size = (max(PANEL_INCHES[0] * columns, 6.0), PANEL_INCHES[1] * rows + 0.4)
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure(PANEL_INCHES[1] * rows + 0.4, max(PANEL_INCHES[0] * columns, 6.0))
     figure.suptitle(title, fontsize=TITLE, fontweight="bold", x=0.01, ha="left")
     for at, panel in enumerate(panels):
         ax = figure.add_subplot(rows, columns, at + 1)

@@ -18,9 +18,8 @@ import yaml
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.reproduce.panel import Panel
 
-#: Takes the share of an experiment that is done, 0 to 1.
+#: Takes the share of an experiment that is done, 0 to 1; every experiment's function has it as its first argument.
 ProgressCallback = Callable[[float], None]
-Tick = ProgressCallback  # the earlier name
 HOME = "lightning_maxmargin.reproduce"
 
 

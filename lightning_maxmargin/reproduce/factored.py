@@ -8,10 +8,11 @@ from torch import Tensor
 
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.probe.ensemble import MIN_SELECTED_MASS
-from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
-from lightning_maxmargin.reproduce.naive import NaiveEnsemble
+from lightning_maxmargin.reproduce.naive import Speed
 from lightning_maxmargin.reproduce.panel import Line, Panel
+from lightning_maxmargin.reproduce.paths import record
+from lightning_maxmargin.reproduce.problems import Problems, draw
 from lightning_maxmargin.reproduce.states import EPS, FactoredState
 
 NORMS = {"l2": "Frobenius", "nuclear": "nuclear"}
@@ -31,7 +32,6 @@ def local_convergence(
     """Trains W, and K and Q with and without ridge; correlations with both solutions of the tokens selected last.
 
     Args:
-        progress: callback that takes the share done.
         n: sequences.
         T: tokens.
         d: dimensions of tokens, queries and the factors' columns.
@@ -46,12 +46,12 @@ def local_convergence(
     """
     drawn, at = draw(seeds, n, T, d, queries=True), np.unique([*np.geomspace(10, steps, 24).astype(int), 1000, steps])
     at, speed, numbers = at[at <= steps], Speed(), {}
-    paths: dict[str, list[Tensor]] = {}
+    paths: dict[str, Tensor] = {}
     notes: list[str] = []
     lines: dict[str, list[Line]] = {"cos": [], "mass": []}
     for model in (*MODELS, "naive"):
         with speed.training(drawn, steps if model != "naive" else 0):
-            paths[model] = _path(drawn, model, at, lr)
+            paths[model] = record(_runner(drawn, model, lr), steps, at.tolist())[0]
         progress(len(paths) / 5)
     for model, path in paths.items():
         curves, counts = _measure(drawn, path)
@@ -75,40 +75,28 @@ def local_convergence(
     return Outcome(numbers, panels, notes, speed.ratio)
 
 
-def _path(drawn: Drawn, model: str, at: np.ndarray, lr: float) -> list[Tensor]:
-    """W (B, d, d) at the steps ``at``: of W or KQ with exact directions, or of W with naive float32 gradients."""
-    B, d = len(drawn), drawn.keys.shape[3]
-    runner: EnsembleState | NaiveEnsemble
+def _runner(drawn: Problems, model: str, lr: float) -> EnsembleState:
+    """W, or K and Q, by exact directions, or W by naive float32 gradients."""
     if model == "naive":
-        keys, z, head = (x.float() for x in (drawn.keys, drawn.queries, drawn.head) if x is not None)
-        runner = NaiveEnsemble(keys, drawn.labels.float(), queries=z, head=head, train="attention", attention_lr=lr)
-    elif model == "W":
-        runner = EnsembleState(drawn.batch(), head=drawn.head.T, train="attention", attention_lr=lr)
-    else:
-        K = [torch.randn(d, d, generator=torch.Generator().manual_seed(b), dtype=torch.float64) for b in range(B)]
-        start, ridge = 0.1 * torch.stack(K), EPS if model == "KQ" else 0.0
-        runner = FactoredState(drawn.batch(), start, drawn.head.T, lr, ridge, in_loss=model == "KQ")
-    seen, wanted = [], set(at.tolist())
-    for step in range(1, int(at[-1]) + 1):
-        runner.step()
-        if step in wanted:
-            W = runner.attention.double().clone()
-            seen.append(W if model == "naive" else W.movedim(-1, 0))
-    return seen
+        return drawn.naive(dtype=torch.float32, attention_lr=lr)
+    if model == "W":
+        return drawn.exact(attention_lr=lr)
+    B, d = len(drawn), drawn.keys.shape[3]
+    K = [torch.randn(d, d, generator=torch.Generator().manual_seed(b), dtype=torch.float64) for b in range(B)]
+    return FactoredState(drawn, 0.1 * torch.stack(K), lr, EPS if model == "KQ" else 0.0, in_loss=model == "KQ")
 
 
-def _measure(drawn: Drawn, path: list[Tensor]) -> tuple[dict[str, np.ndarray], str]:
+def _measure(drawn: Problems, path: Tensor) -> tuple[dict[str, np.ndarray], str]:
     """``cos/NORM`` and ``mass`` (k, B) along a path, NaN where a solution is not certified; and how many settled."""
     from lightning_maxmargin.svm import solve_att_svm
 
-    assert drawn.queries is not None
-    a = torch.stack([torch.einsum("bntd,bde,bne->bnt", drawn.keys, W, drawn.queries) for W in path])
+    a = torch.stack([drawn.scores(W) for W in path])
     selected = a[-1].argmax(2)
     curves = {"mass": a.softmax(3).amax(3).mean(2).numpy()}
     missing = []
     for norm in NORMS:
         solution = solve_att_svm(drawn.keys, selected, queries=drawn.queries, norm=norm)
-        good = torch.tensor([status == "certified" for status in solution.status])
+        good = torch.as_tensor(solution.certified)
         u = solution.direction.flatten(1)
         cosines = [torch.nn.functional.cosine_similarity(W.flatten(1), u) for W in path]
         curves[f"cos/{norm}"] = torch.where(good, torch.stack(cosines), torch.nan).numpy()

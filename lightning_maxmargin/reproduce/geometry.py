@@ -13,24 +13,33 @@ from lightning_maxmargin.core.batch_directions import InstanceDirections
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.core.updates import Adam, Mirror, Normalized, Sign, Spectral, UpdateRule
 from lightning_maxmargin.probe.ensemble import MIN_RELATIVE_MARGIN, MIN_SELECTED_MASS
-from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, draw
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
+from lightning_maxmargin.reproduce.naive import Speed
 from lightning_maxmargin.reproduce.panel import Line, Panel
+from lightning_maxmargin.reproduce.paths import record
+from lightning_maxmargin.reproduce.problems import Problems, draw
 
 Norm = str | float
 NORM_NAMES: dict[Norm, str] = {"l2": "Frobenius", "linf": "l∞"}
 NORMS: tuple[Norm, ...] = ("l2", "linf", "spectral", 1.75, 3.0)
 
 
-#: Each optimizer's label and the norm whose margin it should maximise.
-OPTIMIZERS: dict[str, tuple[str, Norm]] = {
-    "gd": ("GD (= mirror, p = 2)", "l2"),
-    "sign": ("sign", "linf"),
-    "spectral": ("spectral", "spectral"),
-    "mirror1.75": ("mirror, p = 1.75", 1.75),
-    "mirror3": ("mirror, p = 3", 3.0),
-    "adam": ("Adam", "linf"),
-    "muon": ("Muon-like", "spectral"),
+@dataclass(frozen=True)
+class AdamOfDirections(Adam):
+    """Adam of directions whose weights sum to 1, which keep their scale by themselves."""
+
+    gradient_scale: ClassVar[Literal["direction", "log_loss"]] = "direction"
+
+
+#: Each optimizer's label, the norm whose margin it should maximise, and its rule.
+OPTIMIZERS: dict[str, tuple[str, Norm, UpdateRule]] = {
+    "gd": ("GD (= mirror, p = 2)", "l2", Normalized()),
+    "sign": ("sign", "linf", Sign()),
+    "spectral": ("spectral", "spectral", Spectral()),
+    "mirror1.75": ("mirror, p = 1.75", 1.75, Mirror(1.75)),
+    "mirror3": ("mirror, p = 3", 3.0, Mirror(3.0)),
+    "adam": ("Adam", "linf", AdamOfDirections()),
+    "muon": ("Muon-like", "spectral", Spectral(momentum=0.9)),
 }
 #: Those that the theory is about: each should lead the column of its norm.
 PROVED_OPTIMIZERS = ("gd", "sign", "spectral", "mirror1.75", "mirror3")
@@ -41,43 +50,17 @@ def name_of(norm: Norm) -> str:
     return norm if isinstance(norm, str) else f"l{norm:g}"
 
 
-class GeometryState(EnsembleState):
-    """An ensemble of W moved as one of this package's optimizers moves a single one, with exact directions.
+class DecayingState(EnsembleState):
+    """W trained from 0 under the given heads by a rule of :data:`OPTIMIZERS`, at rates lr / (1 + step / 10)^decay."""
 
-    Args:
-        drawn: instances with queries; their heads are given.
-        rule: ``gd``, ``sign``, ``spectral``, ``muon`` (spectral on an average of momentum .9), ``adam`` (eps 0, betas
-            .9 and .999), or ``mirror`` with a p.
-        lr: of the first step.
-        decay: exponent a of lr / (1 + step / 10)^a.
-        p: of ``mirror``.
-    """
-
-    def __init__(self, drawn: Drawn, rule: str, lr: float, decay: float = 0.0, p: float = 2.0) -> None:
-        super().__init__(drawn.batch(), head=drawn.head.T, train="attention", attention_lr=lr, update=_rule(rule, p))
+    def __init__(self, drawn: Problems, optimizer: str, lr: float, decay: float = 0.0) -> None:
+        rule = OPTIMIZERS[optimizer][2]
+        super().__init__(drawn.batch(), head=drawn.heads.T, train="attention", attention_lr=lr, update=rule)
         self.first, self.decay = self.attention_lr, decay
 
     def move(self, g: InstanceDirections) -> None:
         self.attention_lr = self.first / (1 + self.steps / 10) ** self.decay
         super().move(g)
-
-
-@dataclass(frozen=True)
-class _AdamOfDirections(Adam):
-    """Adam of directions whose weights sum to 1, which keep their scale by themselves."""
-
-    gradient_scale: ClassVar[Literal["direction", "log_loss"]] = "direction"
-
-
-def _rule(name: str, p: float) -> UpdateRule:
-    rules = {
-        "gd": Normalized(),
-        "sign": Sign(),
-        "spectral": Spectral(),
-        "muon": Spectral(momentum=0.9),
-        "adam": _AdamOfDirections(),
-    }
-    return Mirror(p) if name == "mirror" else rules[name]
 
 
 def optimizer_geometry(
@@ -91,7 +74,6 @@ def optimizer_geometry(
     """Trains W with every optimizer and solves the problem of what each selects in every norm.
 
     Args:
-        progress: callback that takes the share done.
         optimizers: rate, steps and exponent of decay of each of :data:`OPTIMIZERS`.
         seeds: 0, 1, ...
         n: sequences.
@@ -111,11 +93,13 @@ def optimizer_geometry(
     lines = []
     for i, (key, (lr, steps, decay)) in enumerate(optimizers.items()):
         at = np.unique(np.geomspace(20, steps, 16).astype(int))
-        path = _path(drawn, key, lr, decay, at, speed)
+        with speed.training(drawn, int(at[-1])):
+            path = record(DecayingState(drawn, key, lr, decay), int(at[-1]), at.tolist())[0]
         progress((i + 0.6) / len(field))
-        alpha, a = best.selected(path[-1])
+        a = drawn.scores(path[-1])
+        alpha = a.argmax(2)
         table = np.stack([best.relative(path[-1], alpha, norm) for norm in NORMS])
-        label, own = OPTIMIZERS[key]
+        label, own, _ = OPTIMIZERS[key]
         hard = (a.softmax(2).amax(2).amin(1) >= MIN_SELECTED_MASS).numpy()
         settled = hard & (table[NORMS.index(own)] >= MIN_RELATIVE_MARGIN)
         margins[key] = np.where(settled, table, np.nan)
@@ -134,20 +118,6 @@ def optimizer_geometry(
     return Outcome(numbers, _panels(field, margins, lines), notes, speed.ratio)
 
 
-def _path(drawn: Drawn, key: str, lr: float, decay: float, at: np.ndarray, speed: Speed) -> list[Tensor]:
-    """W (B, d, d) at the steps ``at``."""
-    rule, p = ("mirror", float(key[6:])) if key.startswith("mirror") else (key, 2.0)
-    state, wanted, seen = GeometryState(drawn, rule, lr, decay, p), set(at.tolist()), []
-
-    def evaluate(step: int) -> None:
-        if step in wanted:
-            seen.append(state.attention.movedim(-1, 0).clone())
-
-    with speed.training(drawn, int(at[-1])):
-        state.run(int(at[-1]), evaluate)
-    return seen
-
-
 class Best:
     """The largest margins of the instances in every norm, each selection solved once.
 
@@ -155,23 +125,17 @@ class Best:
         drawn: instances with queries.
     """
 
-    def __init__(self, drawn: Drawn) -> None:
+    def __init__(self, drawn: Problems) -> None:
         self.drawn = drawn
         self.missing = self.solved = 0
         self._known: dict[tuple[int, Norm, tuple[int, ...]], float] = {}
 
-    def selected(self, W: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha (B, n) and a (B, n, T)."""
-        assert self.drawn.queries is not None
-        a = torch.einsum("bntd,bde,bne->bnt", self.drawn.keys, W, self.drawn.queries)
-        return a.argmax(2), a
-
     def relative(self, W: Tensor, alpha: Tensor, norm: Norm) -> np.ndarray:
         """Margin of W for the tokens alpha over the largest possible, (B,); NaN where that is not certified."""
-        _, a = self.selected(W)
-        rows = (a.gather(2, alpha[..., None]) - a).scatter(2, alpha[..., None], torch.inf).amin((1, 2))
-        largest = torch.tensor([self._largest(b, norm, alpha[b]) for b in range(len(W))], dtype=torch.float64)
-        return (rows / _length(W, norm) / largest).numpy()
+        from lightning_maxmargin.svm import norm_of
+
+        sizes = [norm_of(w, norm) * self._largest(b, norm, alpha[b]) for b, w in enumerate(W)]
+        return (self.drawn.smallest_rows(W, alpha) / torch.tensor(sizes, dtype=torch.float64)).numpy()
 
     def _largest(self, b: int, norm: Norm, alpha: Tensor) -> float:
         from lightning_maxmargin.svm import only, solve_att_svm
@@ -184,14 +148,6 @@ class Best:
             self.solved, self.missing = self.solved + 1, self.missing + (not good)
             self._known[key] = found.margin if good else float("nan")
         return self._known[key]
-
-
-def _length(W: Tensor, norm: Norm) -> Tensor:
-    """||W|| of (B, d, d)."""
-    if norm == "spectral":
-        return torch.linalg.matrix_norm(W, 2)
-    order = {"l2": 2.0, "linf": torch.inf}[norm] if isinstance(norm, str) else norm
-    return torch.linalg.vector_norm(W.flatten(1), order, dim=1)
 
 
 def _leads(margins: dict[str, np.ndarray]) -> dict[str, float]:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.panel import Line, Panel, ray
-from lightning_maxmargin.reproduce.paths import Setting, cosine, entries, gap_panel, record, track
+from lightning_maxmargin.reproduce.paths import P0, V0, cosine, entries, gap_panel, record, softmax, track
+from lightning_maxmargin.reproduce.problems import Problems
 
-P0, V0 = torch.tensor([[0.0, -1.0]]).double(), torch.tensor([[-1.0, 0.0]]).double()
 RAY_LABELS = {"strict": r"$p^\mathrm{mm}$", "relaxed": r"$p^\mathrm{relax}$", "head": r"$v^\mathrm{mm}$"}
 NAMES = {"strict": "p_mm", "relaxed": "p_relax", "head": "v_mm"}
 
@@ -27,7 +27,6 @@ def joint(
     """p and v of a planar example by normalised steps from p(0) = (0, -1), v(0) = (-1, 0).
 
     Args:
-        progress: callback that takes the share done.
         example: ``joint_tight`` or ``joint_relaxed``.
         steps: of exact and of naive float64 gradients.
         lr: of both.
@@ -37,7 +36,7 @@ def joint(
         ``cos/LIMIT`` of p at the end and ``cos/LIMIT/200`` at step 200, ``cos/head`` likewise, each also as ``naive/``;
         the SVMs' ``p_mm``, ``p_relax``, ``v_mm`` and ``label_margin`` by entry.
     """
-    data = Setting.of(example)
+    data = Problems.of(example)
     targets, numbers = _limits(data)
     p, v = record(data.exact(P0, V0, attention_lr=lr, head_lr=lr), steps)
     progress(0.5)
@@ -59,20 +58,19 @@ def joint(
     return Outcome(numbers, panels)
 
 
-def _limits(data: Setting) -> tuple[dict[str, Tensor], dict[str, float]]:
+def _limits(data: Problems) -> tuple[dict[str, Tensor], dict[str, float]]:
     """The three directions, and their entries with the label margins."""
     from lightning_maxmargin.svm import solve_joint_svm
 
-    selected = torch.ones(len(data.keys), dtype=torch.long)
-    strict, relaxed = (
-        solve_joint_svm(data.keys, data.keys, data.labels, selected, limit=limit) for limit in ("strict", "relaxed")
-    )
+    keys, labels = data.keys[0], data.labels[0]
+    selected = torch.ones(len(keys), dtype=torch.long)
+    strict, relaxed = (solve_joint_svm(keys, keys, labels, selected, limit=limit) for limit in ("strict", "relaxed"))
     found = {"strict": strict.attention.direction, "relaxed": relaxed.attention.direction,
              "head": strict.head.direction}  # fmt: skip
     numbers: dict[str, float] = {}
     for limit, name in NAMES.items():
         numbers |= entries(name, found[limit])
-    return found, numbers | entries("label_margin", data.labels * (data.keys[:, 1] @ found["head"]))
+    return found, numbers | entries("label_margin", labels * (keys[:, 1] @ found["head"]))
 
 
 def _plane(p: Tensor, v: Tensor, rays: list[Line], shown: int) -> Panel:
@@ -80,11 +78,11 @@ def _plane(p: Tensor, v: Tensor, rays: list[Line], shown: int) -> Panel:
     return Panel("paths, exact gradients", xlim=(-2, 15), ylim=(-3, 12), lines=lines)
 
 
-def _outputs(data: Setting, p: Tensor, v: Tensor) -> Panel:
-    s = data.softmax(p)
-    f = torch.einsum("snt,ntd,sd->sn", s, data.values, v)
+def _outputs(data: Problems, p: Tensor, v: Tensor) -> Panel:
+    s = softmax(data, p)
+    f = torch.einsum("snt,ntd,sd->sn", s, data.values[0], v)
     lines = [
         Line(np.arange(len(p)), s[..., 1].mean(1).numpy(), "softmax of token 1"),
-        Line(np.arange(len(p)), (data.labels * f).sigmoid().mean(1).numpy(), "logistic probability"),
+        Line(np.arange(len(p)), (data.labels[0] * f).sigmoid().mean(1).numpy(), "logistic probability"),
     ]
     return Panel("attention and prediction", "step", "mean", log="x", lines=lines)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
-from lightning_maxmargin.reproduce.panel import Line, Panel
+from lightning_maxmargin.reproduce.panel import Panel, curve
 from lightning_maxmargin.reproduce.several_tokens import SeveralTokens
 from lightning_maxmargin.reproduce.several_tokens import several_tokens as train
 
@@ -27,7 +27,6 @@ def several_tokens(
     """1 - correlation of W with the three predictions, by dimension.
 
     Args:
-        progress: callback that takes the share done.
         dims: d.
         seeds: of each.
         steps: of normalised gradient descent.
@@ -60,8 +59,7 @@ def several_tokens(
 
 
 def _panel(numbers: dict[str, float], dims: Sequence[int], prefix: str, title: str) -> Panel:
-    x = np.array(dims)
-    lines = [Line(x, np.array([numbers[f"{prefix}{name}/{d}"] for d in dims]), label) for name, label in NAMES.items()]
+    lines = [curve(numbers, f"{prefix}{name}", dims, label) for name, label in NAMES.items()]
     return Panel(title, "dimension d", "1 − correlation with W", lines, log="y")
 
 

@@ -7,8 +7,9 @@ import torch
 
 from lightning_maxmargin.core.losses import LOSSES, MarginLoss
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
-from lightning_maxmargin.reproduce.panel import Line, Panel, ray
-from lightning_maxmargin.reproduce.paths import Setting, cosine, record, track
+from lightning_maxmargin.reproduce.panel import Line, Panel, curve, ray
+from lightning_maxmargin.reproduce.paths import cosine, record, track
+from lightning_maxmargin.reproduce.problems import Problems
 
 NAMES = {"correlation": "−u", "logistic": "logistic", "exponential": "exponential"}
 DRAWN_SCORES = (1, 2, 5, 10, 100)
@@ -28,7 +29,6 @@ def losses(
     the gradient does and p_2 would never arrive.
 
     Args:
-        progress: callback that takes the share done.
         scores: the C.
         steps: of exact gradients.
         naive_steps: of naive float64 gradients.
@@ -45,15 +45,15 @@ def losses(
     for loss, name in NAMES.items():
         tracks = []
         for c in scores:
-            data = Setting.of("losses", score=c)
+            data = Problems.of("losses", score=c)
             p = record(data.exact(p0, attention_lr=lr, loss=loss), steps)[0][:, 0]
             naive = data.naive(p0, attention_lr=lr, loss=loss)
             naive.run(naive_steps)
             key = f"{loss}/{c:g}"
-            numbers[f"offset/{key}"], numbers[f"naive/offset/{key}"] = float(p[-1, 1]), float(naive.attention[0, 1])
+            numbers[f"offset/{key}"], numbers[f"naive/offset/{key}"] = float(p[-1, 1]), float(naive.attention[1, 0])
             numbers[f"limit/{key}"] = _offset(loss, c)
             numbers[f"cos/{key}"] = cosine(p[-1], torch.tensor([1.0, 0.0]))
-            numbers[f"naive/cos/{key}"] = cosine(naive.attention[0], torch.tensor([1.0, 0.0]))
+            numbers[f"naive/cos/{key}"] = cosine(naive.attention[:, 0], torch.tensor([1.0, 0.0]))
             if c in DRAWN_SCORES:
                 tracks.append(track(p[: shown + 1], f"C = {c:g}"))
         for kind in ("", "naive/"):
@@ -80,13 +80,10 @@ def _offsets(numbers: dict[str, float], scores: list[float]) -> list[Panel]:
     # At C = 1 the data are symmetric and p₂ stays 0.
     some = c > 1
     for color, (loss, name) in zip(("strict", "relaxed", "head"), NAMES.items(), strict=True):
-        limit = np.array([numbers[f"limit/{loss}/{x:g}"] for x in scores])
-        panel.lines.append(Line(at, np.array([_offset(loss, x) for x in at]), "", color, "dotted"))
-        for kind, label in (("", "exact"), ("naive/", "naive float64")):
-            p2 = np.array([numbers[f"{kind}offset/{loss}/{x:g}"] for x in scores])
-            if not kind:
-                panel.lines.append(Line(c, p2, name, color, "dots"))
-            error.lines.append(
-                Line(c[some], np.abs(p2 - limit)[some] + 1e-17, f"{name}, {label}", color, "dashed" if kind else "line")
-            )
+        limit = curve(numbers, f"limit/{loss}", scores, "").y
+        dots = curve(numbers, f"offset/{loss}", scores, name, color, "dots")
+        panel.lines += [Line(at, np.array([_offset(loss, x) for x in at]), "", color, "dotted"), dots]
+        naive = curve(numbers, f"naive/offset/{loss}", scores, "").y
+        for p2, label, kind in ((dots.y, "exact", "line"), (naive, "naive float64", "dashed")):
+            error.lines.append(Line(c[some], np.abs(p2 - limit)[some] + 1e-17, f"{name}, {label}", color, kind))  # type: ignore[arg-type]
     return [panel, error]

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.panel import Line, Panel, ray
-from lightning_maxmargin.reproduce.paths import Setting, cosines, entries, gap_panel, record, track
+from lightning_maxmargin.reproduce.paths import cosines, entries, gap_panel, record, separating_line, softmax, track
+from lightning_maxmargin.reproduce.problems import Problems
 from lightning_maxmargin.reproduce.states import PlainState
 
 P_MM = r"$p^\mathrm{mm}$"
@@ -26,7 +27,6 @@ def multi(
     """p from p(0) = (x, 0) for several x: normalised steps of length lr, and plain steps of rate 1.
 
     Args:
-        progress: callback that takes the share done.
         starts: the x.
         watched: those whose softmax, norm and cosine are followed; the last one is drawn.
         steps: of normalised descent; plain descent runs for the first thousand.
@@ -39,18 +39,19 @@ def multi(
     """
     from lightning_maxmargin.svm import solve_att_svm
 
-    data = Setting.of("multi")
-    selected = torch.zeros(len(data.keys), dtype=torch.long)
+    data = Problems.of("multi")
+    keys = data.keys[0]
+    selected = torch.zeros(len(keys), dtype=torch.long)
     # The keys are the two coordinates that W = diag(1, 1, 0) lets through: this SVM lies in W's range.
-    target = solve_att_svm(data.keys, selected).direction
+    target = solve_att_svm(keys, selected).direction
     p0 = torch.tensor([[x, 0.0] for x in starts]).double()
     exact = data.exact(p0, attention_lr=lr)
-    plain = PlainState(exact.data, p0.T, exact.head, attention_lr=1.0)
+    plain = PlainState(exact.data, p0.T, exact.head, train="attention", attention_lr=1.0)
     some = min(steps, 1000)
     paths = {"ngd": record(exact, steps)[0], "gd": record(plain, some)[0]}
     progress(0.6)
     paths["naive/ngd"] = record(data.naive(p0, attention_lr=lr), some)[0]
-    paths["naive/gd"] = record(data.naive(p0, attention_lr=1.0, update="plain"), some)[0]
+    paths["naive/gd"] = record(data.naive(p0, attention_lr=1.0, plain=True), some)[0]
     numbers = entries("p_mm", target)
     for kind, path in paths.items():
         for x in watched:
@@ -59,8 +60,8 @@ def multi(
     return Outcome(numbers, _panels(data, paths, target, b, shown))
 
 
-def _followed(data: Setting, path: Tensor, target: Tensor, key: str) -> dict[str, float]:
-    mass = data.softmax(path)[..., 0].mean(1)
+def _followed(data: Problems, path: Tensor, target: Tensor, key: str) -> dict[str, float]:
+    mass = softmax(data, path)[..., 0].mean(1)
     at = [i for i in PRINTED_STEPS if i < len(path)]
     numbers = cosines(path, target, at, f"{key}/cos")
     for i in at:
@@ -68,18 +69,18 @@ def _followed(data: Setting, path: Tensor, target: Tensor, key: str) -> dict[str
     return numbers
 
 
-def _panels(data: Setting, paths: dict[str, Tensor], target: Tensor, b: int, shown: int) -> list[Panel]:
-    selected = torch.zeros(len(data.keys), dtype=torch.long)
-    keys = data.keys.numpy()
+def _panels(data: Problems, paths: dict[str, Tensor], target: Tensor, b: int, shown: int) -> list[Panel]:
+    selected = torch.zeros(data.keys.shape[1], dtype=torch.long)
+    keys = data.keys[0].numpy()
     tokens = [
         Line(keys[:, 0, 0], keys[:, 0, 1], "selected tokens", "relaxed", "dots"),
         Line(keys[:, 1:, 0].ravel(), keys[:, 1:, 1].ravel(), "other tokens", "reference", "dots"),
     ]
-    line = Line(*data.separating_line(target, selected), "separating line", "reference", "dotted")
+    line = Line(*separating_line(data.keys[0], target, selected), "separating line", "reference", "dotted")
     tracks = [track(path[: shown + 1], color="attention") for path in paths["ngd"].unbind(1)]
     at = np.arange(shown + 1)
     seen = {"normalised": paths["ngd"][:, b], "plain": paths["gd"][:, b]}
-    mass = [Line(at, data.softmax(p[: shown + 1])[..., 0].mean(1).numpy(), k) for k, p in seen.items()]
+    mass = [Line(at, softmax(data, p[: shown + 1])[..., 0].mean(1).numpy(), k) for k, p in seen.items()]
     norm = [Line(at, p[: shown + 1].norm(dim=1).numpy(), k) for k, p in seen.items()]
     naive = paths["naive/ngd"][:, b]
     lines = [(k, "", p, target, False) for k, p in seen.items()] + [

@@ -3,84 +3,69 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.core.losses import LOSSES
+from lightning_maxmargin.core.batch import Instances
+from lightning_maxmargin.core.ensemble import EnsembleState
+from lightning_maxmargin.core.stack import InstanceStack
 
-PARTS = {"both": ("attention", "head"), "attention": ("attention",), "head": ("head",)}
 
-
-class NaiveEnsemble:
-    """B models trained by autograd through the ordinary softmax, in the dtype of the keys: right until it saturates.
+class NaiveEnsemble(EnsembleState):
+    """B models trained by autograd through the ordinary softmax: right until that saturates.
 
     Args:
-        keys: (B, n, T, d).
-        labels: (B, n).
-        values: (B, n, T, dv); the keys where None.
-        queries: (B, n, dq): trains W (B, d, dq); p (B, d) where None.
-        attention: start; zeros where None.
-        head: (B, dv) start; zeros where None.
-        train: ``both``, ``attention`` or ``head``.
+        data: the instances; their dtype is that of everything.
+        plain: whether a step is lr g, g of the mean loss, in place of lr g / ||g||.
         attention_lr: learning rate.
         head_lr: learning rate.
-        loss: logistic, exponential or correlation.
-        update: ``normalized`` (lr g / ||g||, per instance) or ``plain`` (lr g, of the mean loss).
+        options: of :class:`~lightning_maxmargin.core.ensemble.EnsembleState`.
 
     Example:
         >>> keys = torch.tensor([[[[0.0, 0.0], [1.0, 1.0]], [[0.0, 0.0], [1.0, -1.0]]]])
-        >>> model = NaiveEnsemble(keys, torch.tensor([[1.0, -1.0]]))
+        >>> model = NaiveEnsemble(Instances.stack(keys, torch.tensor([[1.0, -1.0]])))
         >>> model.run(100)
-        >>> [round(x, 2) for x in (model.head[0] / model.head[0].norm()).tolist()]
+        >>> [round(x, 2) for x in (model.head[:, 0] / model.head.norm()).tolist()]
         [0.0, 1.0]
     """
 
     def __init__(
-        self,
-        keys: Tensor,
-        labels: Tensor,
-        values: Tensor | None = None,
-        queries: Tensor | None = None,
-        attention: Tensor | None = None,
-        head: Tensor | None = None,
-        train: Literal["both", "attention", "head"] = "both",
-        attention_lr: float = 0.1,
-        head_lr: float = 0.1,
-        loss: str = "logistic",
-        update: Literal["normalized", "plain"] = "normalized",
+        self, data: Instances, plain: bool = False, attention_lr: float = 0.1, head_lr: float = 0.1, **options: Any
     ) -> None:
-        self.keys, self.labels, self.queries = keys, labels.to(keys), queries
-        self.values = keys if values is None else values
-        B, d, dv = len(keys), keys.shape[-1], self.values.shape[-1]
-        shape = (B, d) if queries is None else (B, d, queries.shape[-1])
-        self.attention = keys.new_zeros(shape) if attention is None else attention.to(keys).clone()
-        self.head = keys.new_zeros(B, dv) if head is None else head.to(keys).clone()
-        self.loss, self.update, self.train = LOSSES[loss], update, train
-        self.rates = {"attention": attention_lr, "head": head_lr}
+        super().__init__(data, **options)
+        # As numbers: tensors of them would be rounded to bfloat16.
+        self.plain, self.rates = plain, {"attention": attention_lr, "head": head_lr}
+        # Instances first, as a notebook has them.
+        self.keys, self.values, self.labels = (_turned(x) for x in (data.keys, data.values, data.labels))
+        self.queries = None if data.queries is None else _turned(data.queries)
 
-    def scores(self, attention: Tensor) -> Tensor:
-        """a, (B, n, T)."""
-        if self.queries is None:
-            return torch.einsum("bntd,bd->bnt", self.keys, attention)
-        return torch.einsum("bntd,bde,bne->bnt", self.keys, attention, self.queries)
+    def gradients(self) -> dict[str, Tensor]:
+        """Of the mean loss with respect to what is trained, instances first."""
+        w = {name: getattr(self, name).movedim(-1, 0).contiguous() for name in ("attention", "head")}
+        trained = [w[name].requires_grad_() for name in self.trained]
+        with torch.enable_grad():
+            if self.queries is None:
+                a = torch.einsum("bntd,bd->bnt", self.keys, w["attention"])
+            else:
+                a = torch.einsum("bntd,bde,bne->bnt", self.keys, w["attention"], self.queries)
+            logits = torch.einsum("bnt,bntd,bd->bn", a.softmax(-1), self.values, w["head"])
+            found = torch.autograd.grad(self.loss(logits, self.labels).mean(1).sum(), trained)
+        return dict(zip(self.trained, found, strict=True))
 
-    def step(self) -> None:
-        """One step of all."""
-        trained = {name: getattr(self, name).detach().requires_grad_() for name in PARTS[self.train]}
-        weights = {"attention": self.attention, "head": self.head, **trained}
-        s = self.scores(weights["attention"]).softmax(-1)
-        logits = torch.einsum("bnt,bntd,bd->bn", s, self.values, weights["head"])
-        gradients = torch.autograd.grad(self.loss(logits, self.labels).mean(1).sum(), list(trained.values()))
-        for name, g in zip(trained, gradients, strict=True):
-            size = 1.0 if self.update == "plain" else _length(g)
-            setattr(self, name, getattr(self, name) - self.rates[name] * g / size)
+    def step(self) -> None:  # type: ignore[override]
+        """One step of all; there are no directions to return."""
+        for name, g in self.gradients().items():
+            size = 1.0 if self.plain else _length(g)
+            setattr(self, name, getattr(self, name) - (self.rates[name] * g / size).movedim(0, -1))
+        self.steps += 1
 
-    def run(self, steps: int) -> None:
-        """So many steps."""
-        for _ in range(steps):
-            self.step()
+
+def _turned(x: Tensor) -> Tensor:
+    return x.permute(*reversed(range(x.ndim))).contiguous()
 
 
 def _length(g: Tensor) -> Tensor:
@@ -119,3 +104,33 @@ def loop_rate(keys: Tensor, labels: Tensor, steps: int = 300, queries: Tensor | 
         return steps / (time.process_time() - start)
 
     return max(run() for _ in range(3))
+
+
+class Speed:
+    """CPU seconds of training beside those that the public loop would take on the same instances.
+
+    Example:
+        >>> from lightning_maxmargin.reproduce.problems import draw
+        >>> speed = Speed()
+        >>> with speed.training(draw(2, 3, 3, 2), steps=10):
+        ...     pass
+        >>> speed.ratio > 1
+        True
+    """
+
+    def __init__(self) -> None:
+        self._ours = self._loop = 0.0
+
+    @contextmanager
+    def training(self, data: InstanceStack, steps: int) -> Iterator[None]:
+        """Around the training of all of them for so many steps each."""
+        start = time.process_time()
+        yield
+        self._ours += time.process_time() - start
+        q = None if data.queries is None else data.queries[0]
+        self._loop += steps * len(data) / loop_rate(data.keys[0], data.labels[0], 150, q)
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long the loop would take."""
+        return self._loop / max(self._ours, 1e-9)

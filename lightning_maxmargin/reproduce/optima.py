@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
-from lightning_maxmargin.reproduce.ensembles import Drawn, Speed, converged_note, draw
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
-from lightning_maxmargin.reproduce.panel import Array, Line, Panel
+from lightning_maxmargin.reproduce.naive import Speed
+from lightning_maxmargin.reproduce.panel import Array, Panel, curve
+from lightning_maxmargin.reproduce.problems import Problems, converged_note, draw
 
 COLORS = {"global": "#0072B2", "local": "#D55E00", "neither": "#222222", "not settled": "#999999"}
 
@@ -25,7 +25,6 @@ def random_optima(
     """Shares of runs by what they select, for p and for W, unit tokens and a unit head that is given.
 
     Args:
-        progress: callback that takes the share done.
         sizes: pairs of n and T; the first is the one that the claims are about.
         dims: d.
         seeds: instances of each size and dimension.
@@ -52,9 +51,8 @@ def random_optima(
     return Outcome(numbers, panels, [converged_note(torch.cat(settled))], speed.ratio)
 
 
-def _train(drawn: Drawn, steps: int, lr: float, speed: Speed) -> EnsembleResult:
-    data = drawn.batch(torch.float32)
-    state = EnsembleState(data, head=drawn.head.T, train="attention", attention_lr=lr)
+def _train(drawn: Problems, steps: int, lr: float, speed: Speed) -> EnsembleResult:
+    state = drawn.exact(dtype=torch.float32, attention_lr=lr)
     with speed.training(drawn, steps):
         state.run(steps)
     return measure(state, drawn.keys, drawn.labels, queries=drawn.queries)
@@ -69,7 +67,7 @@ def _shares(result: EnsembleResult) -> dict[str, float]:
 
 def _summary(model: str, size: list[int], dims: list[int], numbers: dict[str, float]) -> dict[str, float]:
     n, T = size
-    share = {kind: np.array([numbers[f"{kind}/{model}/{n}x{T}/{d}"] for d in dims]) for kind in COLORS}
+    share = {kind: curve(numbers, f"{kind}/{model}/{n}x{T}", dims, kind).y for kind in COLORS}
     with np.errstate(invalid="ignore"):
         of_settled = share["global"] / (1 - share["not settled"])
     good, bad = (share["global"] + share["local"]).sum(), share["neither"].sum()
@@ -87,8 +85,5 @@ def _trend(key: str, share: Array) -> dict[str, float]:
 
 
 def _panel(model: str, n: int, T: int, dims: list[int], numbers: dict[str, float]) -> Panel:
-    lines = [
-        Line(np.array(dims), np.array([numbers[f"{kind}/{model}/{n}x{T}/{d}"] for d in dims]), kind, color)
-        for kind, color in COLORS.items()
-    ]
+    lines = [curve(numbers, f"{kind}/{model}/{n}x{T}", dims, kind, color) for kind, color in COLORS.items()]
     return Panel(f"{model}, n = {n}, T = {T}", "dimension d", "share of runs", lines, "x", ylim=(-0.03, 1.03))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import platform
 from pathlib import Path
 
+from lightning_maxmargin.atomic import write_text
+from lightning_maxmargin.figures.report import fill_template, in_base64
 from lightning_maxmargin.reproduce.run import COLUMNS, Finished
-from lightning_maxmargin.run.atomic import write_text
 from lightning_maxmargin.run.directory import versions
 
 #: Above the tables.
@@ -20,18 +20,14 @@ LEGEND = (
 
 def write_page(finished: list[Finished], out: Path, quick: bool) -> Path:
     """Writes ``reproduction.html`` and ``reproduction.md`` into the directory, and returns the first."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    folder = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined)
-    environment.trim_blocks = environment.lstrip_blocks = True
-    text = environment.get_template("page.html").render(
+    text = fill_template(
+        Path(__file__).with_name("page.html"),
         summary=summary_text(finished, quick),
         legend=LEGEND,
         option=" --quick" if quick else "",
         columns=COLUMNS,
         finished=finished,
-        picture=_picture,
+        picture=lambda f: in_base64(f.folder / "figure.png"),
         versions=versions(),
     )
     page = out / "reproduction.html"
@@ -89,8 +85,3 @@ def cost_text(f: Finished) -> str:
     """Seconds, and the speed of training over the public loop where it was measured."""
     ratio = f.outcome.loop_ratio
     return f"{f.seconds:.1f} s" + ("" if ratio is None else f", {ratio:.0f} times the public loop")
-
-
-def _picture(f: Finished) -> str:
-    path = f.folder / "figure.png"
-    return base64.b64encode(path.read_bytes()).decode("ascii") if path.is_file() else ""

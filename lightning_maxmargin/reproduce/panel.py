@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -74,3 +75,24 @@ class Panel:
 def ray(direction: Array, label: str, color: str) -> Line:
     """The dashed ray of an SVM direction (2,)."""
     return Line(np.array([float(direction[0])]), np.array([float(direction[1])]), label, color, "ray")
+
+
+def curve(numbers: dict[str, float], key: str, at: Sequence[float], label: str, *look: Any) -> Line:
+    """The numbers ``KEY/X`` over x, with colour and kind of the line.
+
+    Example:
+        >>> curve({"rank/2": 1.0, "rank/4": 3.0}, "rank", [2, 4], "").y.tolist()
+        [1.0, 3.0]
+    """
+    return Line(np.array(at), np.array([numbers[f"{key}/{x:g}"] for x in at]), label, *look)
+
+
+def percentiles(x: Array, values: Array, label: str, color: str | None = None, kind: str = "line") -> Line:
+    """Median of (k, B) over the instances, a band from the 10th to the 90th percentile; NaN is left out.
+
+    Example:
+        >>> percentiles(np.arange(1), np.array([[1.0, 2.0, 3.0, np.nan]]), "").y.tolist()
+        [2.0]
+    """
+    low, middle, high = np.nanpercentile(values, [10, 50, 90], axis=1)
+    return Line(x, middle, label, color, kind, low=low, high=high)  # type: ignore[arg-type]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.reproduce.ensembles import draw
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
-from lightning_maxmargin.reproduce.panel import Line, Panel
+from lightning_maxmargin.reproduce.panel import Panel, curve
+from lightning_maxmargin.reproduce.problems import draw
 
 NORMS = {"l2": "Frobenius", "nuclear": "nuclear"}
 
@@ -19,7 +18,6 @@ def rank(
     """Solves both W problems for the optimal tokens of a random head, for every size, dimension and seed.
 
     Args:
-        progress: callback that takes the share done.
         sizes: pairs of n and T.
         dims: d, of tokens and queries alike.
         seeds: instances of each.
@@ -71,10 +69,10 @@ def _ranks(seeds: int, n: int, T: int, d: int, norm: str, tolerance: float) -> t
     from lightning_maxmargin.svm import solve_att_svm
 
     drawn = draw(seeds, n, T, d, queries=True)
-    solution = solve_att_svm(drawn.keys, drawn.given_token_scores().argmax(2), queries=drawn.queries, norm=norm)
+    solution = solve_att_svm(drawn.keys, drawn.token_scores(drawn.heads).argmax(2), queries=drawn.queries, norm=norm)
     s = torch.linalg.svdvals(solution.direction)
     s = s / s[:, :1].clamp_min(torch.finfo(s.dtype).tiny)
-    good = torch.tensor([status == "certified" for status in solution.status])
+    good = torch.as_tensor(solution.certified)
     near = ((s > tolerance / 100) & (s < tolerance * 100)).any(1) & good
     return (
         torch.where(good, (s > tolerance).sum(1), -1),
@@ -85,21 +83,13 @@ def _ranks(seeds: int, n: int, T: int, d: int, norm: str, tolerance: float) -> t
 
 def _panels(sizes: list[list[int]], dims: list[int], numbers: dict[str, float]) -> list[Panel]:
     """Feasible shares, then the ranks by n with T = 5 and by T with n = 5, as published and of the feasible alone."""
-    x = np.array(dims)
-
-    def curve(key: str, n: int, T: int) -> np.ndarray:
-        return np.array([numbers[f"{key}/{n}x{T}/{d}"] for d in dims])
-
-    panels = [
-        Panel(
-            "share that any W separates", "dimension d", "feasible", log="x",
-            lines=[Line(x, curve("feasible", n, T), f"n = {n}, T = {T}") for n, T in sizes],
-        )
-    ]  # fmt: skip
+    shares = [curve(numbers, f"feasible/{n}x{T}", dims, f"n = {n}, T = {T}") for n, T in sizes]
+    panels = [Panel("share that any W separates", "dimension d", "feasible", shares, "x")]
     for n, T in sizes:
         lines = []
         for norm, color in (("l2", "#D55E00"), ("nuclear", "#0072B2")):
-            lines.append(Line(x, curve(f"rank/{norm}", n, T), f"{NORMS[norm]}, feasible", color))
-            lines.append(Line(x, curve(f"naive/rank/{norm}", n, T), "with infeasible as 1", color, "dotted"))
+            key = f"rank/{norm}/{n}x{T}"
+            lines.append(curve(numbers, key, dims, f"{NORMS[norm]}, feasible", color))
+            lines.append(curve(numbers, f"naive/{key}", dims, "with infeasible as 1", color, "dotted"))
         panels.append(Panel(f"mean rank, n = {n}, T = {T}", "dimension d", "rank", lines, "x"))
     return panels

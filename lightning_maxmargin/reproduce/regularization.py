@@ -15,7 +15,7 @@ from lightning_maxmargin.metrics import direction_gap
 from lightning_maxmargin.paths import RegularizationPath, regularization_path
 from lightning_maxmargin.paths.objective import Head
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
-from lightning_maxmargin.reproduce.panel import Line, Panel
+from lightning_maxmargin.reproduce.panel import Array, Line, Panel
 
 
 def regularization_paths(
@@ -28,7 +28,6 @@ def regularization_paths(
     """Paths of p on ``multi``, of p near a locally optimal token, of W on ``visual1``, and joint on ``joint_relaxed``.
 
     Args:
-        progress: callback that takes the share done.
         radii: of the first three.
         pairs: (r, R) of the last; the first four are the published ones.
         starts: random directions tried at each radius.
@@ -37,8 +36,8 @@ def regularization_paths(
     Returns:
         ``gap/NAME`` to the SVM at the largest radius, ``angle/r,R`` of p in degrees, and ``residual``, the largest.
     """
-    paths: dict[str, RegularizationPath] = {}
-    ends: dict[str, Tensor] = {}
+    gaps: dict[str, Array] = {}
+    residuals = []
     # With the tokens that each must select: not what a path found, which would agree with itself anywhere.
     cases: list[tuple[str, Any, list[int], dict[str, Any]]] = [
         ("p", "multi", [0, 0, 0], {}),
@@ -47,21 +46,19 @@ def regularization_paths(
     ]
     for at, (name, example, selected, options) in enumerate(cases):
         source = PaperData(example)
-        paths[name] = regularization_path(source.splits["train"], radii, head=source.head, starts=starts, **options)
-        ends[name] = _svm(source, torch.tensor(selected))
+        path = regularization_path(source.splits["train"], radii, head=source.head, starts=starts, **options)
+        gaps[name] = _gaps(path, source, torch.tensor(selected))
+        residuals.append(path.residual.max())
         progress((at + 1) / 4)
     joint = regularization_path(PaperData("joint_relaxed").splits["train"], pairs, starts=starts)
     angles = [math.degrees(math.atan2(float(p[1]), float(p[0]))) for p in joint.attention]
-    gaps = {name: [direction_gap(p, ends[name]) for p in path.attention] for name, path in paths.items()}
-    numbers = {f"gap/{name}": math.nan if g[-1] is None else g[-1] for name, g in gaps.items()}
+    numbers = {f"gap/{name}": float(g[-1]) for name, g in gaps.items()}
     numbers |= {f"angle/{r:g},{R:g}": abs(a) for (r, R), a in zip(pairs, angles, strict=True)}
-    numbers["residual"] = max(float(path.residual.max()) for path in (*paths.values(), joint))
-    x = np.array(radii, float)
-    lines = [Line(x, np.maximum(np.array(g, float), 1e-17), name) for name, g in gaps.items()]
+    numbers["residual"] = float(max(*residuals, joint.residual.max()))
     same = [k for k, (r, R) in enumerate(pairs) if r == R]
     norms = np.array([pairs[k][1] for k in same], float)
     panels = [
-        Panel("attention under a given head", "radius R", "1 − cos to the SVM", lines, log="xy"),
+        _panel("attention under a given head", radii, gaps),
         Panel("joint path, r = R", "radius R", "angle of p to the relaxed SVM, degrees", log="xy",
               lines=[Line(norms, np.array([abs(angles[k]) for k in same]), "p")]),
     ]  # fmt: skip
@@ -75,7 +72,6 @@ def nonlinear_head(progress: ProgressCallback, radii: Sequence[float], starts: i
     token: psi(x) = x_3^3, tanh 3 x_3, and x_3 - ||x - c||^2 / 10.
 
     Args:
-        progress: callback that takes the share done.
         radii: of the paths.
         starts: random directions tried at each radius.
 
@@ -93,19 +89,15 @@ def nonlinear_head(progress: ProgressCallback, radii: Sequence[float], starts: i
         "curved": lambda x: x[:, 2] - (x - c).square().sum(1) / 10,
         "linear": lambda x: x @ source.head,
     }
-    svm = _svm(source, torch.zeros(len(data), dtype=torch.long))
-    numbers, lines, residual, mixing = {}, [], 0.0, math.inf
+    gaps, residual, mixing = {}, 0.0, math.inf
     for at, (name, psi) in enumerate(heads.items()):
         path = regularization_path(data, radii, head=psi, starts=starts)
-        gaps = np.array([direction_gap(p, svm) for p in path.attention], float)
-        numbers[f"gap/{name}"] = float(gaps[-1])
+        gaps[name] = _gaps(path, source, torch.zeros(len(data), dtype=torch.long))
         residual = max(residual, float(path.residual.max()))
         mixing = min(mixing, _mixing(psi, data.values))
-        lines.append(Line(np.array(radii, float), np.maximum(gaps, 1e-17), name))
         progress((at + 1) / len(heads))
-    numbers |= {"residual": residual, "mixing": mixing}
-    panel = Panel("p of the path", "radius R", "1 − cos to the SVM", lines, log="xy")
-    return Outcome(numbers, [panel])
+    numbers = {f"gap/{name}": float(g[-1]) for name, g in gaps.items()} | {"residual": residual, "mixing": mixing}
+    return Outcome(numbers, [_panel("p of the path", radii, gaps)])
 
 
 def _mixing(psi: Head, values: Tensor, draws: int = 2000) -> float:
@@ -120,8 +112,15 @@ def _mixing(psi: Head, values: Tensor, draws: int = 2000) -> float:
     return worst
 
 
-def _svm(source: PaperData, selected: Tensor) -> Tensor:
+def _gaps(path: RegularizationPath, source: PaperData, selected: Tensor) -> Array:
+    """1 - cos to the SVM of these tokens at every radius."""
     from lightning_maxmargin.svm import solve_att_svm
 
     data = source.splits["train"]
-    return solve_att_svm(data.keys, selected, queries=data.queries).direction
+    svm = solve_att_svm(data.keys, selected, queries=data.queries).direction
+    return np.array([direction_gap(p, svm) for p in path.attention], float)
+
+
+def _panel(title: str, radii: Sequence[float], gaps: dict[str, Array]) -> Panel:
+    lines = [Line(np.array(radii, float), np.maximum(g, 1e-17), name) for name, g in gaps.items()]
+    return Panel(title, "radius R", "1 − cos to the SVM", lines, log="xy")

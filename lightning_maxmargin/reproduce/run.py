@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.errors import InputError, NonFiniteError
 from lightning_maxmargin.reproduce.draw import draw_panels
 from lightning_maxmargin.reproduce.experiment import Claim, Experiment, Outcome, ProgressCallback, one_line
-from lightning_maxmargin.run.atomic import write_text
 from lightning_maxmargin.run.directory import versions
 
 COLUMNS = ("experiment", "claim", "published", "ours", "naive", "asked", "holds", "why")

@@ -13,17 +13,17 @@ from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.gradient_errors import (
     COLORS,
     DTYPES,
-    gap_or_one,
+    gaps_or_one,
     quartiles,
     random_errors,
     relaxed_errors,
 )
-from lightning_maxmargin.reproduce.gradients import Started
 from lightning_maxmargin.reproduce.panel import Line, Panel
-from lightning_maxmargin.reproduce.paths import log_steps, record
+from lightning_maxmargin.reproduce.paths import P0, V0, log_steps, record
+from lightning_maxmargin.reproduce.problems import Problems, draw
 
 CASES = {"joint_relaxed": "relaxed example", "joint_tight": "tight example", "visual1": "cross-attention example"}
-SIZES = {"n": 6, "T": 8, "d": 10}
+SIZES: dict[str, Any] = {"n": 6, "T": 8, "d": 10}
 
 
 def saturation(
@@ -37,7 +37,6 @@ def saturation(
     """Gradients of the attention along exact paths, and runs that step along each kind of gradient.
 
     Args:
-        progress: callback that takes the share done.
         seeds: random instances, n=6, T=8, d=10, W trained, head given.
         steps: normalised steps of every run.
         points: of the relaxed example at which gradients are compared with one in 50 decimal digits.
@@ -56,7 +55,7 @@ def saturation(
     numbers: dict[str, float] = {}
     panels = [relaxed_errors(numbers, points, far_steps)]
     progress(0.2)
-    random = Started.random(**SIZES, seeds=range(seeds))
+    random = draw(seeds, **SIZES, queries=True)
     at = np.unique(np.r_[0, log_steps(steps), [s for s in (500, 1000) if s < steps]])
     runs = _runs(random, at, lr)
     progress(0.7)
@@ -66,8 +65,8 @@ def saturation(
     numbers["random/unsettled"], numbers["random/settled"] = int((~converged).sum()), int(converged.sum())
     panels.append(random_errors(numbers, random, runs["exact"], margin, converged))
     for case in CASES:
-        batch = Started.of(case)
-        runs_of = _runs(batch, at, lr)
+        batch = Problems.of(case)
+        runs_of = _runs(batch, at, lr, **({"attention": P0, "head": V0} if batch.head is None else {}))
         panels.append(_training(numbers, f"training, {CASES[case]}", case, runs_of, at, _limit(batch, case)))
         progress(0.7 + 0.05 * len(panels))
     kept = {kind: run[:, converged] for kind, run in runs.items()}
@@ -79,10 +78,12 @@ def saturation(
     return Outcome(numbers, panels, [note, tight, bands])
 
 
-def _runs(batch: Started, at: np.ndarray, lr: float) -> dict[str, Tensor]:
+def _runs(batch: Problems, at: np.ndarray, lr: float, **start: Tensor) -> dict[str, Tensor]:
     """Attention (steps, B, ...) of every kind of run."""
-    models: dict[str, Any] = {name: batch.naive(dtype, lr) for name, dtype in DTYPES.items()}
-    models["exact"], models["exact float32"] = batch.exact(lr), batch.exact(lr, torch.float32)
+    options: dict[str, Any] = {"attention_lr": lr, "head_lr": lr, **start}
+    models: dict[str, Any] = {name: batch.naive(dtype=dtype, **options) for name, dtype in DTYPES.items()}
+    models["exact"] = batch.exact(**options)
+    models["exact float32"] = batch.exact(dtype=torch.float32, **options)
     return {kind: record(model, int(at[-1]), at.tolist())[0] for kind, model in models.items()}
 
 
@@ -94,7 +95,7 @@ def _training(
     if case.startswith("joint"):
         panel.ylim = (5e-8, 3)
     for kind, run in runs.items():
-        q = np.array([quartiles([gap_or_one(w, t) for w, t in zip(step, target, strict=True)]) for step in run[1:]])
+        q = np.array([quartiles(gaps_or_one(step, target)) for step in run[1:]])
         norm = run[1:].flatten(2).norm(dim=2).median(1).values.numpy()
         for step in (500, 1000):
             if step in at:
@@ -115,30 +116,26 @@ def _training(
     return panel
 
 
-def _limit(batch: Started, case: str) -> Tensor:
+def _limit(batch: Problems, case: str) -> Tensor:
     """The SVM of a worked example at the tokens that its exact run selects."""
     from lightning_maxmargin.svm import solve_att_svm, solve_joint_svm
 
     keys, labels = batch.keys[0], batch.labels[0]
     if case == "visual1":
-        queries = None if batch.queries is None else batch.queries[0]
-        return solve_att_svm(keys, torch.tensor([0, 2]), queries=queries).direction[None]
+        assert batch.queries is not None
+        return solve_att_svm(keys, torch.tensor([0, 2]), queries=batch.queries[0]).direction[None]
     chosen = torch.ones(len(keys), dtype=torch.long)
     return solve_joint_svm(
         keys, keys, labels, chosen, limit="relaxed" if case == "joint_relaxed" else "strict"
     ).attention.direction[None]
 
 
-def _converged(batch: Started, path: Tensor, at: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+def _converged(batch: Problems, path: Tensor, at: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     """SVM (B, d, dq) and margin (B,) of the selected tokens; which stand since half time above .99."""
     from lightning_maxmargin.svm import solve_att_svm
 
-    half, end = (
-        torch.einsum("bntd,bde,bne->bnt", batch.keys, path[i], batch.queries).softmax(-1)
-        for i in (int(np.searchsorted(at, at[-1] / 2)), -1)
-    )
+    half, end = (batch.scores(path[i]).softmax(-1) for i in (int(np.searchsorted(at, at[-1] / 2)), -1))
     chosen = end.argmax(-1)
     solution = solve_att_svm(batch.keys, chosen, queries=batch.queries)
-    certified = torch.tensor([status == "certified" for status in solution.status])
     still = (half.argmax(-1) == chosen).all(1) & (end.amax(-1) > 0.99).all(1)
-    return solution.direction, torch.as_tensor(solution.margin), still & certified
+    return solution.direction, torch.as_tensor(solution.margin), still & solution.certified

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.panel import Panel, ray
-from lightning_maxmargin.reproduce.paths import Setting, cosine, entries, gap_panel, record, track
+from lightning_maxmargin.reproduce.paths import cosine, entries, gap_panel, record, track
+from lightning_maxmargin.reproduce.problems import Problems
 
 LIMITS = ("gmm", "lmm")
 COLORS = {"gmm": "relaxed", "lmm": "strict"}
@@ -27,7 +28,6 @@ def single(
     """p by normalised steps from p(0) = (0, y) for several y.
 
     Args:
-        progress: callback that takes the share done.
         example: ``single_global`` or ``single_local``.
         starts: the y.
         xlim: of the picture.
@@ -41,8 +41,8 @@ def single(
     """
     from lightning_maxmargin.svm import solve_att_svm
 
-    data = Setting.of(example)
-    limits = {name: solve_att_svm(data.keys, torch.tensor([i])).direction for i, name in enumerate(LIMITS)}
+    data = Problems.of(example)
+    limits = {name: solve_att_svm(data.keys[0], torch.tensor([i])).direction for i, name in enumerate(LIMITS)}
     p0 = torch.tensor([[0.0, y] for y in starts]).double()
     exact = data.exact(p0, attention_lr=lr)
     p, _ = record(exact, steps)

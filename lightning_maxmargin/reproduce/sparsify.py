@@ -34,7 +34,6 @@ def sparsify(
     """Trains a small transformer in the ordinary way and evaluates every head on the way.
 
     Args:
-        progress: callback that takes the share done.
         data: ``digits`` (images) or ``reviews`` (sentences).
         epochs: of training.
         every: epochs between two evaluations.

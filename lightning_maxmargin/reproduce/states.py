@@ -5,25 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.core.batch import Instances, scores
-from lightning_maxmargin.core.batch_directions import InstanceDirections, instance_directions
+from lightning_maxmargin.core.batch_directions import InstanceDirections
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.core.norms import unit
 from lightning_maxmargin.core.updates import Factored
+from lightning_maxmargin.reproduce.problems import Problems
 
 EPS = torch.finfo(torch.float64).eps
 
 
 class PlainState(EnsembleState):
-    """Attention moved by its gradient itself, w <- w - lr grad L: exact where autograd's has long rounded to 0."""
+    """Moved by the gradient itself, w <- w - lr grad L: exact where autograd's has long rounded to 0.
 
-    @torch.no_grad()
-    def step(self) -> InstanceDirections:
-        """One step of every instance."""
-        g = instance_directions(self.data, scores(self.data, self.attention), self._gamma, self.loss, head=False)
-        self.attention.add_(g.attention * (self.attention_lr * g.log_attention.exp() / len(self.data.labels)))
-        self.steps += 1
-        return g
+    Plain gradient descent is no rule of this package: it is here to be compared with.
+    """
+
+    def move(self, g: InstanceDirections) -> None:
+        gradients = dict(zip(("attention", "head"), g.of_log_loss(), strict=True))
+        for name in self.trained:
+            x, rate = gradients[name], getattr(self, f"{name}_lr")
+            assert x is not None
+            getattr(self, name).add_(x * g.loss * rate)
 
 
 class FactoredState(EnsembleState):
@@ -34,26 +36,21 @@ class FactoredState(EnsembleState):
     growing where the loss is as small.
 
     Args:
-        data: the instances, with queries.
+        drawn: instances with queries; their heads are kept.
         K: (B, d, m) start.
-        head: (dv, B), kept.
         lr: length of every step of each factor.
         ridge: of each factor; beside a gradient of length 1, or with ``in_loss`` beside the gradient as it is.
         in_loss: as above.
     """
 
-    def __init__(
-        self, data: Instances, K: Tensor, head: Tensor, lr: float, ridge: float = EPS, in_loss: bool = False
-    ) -> None:
-        super().__init__(data, head=head, train="attention", attention_lr=lr)
-        assert data.queries is not None
-        self.K, self.Q = K.clone(), K.new_zeros(len(K), len(data.queries), K.shape[2])
+    def __init__(self, drawn: Problems, K: Tensor, lr: float, ridge: float = EPS, in_loss: bool = False) -> None:
+        super().__init__(drawn.batch(), head=drawn.heads.T, train="attention")
+        assert drawn.queries is not None
+        self.K, self.Q = K.clone(), K.new_zeros(len(K), drawn.queries.shape[2], K.shape[2])
         self.lr, self.ridge, self.in_loss = lr, ridge, in_loss
 
-    @torch.no_grad()
-    def step(self) -> InstanceDirections:
-        """The exact direction of W, by the chain rule that of K and Q, one step of each."""
-        g = instance_directions(self.data, scores(self.data, self.attention), self._gamma, self.loss, head=False)
+    def move(self, g: InstanceDirections) -> None:
+        """By the chain rule the direction of W gives that of K and Q: one step of each."""
         G = g.attention.movedim(-1, 0)
         # -grad L = exp(log_attention) / n G. Beside a ridge of 2e-16 what underflows here is nothing.
         scale = (g.log_attention.exp() / len(self.data.labels))[:, None, None]
@@ -63,8 +60,6 @@ class FactoredState(EnsembleState):
             else:
                 factor.copy_(torch.vmap(self._along)(factor, -slope))
         self.attention = (self.K @ self.Q.mT).movedim(0, -1).contiguous()
-        self.steps += 1
-        return g
 
     def _along(self, factor: Tensor, gradient: Tensor) -> Tensor:
         return Factored(self.ridge).step(factor, gradient, self.lr, {}, self.steps)[0]

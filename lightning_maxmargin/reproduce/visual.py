@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.panel import Line, Panel, ray
-from lightning_maxmargin.reproduce.paths import Setting, cosine, cosines, entries, gap_panel, record, track
+from lightning_maxmargin.reproduce.paths import cosine, cosines, entries, gap_panel, record, separating_line, track
+from lightning_maxmargin.reproduce.problems import Problems
 from lightning_maxmargin.reproduce.states import FactoredState
 
 PRINTED_STEPS = (100, 500, 1000, 2000, 3000)
@@ -32,7 +33,6 @@ def visual(
     """W from 0 and (K, Q) from K = .1 randn, Q = 0, by normalised steps with the example's head.
 
     Args:
-        progress: callback that takes the share done.
         example: ``visual1`` or ``visual2``.
         optimal: the token of highest score in each sequence.
         xlim: of the pictures.
@@ -48,7 +48,7 @@ def visual(
         ``cos/w/nuclear`` and ``cos/kq/frobenius``, the other way round; ``selected/share``, sequences of all runs that
         end at ``optimal``.
     """
-    data = Setting.of(example)
+    data = Problems.of(example)
     targets, numbers = _limits(data, torch.tensor(optimal))
     w, naive, kq = _trained(progress, data, steps, lr, seeds)
     progress(0.9)
@@ -57,7 +57,7 @@ def visual(
     middle = _seeds(kq, nuclear, numbers)
     numbers["cos/w/nuclear"] = cosine(w[-1], nuclear)
     numbers["cos/kq/frobenius"] = cosine(kq[-1, middle], frobenius)
-    chosen = torch.einsum("ntd,sde,ne->snt", data.keys, torch.cat([w[-1:], kq[-1]]), data.queries).argmax(-1)
+    chosen = data.copies(seeds + 1).scores(torch.cat([w[-1:], kq[-1]])).argmax(-1)
     numbers["selected/share"] = float((chosen == torch.tensor(optimal)).double().mean())
     axes = xlim, ylim
     panels = [
@@ -73,27 +73,26 @@ def visual(
 
 
 def _trained(
-    progress: ProgressCallback, data: Setting, steps: int, lr: float, seeds: int
+    progress: ProgressCallback, data: Problems, steps: int, lr: float, seeds: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """W by exact and by naive gradients, (steps + 1, d, dq), and K Q' of every seed."""
-    zero = data.keys.new_zeros(1, 2, 2)
-    w = record(data.exact(zero, attention_lr=lr), steps)[0][:, 0]
+    w = record(data.exact(attention_lr=lr), steps)[0][:, 0]
     progress(0.25)
-    naive = record(data.naive(zero, attention_lr=lr), steps)[0][:, 0]
+    naive = record(data.naive(attention_lr=lr), steps)[0][:, 0]
     progress(0.5)
     K = torch.stack([torch.randn(2, 2, generator=torch.Generator().manual_seed(s)) for s in range(seeds)]).double()
-    factored = FactoredState(data.stacked(seeds), 0.1 * K, data.exact(zero.repeat(seeds, 1, 1)).head, lr)
-    kq = record(factored, steps)[0]
+    kq = record(FactoredState(data.copies(seeds), 0.1 * K, lr), steps)[0]
     return w, naive, kq
 
 
-def _limits(data: Setting, optimal: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
+def _limits(data: Problems, optimal: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
     from lightning_maxmargin.svm import solve_att_svm
 
+    assert data.queries is not None
     found: dict[str, Tensor] = {}
     numbers: dict[str, float] = {}
     for name, norm in (("frobenius", "l2"), ("nuclear", "nuclear")):
-        solution = solve_att_svm(data.keys, optimal, queries=data.queries, norm=norm)
+        solution = solve_att_svm(data.keys[0], optimal, queries=data.queries[0], norm=norm)
         size = torch.linalg.svdvals(solution.direction)
         found[name] = solution.direction
         numbers |= entries(name, solution.direction)
@@ -114,17 +113,16 @@ def _seeds(kq: Tensor, target: Tensor, numbers: dict[str, float]) -> int:
 
 
 def _plane(
-    data: Setting, path: Tensor, target: Tensor, optimal: list[int], axes: tuple[Axes, Axes], title: str, lines: bool
+    data: Problems, path: Tensor, target: Tensor, optimal: list[int], axes: tuple[Axes, Axes], title: str, lines: bool
 ) -> Panel:
     assert data.queries is not None
     panel = Panel(title, xlim=axes[0], ylim=axes[1], legend="below")
-    for i, (z, color) in enumerate(zip(data.queries, COLORS, strict=True)):
-        x = data.keys[i].numpy()
+    for i, (z, color) in enumerate(zip(data.queries[0], COLORS, strict=True)):
+        x = data.keys[0, i].numpy()
         panel.lines.append(track(path @ z, f"$W z_{i + 1}$", color, every=10 if lines or title != "W trained" else 100))
         panel.lines.append(ray((target @ z).numpy(), f"SVM, $z_{i + 1}$", color))
         if lines:
-            one = Setting(data.keys[i : i + 1], data.labels[i : i + 1], data.values[i : i + 1], None, None)
-            ends = one.separating_line(target @ z, torch.tensor(optimal[i : i + 1]))
+            ends = separating_line(data.keys[0, i : i + 1], target @ z, torch.tensor(optimal[i : i + 1]))
             panel.lines.append(Line(*ends, color=color, kind="dotted"))
             panel.lines.append(Line(x[:, 0], x[:, 1], color=color, kind="dots"))
     return panel

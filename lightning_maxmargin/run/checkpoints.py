@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.run.atomic import write_text
 
 
 class CheckedCheckpointIO(TorchCheckpointIO):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import sys
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse._common import parsing_settings
 
 from lightning_maxmargin.errors import InputError
 
@@ -37,10 +41,25 @@ UNKNOWN_OPTION_PATTERNS = (
 )
 
 
-def allow_imports(trust_config: bool) -> None:
-    """Lets a config import from :data:`TRUSTED_PACKAGES` alone, or, with ``trust_config``, from anywhere."""
+@contextmanager
+def imports_allowed(trust_config: bool) -> Iterator[None]:
+    """Inside the block a config may import from :data:`TRUSTED_PACKAGES` alone, or, with ``trust_config``, any module.
+
+    What was allowed before holds again after it: one command of a process does not decide for the next.
+    """
+    # jsonargparse itself only adds to what is denied, which so would outlast the command.
+    before = {key: value for key, value in parsing_settings.items() if key.startswith("import_path")}
+    path = list(sys.path)
     if not trust_config:
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=TRUSTED_PACKAGES)
+    elif os.getcwd() not in sys.path:
+        # As python -m does it: a class in a file of the directory that one is in.
+        sys.path.insert(0, os.getcwd())
+    try:
+        yield
+    finally:
+        parsing_settings.update(before)
+        sys.path[:] = path
 
 
 def one_line(error: BaseException, parser: ArgumentParser | None = None, models: Sequence[type] = ()) -> str:

@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.keys import LIMITS, as_near
-from lightning_maxmargin.run.atomic import write_text
 from lightning_maxmargin.run.summary import write_summary
 
 
@@ -45,6 +45,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     table = Table(title=str(summary["name"]), show_header=False, title_justify="left")
     for label, text in _lines(summary):
         table.add_row(label, text)
+    seconds, monitor = summary["seconds"], summary["monitor/seconds"] or 0.0
+    table.add_row("steps, seconds", f"{summary['steps']}, {seconds:.1f} (monitor {monitor:.1f})")
     console = Console()
     console.print(table)
     if summary["message"]:
@@ -64,27 +66,27 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if "margin/median_lead" in summary:
         return _text_lines(summary)
 
-    def pair(first: str, second: str) -> str:
-        return f"{_share(summary[first])}, {_share(summary[second])}"
+    def pair(first: str, second: str, form: str = ".4f") -> str:
+        return f"{_text(summary[first], form)}, {_text(summary[second], form)}"
 
     lines = [
         ("nearest limit", _nearest(summary)),
         ("status (attention, head)", f"{summary['status/attention'] or '-'}, {summary['status/head'] or '-'}"),
-        *((f"direction gap to {k.replace('_', '-')}", _number(summary[f"direction_gap/{k}"])) for k in LIMITS),
-        ("direction gap of the head", _number(summary["direction_gap/head"])),
+        *((f"direction gap to {k.replace('_', '-')}", _text(summary[f"direction_gap/{k}"], ".2e")) for k in LIMITS),
+        ("direction gap of the head", _text(summary["direction_gap/head"], ".2e")),
         ("relative margin (attention, head)", pair("relative_margin/attention", "relative_margin/head")),
-        ("norm (attention, head)", f"{_number(summary['norm/attention'])}, {_number(summary['norm/head'])}"),
+        ("norm (attention, head)", pair("norm/attention", "norm/head", ".2e")),
     ]
     if summary["svm/norm"]:
         label = f"relative margin in the optimizer's norm ({summary['svm/norm']})"
-        lines.append((label, _share(summary["relative_margin/norm"])))
+        lines.append((label, _text(summary["relative_margin/norm"])))
     if summary["selection/accuracy"] is not None:
         lines.insert(0, ("selection accuracy (train, test)", pair("selection/accuracy", "test/selection/accuracy")))
     elif summary["selection/tokens"]:
         lines.append(("selected tokens", summary["selection/tokens"]))
     if summary["test/accuracy"] is not None:
-        lines.insert(0, ("test accuracy", _share(summary["test/accuracy"])))
-    return [*lines, _time(summary)]
+        lines.insert(0, ("test accuracy", _text(summary["test/accuracy"])))
+    return lines
 
 
 def _nearest(summary: dict[str, Any]) -> str:
@@ -96,48 +98,38 @@ def _nearest(summary: dict[str, Any]) -> str:
 
 def _ensemble_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     count = round(summary["ensemble/instances"])
-    optima = ", ".join(_share(summary[f"ensemble/{k}"]) for k in ("global", "local", "neither"))
+    optima = ", ".join(_text(summary[f"ensemble/{k}"]) for k in ("global", "local", "neither"))
     gaps = [(k, f"median direction gap to {k.replace('_', '-')}") for k in LIMITS]
     gaps.append(("head", "median direction gap of the head"))
     return [
-        ("instances, certified", f"{count:,}, {_share(summary['ensemble/certified'])}"),
-        ("converged", _share(summary["ensemble/settled"])),
+        ("instances, certified", f"{count:,}, {_text(summary['ensemble/certified'])}"),
+        ("converged", _text(summary["ensemble/settled"])),
         ("of these global, local optima, neither", optima),
-        *((label, _number(summary[f"direction_gap/{k}"])) for k, label in gaps if summary[f"direction_gap/{k}"]),
-        ("median relative margin", _share(summary["relative_margin/attention"])),
-        ("median norm", _number(summary["norm/attention"])),
-        _time(summary),
+        *((label, _text(summary[f"direction_gap/{k}"], ".2e")) for k, label in gaps if summary[f"direction_gap/{k}"]),
+        ("median relative margin", _text(summary["relative_margin/attention"])),
+        ("median norm", _text(summary["norm/attention"], ".2e")),
     ]
 
 
 def _text_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    lines = [("test accuracy", _share(summary["test/accuracy"]))]
+    lines = [("test accuracy", _text(summary["test/accuracy"]))]
     if summary["rationale/auprc"] is not None:
         lines += [
-            ("marked words: AUPRC, R-precision", f"{_share(summary['rationale/auprc'])}, "
-             f"{_share(summary['rationale/r_precision'])}"),
+            ("marked words: AUPRC, R-precision", f"{_text(summary['rationale/auprc'])}, "
+             f"{_text(summary['rationale/r_precision'])}"),
             ("test documents with marked words", f"{summary['rationale/documents']:,.0f}"),
         ]  # fmt: skip
     lines += [
-        ("median lead, entropy of the attention", f"{_share(summary['margin/median_lead'])}, "
-         f"{_share(summary['attention/entropy'])}"),
+        ("median lead, entropy of the attention", f"{_text(summary['margin/median_lead'])}, "
+         f"{_text(summary['attention/entropy'])}"),
         ("attention SVM", f"{summary['status/attention'] or '-'}, relative margin "
-         f"{_share(summary['relative_margin/attention'])}"),
+         f"{_text(summary['relative_margin/attention'])}"),
     ]  # fmt: skip
-    return [*lines, _time(summary)]
+    return lines
 
 
-def _time(summary: dict[str, Any]) -> tuple[str, str]:
-    monitor = summary["monitor/seconds"] or 0.0
-    return "steps, seconds", f"{summary['steps']}, {summary['seconds']:.1f} (monitor {monitor:.1f})"
-
-
-def _number(x: float | None) -> str:
-    return "-" if x is None else f"{x:.2e}"
-
-
-def _share(x: float | None) -> str:
-    return "-" if x is None else f"{x:.4f}"
+def _text(x: float | None, form: str = ".4f") -> str:
+    return "-" if x is None else format(x, form)
 
 
 def refuse_existing(path: Path) -> None:

@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 import lightning_maxmargin.text  # noqa: F401  (so that --data knows its classes by their bare names)
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.callbacks import (
     EnsembleMonitor,
     FiniteGuard,
@@ -25,11 +26,9 @@ from lightning_maxmargin.callbacks import (
     StepProgress,
     TokenMonitor,
 )
-from lightning_maxmargin.data import SequenceData
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.modules.ensemble import Ensemble
 from lightning_maxmargin.modules.joint import JointSelection
-from lightning_maxmargin.run.atomic import write_text
 from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, verify_checkpoint
 from lightning_maxmargin.run.config_errors import is_input, one_line
 from lightning_maxmargin.run.directory import make_run_dir, plan_run_dir
@@ -60,11 +59,8 @@ class MarginCLI(LightningCLI):
 
     latest_parser: LightningArgumentParser | None = None
 
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        MarginCLI.latest_parser = super().init_parser(**kwargs)
-        return MarginCLI.latest_parser
-
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        MarginCLI.latest_parser = parser
         parser.add_argument(
             "--name", type=str, default="run", help="Name of the run, in its directory, report and W&B."
         )
@@ -147,24 +143,23 @@ class MarginCLI(LightningCLI):
         return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:
-        if self.subcommand == "fit":
-            callbacks = [*self._watchers(callbacks), *self._run_callbacks(config)]
-        else:
+        fits, ensemble = self.subcommand == "fit", isinstance(self.model, Ensemble)
+        if not fits or ensemble:
             callbacks = [c for c in callbacks if not isinstance(c, tuple(FIT_CALLBACKS.values()))]
+        elif self._is_text:
+            callbacks = [
+                c for c in callbacks if not isinstance(c, MarginMonitor | TokenMonitor)
+            ] + self._text_watchers()
+        if fits:
+            callbacks = [*callbacks, *([EnsembleMonitor()] if ensemble else []), *self._run_callbacks(config)]
         return super()._instantiate_trainer(config, callbacks)
 
-    def _watchers(self, callbacks: list[Any]) -> list[Any]:
-        """The monitors of one selector, or in their place those of an ensemble or of text."""
-        others = [c for c in callbacks if not isinstance(c, MarginMonitor | TokenMonitor)]
-        if isinstance(self.model, Ensemble):
-            return [c for c in others if not isinstance(c, FiniteGuard)] + [EnsembleMonitor()]
-        if not self._is_text:
-            return callbacks
+    def _text_watchers(self) -> list[Any]:
         from lightning_maxmargin.callbacks.text_monitor import TextMonitor
         from lightning_maxmargin.callbacks.text_output import SaveModel
 
         given = _listed(self.config.fit.trainer.callbacks)
-        return [*others, *([] if any(isinstance(c, TextMonitor) for c in given) else [TextMonitor()]), SaveModel()]
+        return [*([] if any(isinstance(c, TextMonitor) for c in given) else [TextMonitor()]), SaveModel()]
 
     @property
     def _is_text(self) -> bool:
@@ -187,21 +182,19 @@ class MarginCLI(LightningCLI):
         return extra
 
     def _run_subcommand(self, subcommand: str) -> None:
+        refused = False
         try:
             super()._run_subcommand(subcommand)
         except InputError:
-            # Refused after all, as by a checkpoint of other data: nothing is left that would stand in the way.
-            if subcommand == "fit" and not (self.run_dir / "metrics.csv").exists():
-                self._close_loggers()
-                shutil.rmtree(self.run_dir, ignore_errors=True)
+            refused = subcommand == "fit" and not (self.run_dir / "metrics.csv").exists()
             raise
         finally:
-            self._close_loggers()
-
-    def _close_loggers(self) -> None:
-        for logger in self.trainer.loggers:
-            if isinstance(logger, MarginWandbLogger):
-                logger.close()
+            for logger in self.trainer.loggers:
+                if isinstance(logger, MarginWandbLogger):
+                    logger.close()
+            if refused:
+                # After all, as by a checkpoint of other data: nothing is left that would stand in the way.
+                shutil.rmtree(self.run_dir, ignore_errors=True)
 
     def after_fit(self) -> None:
         seconds = time.perf_counter() - self.started

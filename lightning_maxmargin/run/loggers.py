@@ -10,8 +10,8 @@ from typing import Any, Literal
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_warn
 
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.keys import registered
-from lightning_maxmargin.run.atomic import write_text
 
 WandbMode = Literal["offline", "online", "disabled"]
 

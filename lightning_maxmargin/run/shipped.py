@@ -34,6 +34,7 @@ def find_config(name: str) -> str:
 
     Args:
         name: a path, or a shipped config: ``joint/relaxed``, ``joint/relaxed.yaml``, ``configs/joint/relaxed.yaml``.
+            Standard input, ``-``, and a config that is written out are no names and stay what they are.
 
     Raises:
         InputError: there is no such file and no such shipped config; the message has the nearest names.
@@ -42,6 +43,8 @@ def find_config(name: str) -> str:
         >>> find_config("joint/relaxed").endswith("configs/joint/relaxed.yaml")
         True
     """
+    if name == "-" or set("{\n") & set(name):
+        return name
     plain = name.removesuffix(".yaml").removeprefix("configs/")
     on_disk = [name, f"{plain}.yaml", f"configs/{plain}.yaml"]
     found = next((path for path in on_disk if Path(path).is_file()), None)
@@ -65,14 +68,30 @@ def with_files(argv: Sequence[str]) -> list[str]:
     found: list[str] = []
     for given in argv:
         if found and found[-1] in FLAGS:
-            found.append(_file(given))
+            found.append(find_config(given))
         elif given.startswith("--config="):
-            found.append(f"--config={_file(given.removeprefix('--config='))}")
+            found.append(f"--config={find_config(given.removeprefix('--config='))}")
         else:
             found.append(given)
     return found
 
 
-def _file(value: str) -> str:
-    # A config written out on the command line, or standard input, is no name.
-    return value if value == "-" or set("{\n") & set(value) else find_config(value)
+#: Classes that a command line names by their bare names although their modules are imported on first use.
+TEXT_CLASSES = ("TextData", "TextSelection")
+TEXT_CONFIG = "text/finetune"
+
+
+def with_text(argv: Sequence[str]) -> list[str]:
+    """Arguments with full names of text's classes, and its config where there is none: its data need its model.
+
+    Example:
+        >>> with_text(["--data", "TextData", "--config", "mine.yaml"])
+        ['--data', 'lightning_maxmargin.TextData', '--config', 'mine.yaml']
+    """
+    found = []
+    for given in argv:
+        flag, equals, value = given.rpartition("=")
+        found.append(f"{flag}{equals}lightning_maxmargin.{value}" if value in TEXT_CLASSES else given)
+    has_config = any(given in FLAGS or given.startswith("--config=") for given in argv)
+    is_text = any(given.endswith("lightning_maxmargin.TextData") for given in found)
+    return ["--config", find_config(TEXT_CONFIG), *found] if is_text and not has_config else found

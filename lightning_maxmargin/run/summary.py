@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from lightning_maxmargin.atomic import whole, write_text
 from lightning_maxmargin.callbacks.ensemble_monitor import EnsembleMonitor, instances_csv
 from lightning_maxmargin.callbacks.interrupt import Interrupt
 from lightning_maxmargin.callbacks.margin_monitor import MarginMonitor
@@ -19,7 +20,6 @@ from lightning_maxmargin.callbacks.monitor import Monitor
 from lightning_maxmargin.core import Sequences
 from lightning_maxmargin.keys import measured_by
 from lightning_maxmargin.probe.selector import Snapshot
-from lightning_maxmargin.run.atomic import whole, write_text
 from lightning_maxmargin.run.directory import versions
 
 
@@ -54,7 +54,7 @@ class RunSummary(Callback):
             return
         values: dict[str, Any] = {}
         for monitor in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(monitor, Monitor | EnsembleMonitor):
+            if isinstance(monitor, Monitor):
                 message = " ".join(filter(None, (values.get("message"), monitor.message)))
                 values |= {"gradient": getattr(pl_module, "gradient", None), **monitor.last, "message": message}
             if isinstance(monitor, MarginMonitor) and monitor.snapshot is not None:
@@ -63,8 +63,12 @@ class RunSummary(Callback):
             elif isinstance(monitor, EnsembleMonitor):
                 values["gradient"] = "exact"
                 self._write_instances(pl_module, monitor)
-        if values:
-            self._write(trainer, values)
+        if not values:
+            return
+        if any(isinstance(c, Interrupt) and c.stopped for c in trainer.callbacks):  # type: ignore[attr-defined]
+            of = f" of {trainer.max_steps:,}" if trainer.max_steps >= 0 else ""
+            values["message"] = f"Interrupted at step {trainer.global_step:,}{of}. {values['message']}".rstrip()
+        write_summary(self.run_dir, {**values, "name": self.name, "steps": trainer.global_step, "versions": versions()})
 
     def _write_paths(self, pl_module: pl.LightningModule, monitor: MarginMonitor, snapshot: Snapshot) -> None:
         if monitor.paths:
@@ -77,13 +81,6 @@ class RunSummary(Callback):
         if monitor.result is not None:
             text = instances_csv(monitor.result, pl_module.assigned())  # type: ignore[operator]
             write_text(self.run_dir / "instances.csv", text)
-
-    def _write(self, trainer: pl.Trainer, values: dict[str, Any]) -> None:
-        if any(isinstance(c, Interrupt) and c.stopped for c in trainer.callbacks):  # type: ignore[attr-defined]
-            of = f" of {trainer.max_steps:,}" if trainer.max_steps >= 0 else ""
-            message = f"Interrupted at step {trainer.global_step:,}{of}. {values['message']}"
-            values = {**values, "message": message.rstrip()}
-        write_summary(self.run_dir, {**values, "name": self.name, "steps": trainer.global_step, "versions": versions()})
 
 
 def first_tokens(selected: list[int], most: int = 20) -> str:

@@ -121,13 +121,11 @@ def _equal_to_kept(problem: RowProblem, inside: Mask) -> Mask:
 
 def _in_tokens(solution: Solution, problem: RowProblem, ids: npt.NDArray[np.int64], merged: int) -> Solution:
     """The Solution of rows ``ids`` with dual and support by (sequence, token) and the direction's own shape."""
-    dual = np.zeros(problem.live.shape)
-    dual.ravel()[ids] = solution.dual.numpy()
     T = problem.live.shape[1]
     return replace(
         solution,
         direction=solution.direction.reshape(problem.shape),
-        dual=torch.from_numpy(dual),
+        dual=torch.from_numpy(problem.spread(ids, solution.dual.numpy())),
         support=torch.from_numpy(np.stack(np.divmod(ids[solution.support.numpy()], T), axis=1)),
         merged=merged,
     )

@@ -7,7 +7,7 @@ whose answer is not certified here is solved again on its own, which also finds 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ from torch import Tensor
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.batch_input import BatchInput, attribute_to_instance, check_batch
 from lightning_maxmargin.svm.batch_rows import BatchRows, Mask, inverse, judge
-from lightning_maxmargin.svm.certify import TOLERANCES
+from lightning_maxmargin.svm.certificate import TOLERANCES
 from lightning_maxmargin.svm.checks import to_array
 from lightning_maxmargin.svm.qp.daqp import batch_multipliers
-from lightning_maxmargin.svm.rows import Array
-from lightning_maxmargin.svm.solution import BatchSolution, Ragged, Solution, Status, stack
+from lightning_maxmargin.svm.rows import Array, Index
+from lightning_maxmargin.svm.solution import BatchSolution, Solution, answered_batch, stack
 from lightning_maxmargin.svm.threads import one_thread
 
 METHODS = ("auto", "daqp", "torch", "loop")
@@ -117,13 +117,32 @@ def solve_rows(batch: BatchInput, alone: Callable[[int], Solution], guess: Guess
         whole = _in_chunks(batch, guess)
     if whole is None:
         return None
-    again = np.flatnonzero(~whole.pop("good")).tolist()
+    again = np.flatnonzero(~whole.good).tolist()
     return _assembled(whole, batch.binary).exchanged({b: alone(b) for b in again})
 
 
-def _in_chunks(batch: BatchInput, guess: Guess) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class _Judged:
+    """Instances scaled to smallest row 1 and judged; ``good`` where the answer is as fine as one alone would be.
+
+    direction (B, d) or (B, d, dq), dual (B, n, T), touching: numbers i * T + t of tight rows, ``touches`` (B,) of each
+    instance one after the other; length, gap, violation, merged, good (B,).
+    """
+
+    direction: Array
+    length: Array
+    dual: Array
+    touching: Index
+    touches: Index
+    gap: Array
+    violation: Array
+    merged: Index
+    good: Mask
+
+
+def _in_chunks(batch: BatchInput, guess: Guess) -> _Judged | None:
     step = max(1, CHUNK_NUMBERS // batch.keys[0].size)
-    parts: list[dict[str, Any]] = []
+    parts: list[_Judged] = []
     for at in range(0, len(batch.keys), step):
         cut = slice(at, at + step)
         rows = batch.rows(cut)
@@ -131,7 +150,7 @@ def _in_chunks(batch: BatchInput, guess: Guess) -> dict[str, Any] | None:
             return None
         direction, lam = _solve(rows, None if guess is None else (guess[0][cut], guess[1][cut]))
         parts.append(_judged(rows, direction, lam))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return _Judged(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(_Judged)))
 
 
 def _solve(rows: BatchRows, guess: Guess) -> tuple[Array, Array]:
@@ -152,37 +171,31 @@ def _solve(rows: BatchRows, guess: Guess) -> tuple[Array, Array]:
     return rows.combine(lam), lam
 
 
-def _judged(rows: BatchRows, direction: Array, lam: Array) -> dict[str, Any]:
+def _judged(rows: BatchRows, direction: Array, lam: Array) -> _Judged:
     found = judge(rows, direction, lam, TOLERANCES.tight)
-    return {
-        "direction": found.direction,
-        "length": found.length,
-        "dual": rows.spread(found.lam),
-        "touching": rows.ids[found.tight],
-        "touches": found.tight.sum(1),
-        "gap": found.gap,
-        "violation": found.violation,
-        "merged": rows.merged,
-        "good": found.good & (found.gap <= FINE_GAP) & (found.violation <= FINE_GAP),
-    }
+    return _Judged(
+        direction=found.direction,
+        length=found.length,
+        dual=rows.spread(found.lam),
+        touching=rows.ids[found.tight],
+        touches=found.tight.sum(1),
+        gap=found.gap,
+        violation=found.violation,
+        merged=rows.merged,
+        good=found.good & (found.gap <= FINE_GAP) & (found.violation <= FINE_GAP),
+    )
 
 
-def _assembled(found: dict[str, Array], binary: bool) -> BatchSolution:
-    """The stack, as if every instance were certified."""
-    B = len(found["gap"])
-    sequence, token = np.divmod(found["touching"], found["dual"].shape[2])
-    at = torch.from_numpy(sequence if binary else np.stack([sequence, token], axis=1))
-    dual = np.ascontiguousarray(found["dual"][:, :, 1]) if binary else found["dual"]
-    message = f"certified: relative gap at most {found['gap'].max(where=found['gap'] <= FINE_GAP, initial=0.0):.1e}"
-    return BatchSolution(
-        status=(Status.CERTIFIED,) * B,
-        direction=torch.from_numpy(found["direction"]),
-        margin=torch.from_numpy(inverse(found["length"])),
-        dual=torch.from_numpy(dual),
-        support=Ragged(at, np.cumsum(found["touches"]).tolist()),
-        gap=torch.from_numpy(found["gap"]),
-        violation=torch.from_numpy(found["violation"]),
-        iterations=torch.ones(B, dtype=torch.int64),
-        message=(message,) * B,
-        merged=torch.from_numpy(found["merged"]),
+def _assembled(found: _Judged, binary: bool) -> BatchSolution:
+    sequence, token = np.divmod(found.touching, found.dual.shape[2])
+    touching = torch.from_numpy(sequence if binary else np.stack([sequence, token], axis=1))
+    return answered_batch(
+        found.good,
+        found.direction,
+        np.ascontiguousarray(found.dual[:, :, 1]) if binary else found.dual,
+        torch.split(touching, found.touches.tolist()),
+        margin=inverse(found.length),
+        gap=found.gap,
+        violation=found.violation,
+        merged=found.merged,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lightning_maxmargin.svm.certify import is_certified, relative_gap
+from lightning_maxmargin.svm.certificate import is_certified, relative_gap
 from lightning_maxmargin.svm.rows import EPS, LARGEST, MERGE, SMALLEST, Array, Index
 
 Mask = npt.NDArray[np.bool_]
@@ -21,7 +21,7 @@ Mask = npt.NDArray[np.bool_]
 class BatchRows:
     """Explicit differences of B instances, M rows each, zero past ``count``.
 
-    delta (B, M, d), rhs (B, M), ids (B, M) numbers i * T + t, count (B,), delta_norms and row_norms (B, M),
+    delta (B, M, d), rhs (B, M), ids (B, M) numbers i * T + t, count (B,), row_norms (B, M),
     queries (B, n, dq) or None, grid (n, T), merged (B,). All float64. live (B, M) says which rows count, None where
     all do; uniform: whether all their right-hand sides are 1; extreme (B,): whose sizes float64 cannot square, so that
     nothing here says anything of them.
@@ -31,7 +31,6 @@ class BatchRows:
     rhs: Array
     ids: Index
     count: Index
-    delta_norms: Array
     row_norms: Array
     queries: Array | None
     grid: tuple[int, int]
@@ -134,7 +133,7 @@ def gather(
     if rhs is not None:
         extreme |= ((b > 0) & ((b < SMALLEST) | (b > LARGEST))).any(axis=1)
     uniform = rhs is None or bool((b == (1.0 if on is None else on)).all())
-    return BatchRows(delta, b, ids, count, norms, row_norms, queries, (n, T), merged, on, uniform, extreme)
+    return BatchRows(delta, b, ids, count, row_norms, queries, (n, T), merged, on, uniform, extreme)
 
 
 def _extreme(keys: Array, live: Mask | None) -> Mask:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.certify import TOLERANCES
+from lightning_maxmargin.svm.certificate import TOLERANCES
 from lightning_maxmargin.svm.checks import check_finite, to_array
 from lightning_maxmargin.svm.equalities import EqualityAnswer, EqualityRows, certify_equalities, solve_equalities
 from lightning_maxmargin.svm.norms.names import Norm, dual_norm_of, is_unique, norm_of
 from lightning_maxmargin.svm.norms.registry import check_norm, entry_of
 from lightning_maxmargin.svm.norms.stated import solve_silently, solve_stated
 from lightning_maxmargin.svm.rows import Array, RowProblem
-from lightning_maxmargin.svm.solution import Solution, Status, answered, infeasible
+from lightning_maxmargin.svm.solution import Solution, answered, infeasible
 from lightning_maxmargin.svm.solve import solve_problem
 from lightning_maxmargin.svm.statement import check_solver, read_problem
 from lightning_maxmargin.svm.threads import one_thread
@@ -123,7 +123,7 @@ def solve_cvxpy(problem: Any, *, norm: Norm | None = None, **options: Any) -> Cu
 
     answers = _answers(stated.problem, stated.norm, stated.shape, there)
     solution = _first_shown(answers, stated.problem, GOAL, stated.norm, stated.shape)
-    stated.variable.value = None if solution.status is Status.INFEASIBLE else solution.direction.numpy()
+    stated.variable.value = None if solution.infeasible else solution.direction.numpy()
     return solution
 
 
@@ -146,8 +146,7 @@ def _answers(
     ours = len(shape) == 1 and not problem.equal.any() and not (problem.rhs < 0).any()
     if ours:
         found = solve_problem(RowProblem.explicit(problem.rows, problem.rhs), None, GOAL, norm)
-        proof = found.status is Status.INFEASIBLE
-        yield EqualityAnswer(found.direction.numpy(), found.dual[:, 1].numpy(), proof, found.iterations)
+        yield EqualityAnswer(found.direction.numpy(), found.dual[:, 1].numpy(), found.infeasible, found.iterations)
     yield there()
     if not ours or entry_of(norm).expression is not None:
         stated = solve_stated(entry_of(norm), shape, problem.rows, problem.rhs, problem.equal)
@@ -170,7 +169,7 @@ def _first_shown(
         if answer is None:
             continue
         found = _solution(problem, answer, goal, norm, shape)
-        if found.status is not Status.UNVERIFIED:
+        if found.certified or found.infeasible:
             return found
         best = found if best is None or found.gap < best.gap else best
     assert best is not None
@@ -188,25 +187,25 @@ def _solution(
 def _judged(
     problem: EqualityRows, answer: EqualityAnswer, goal: str, norm: Norm, shape: tuple[int, ...]
 ) -> CustomSolution:
-    gap, violation, status = certify_equalities(problem, answer, norm, shape)
+    certificate = certify_equalities(problem, answer, norm, shape)
     w, dual = answer.w, answer.dual
-    if status is Status.INFEASIBLE:
+    if certificate.refuted:
         nothing = np.zeros(0, np.int64)
-        return _stated(infeasible(shape, dual, nothing, goal, violation, answer.rounds, 0), problem, norm)
+        return _stated(infeasible(certificate, shape, dual, nothing, goal, answer.rounds), problem, norm)
     length = float(np.linalg.norm(w))
     sizes = np.linalg.norm(problem.rows, axis=1) * length + np.abs(problem.rhs)
     tight = ~problem.equal & (np.abs(problem.rows @ w - problem.rhs) <= TOLERANCES.tight * sizes)
     known = f"no direction was shown to be the shortest that {goal}, nor that none does"
+    if not answer.infeasible:
+        known += f"; relative gap {certificate.gap:.1e}, rows missed by {certificate.violation:.1e}"
     solution = answered(
-        status,
+        replace(certificate, gap=1.0) if answer.infeasible else certificate,
         w.reshape(shape),
         _scaled(problem, dual, w, norm, shape),
         np.flatnonzero(tight),
         margin=0.0 if answer.infeasible else (1 / norm_of(w.reshape(shape), norm) if length > 0 else float("inf")),
-        gap=1.0 if answer.infeasible else gap,
-        violation=violation,
         rounds=answer.rounds,
-        known=known if answer.infeasible else f"{known}; relative gap {gap:.1e}, rows missed by {violation:.1e}",
+        known=known,
         unique=is_unique(norm),
     )
     return _stated(solution, problem, norm)

@@ -7,33 +7,27 @@ there, x is the shortest with A x >= b' = b - A w_e. Where some b' < 0 one more 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from lightning_maxmargin.svm.certify import (
-    TOLERANCES,
-    exact_gap,
-    exact_violation,
-    is_certified,
-    proves_contradiction,
-    relative_gap,
-)
+from lightning_maxmargin.svm.certificate import NOTHING, TOLERANCES, Certificate, is_certified, relative_gap
+from lightning_maxmargin.svm.certify import in_rationals
 from lightning_maxmargin.svm.generate import generate
 from lightning_maxmargin.svm.norms.names import Norm, dual_norm_of, norm_of
+from lightning_maxmargin.svm.proofs import proves_contradiction
 from lightning_maxmargin.svm.rational import (
     LARGEST_POWER,
     RATIONAL_NUMBERS,
     RATIONAL_RANK,
+    RationalRows,
     floats,
-    reduced,
+    rational_rows,
     shifted,
     solve_rational,
-    whole_numbers,
 )
 from lightning_maxmargin.svm.rows import EPS, LARGEST, SMALLEST, Array, RowProblem
-from lightning_maxmargin.svm.solution import Status
 
 Mask = npt.NDArray[np.bool_]
 # Singular values of the unit equality rows below this share of the largest, and what is left of an inequality's unit
@@ -50,6 +44,10 @@ class EqualityRows:
     rows: Array
     rhs: Array
     equal: Mask
+
+    def rational(self) -> RationalRows:
+        """The rows and right-hand sides without rounding."""
+        return rational_rows(self.rows, self.rhs, self.equal)
 
 
 @dataclass(frozen=True)
@@ -108,15 +106,14 @@ def solve_equalities(problem: EqualityRows) -> EqualityAnswer:
             answer = EqualityAnswer(np.zeros(d), np.zeros(m), False, 0)
         if not (np.isfinite(answer.w).all() and np.isfinite(answer.dual).all()):
             answer = EqualityAnswer(np.zeros(d), np.zeros(m), False, answer.rounds)
-        unsure = certify_equalities(problem, answer)[2] is Status.UNVERIFIED
-    if unsure and m * d <= RATIONAL_NUMBERS and min(m, d) <= RATIONAL_RANK:
+        found = certify_equalities(problem, answer)
+    if not (found.certified or found.refuted) and m * d <= RATIONAL_NUMBERS and min(m, d) <= RATIONAL_RANK:
         return _in_rationals(problem)
     return answer
 
 
 def _in_rationals(problem: EqualityRows) -> EqualityAnswer:
-    numbers, exponents = whole_numbers(problem.rows)
-    rows = reduced(numbers, exponents, problem.rhs, problem.equal)
+    rows = problem.rational()
     exact = solve_rational(rows)
     dual, power = floats(rows.multipliers(exact.lam))
     if exact.w is None:
@@ -188,8 +185,8 @@ def _out_of_range(problem: EqualityRows, answer: EqualityAnswer) -> bool:
     return not bool(((sizes >= SMALLEST) & (sizes <= LARGEST)).all())
 
 
-def _certified_exactly(problem: EqualityRows, answer: EqualityAnswer, norm: Norm) -> tuple[float, float, Status]:
-    nothing = (np.inf if answer.infeasible else 1.0, 1.0, Status.UNVERIFIED)
+def _certified_exactly(problem: EqualityRows, answer: EqualityAnswer, norm: Norm) -> Certificate:
+    nothing = replace(NOTHING, gap=np.inf if answer.infeasible else 1.0)
     dual, w = answer.dual, answer.w
     if norm != "l2" or problem.rows.size > TOLERANCES.rational_numbers or (dual[~problem.equal] < 0).any():
         return nothing
@@ -197,16 +194,15 @@ def _certified_exactly(problem: EqualityRows, answer: EqualityAnswer, norm: Norm
         return nothing
     if answer.infeasible:
         proved = proves_contradiction(problem.rows, problem.rhs, problem.equal, dual)
-        return (np.inf, 0.0, Status.INFEASIBLE) if proved else nothing
-    violation = exact_violation(problem.rows, problem.rhs, problem.equal, w)
-    gap = exact_gap(problem.rows, problem.rhs, w, dual) if w.any() else 0.0
-    return gap, violation, Status.CERTIFIED if is_certified(gap, violation, True) else Status.UNVERIFIED
+        return Certificate(np.inf, 0.0, refuted=True) if proved else nothing
+    gap, violation, _ = in_rationals(problem.rational(), w, dual, scale_free=False)
+    return Certificate(gap if w.any() else 0.0, violation)
 
 
 def certify_equalities(
     problem: EqualityRows, answer: EqualityAnswer, norm: Norm = "l2", shape: tuple[int, ...] | None = None
-) -> tuple[float, float, Status]:
-    r"""Gap, violation and status of any answer, from the original rows alone.
+) -> Certificate:
+    r"""The certificate of any answer, from the original rows alone.
 
     ``gap = 1 - (rhs'dual)^2 / (||sum dual row||^2 ||w||^2)`` (the best scaling of the dual, which any right-hand side
     allows), violation = the most that a row misses its right-hand side by, relative to ``||row|| ||w|| + |rhs|``.
@@ -224,7 +220,7 @@ def certify_equalities(
         violation = combined / weight if weight > 0 else float(combined > 0)
         good = signs and violation <= TOLERANCES.farkas
         good = good and proves_contradiction(problem.rows, rhs, problem.equal, dual)
-        return np.inf, violation, Status.INFEASIBLE if good else Status.UNVERIFIED
+        return Certificate(np.inf, violation, signs, refuted=good)
     length = float(np.linalg.norm(w))
     missed = rhs - problem.rows @ w
     missed = np.where(problem.equal, np.abs(missed), np.maximum(missed, 0.0))
@@ -239,12 +235,9 @@ def certify_equalities(
     entries = 1.0 if norm == "l2" else float(len(w)) ** 0.5
     lost = entries * (len(dual) + len(w) + 12) * EPS * (float(np.abs(dual) @ norms) / max(combined, 1e-300))
     lost += (len(dual) + 12) * EPS * float(np.abs(dual) @ np.abs(rhs)) / max(value, 1e-300)
-    if (
-        length > 0
-        and is_certified(abs(gap), violation, signs)
-        and not is_certified(abs(gap) + 2 * lost, violation, signs)
-    ):
+    doubtful = length > 0 and not is_certified(abs(gap) + 2 * lost, violation, signs)
+    if doubtful and is_certified(gap, violation, signs):
         if norm != "l2" or problem.rows.size > TOLERANCES.rational_numbers:
-            return gap, violation, Status.UNVERIFIED
-        gap = exact_gap(problem.rows, rhs, w, dual)
-    return gap, violation, Status.CERTIFIED if is_certified(gap, violation, signs) else Status.UNVERIFIED
+            return Certificate(gap, violation, sound=False)
+        gap = in_rationals(problem.rational(), w, dual, scale_free=False)[0]
+    return Certificate(gap, violation, signs)

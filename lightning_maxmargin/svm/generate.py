@@ -12,7 +12,8 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from lightning_maxmargin.svm.certify import relative_gap, residual, rounding, worst_miss
+from lightning_maxmargin.svm.certificate import relative_gap
+from lightning_maxmargin.svm.certify import rounding, worst_miss
 from lightning_maxmargin.svm.qp.working import SmallResult, solve_small
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
@@ -115,7 +116,6 @@ class Outcome:
     lam: Array
     direction: Array
     infeasible: bool
-    violation: float
     rounds: int
     margins: Array | None = None
     scaled: bool = False
@@ -198,10 +198,9 @@ def generate(problem: RowProblem, warm: Index | None = None, was: Mask | None = 
     assert found is not None
     answer = found.answer
     if found.evaluation is None:
-        violation = residual(problem, found.working, answer.lam)
-        return Outcome(found.working, answer.lam, answer.direction, True, violation, found.rounds)
+        return Outcome(found.working, answer.lam, answer.direction, True, found.rounds)
     margins = found.evaluation.margins
-    return Outcome(found.working, answer.lam, answer.direction, False, 0.0, found.rounds, margins)
+    return Outcome(found.working, answer.lam, answer.direction, False, found.rounds, margins)
 
 
 def worst_rows(problem: RowProblem, margins: Array, working: Index, below: float, p: Array) -> Index:

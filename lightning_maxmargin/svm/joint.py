@@ -13,14 +13,14 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.api import GOAL, solve_att_svm, solve_label_svm
 from lightning_maxmargin.svm.batch_input import check_batch
 from lightning_maxmargin.svm.batch_joint import attention_batch
-from lightning_maxmargin.svm.certify import TOLERANCES
+from lightning_maxmargin.svm.certificate import TOLERANCES
 from lightning_maxmargin.svm.checks import check_labels, check_values, to_array
-from lightning_maxmargin.svm.rows import Array, RowProblem
-from lightning_maxmargin.svm.solution import BatchSolution, Solution, Status, only, stack, undefined
+from lightning_maxmargin.svm.limits import Mask, label_margins, relaxed_rhs, spare_margins, unit_norm_root
+from lightning_maxmargin.svm.rows import Array, Index, RowProblem
+from lightning_maxmargin.svm.solution import BatchSolution, Solution, only, stack, undefined, withdrawn
 from lightning_maxmargin.svm.solve import solve_problem
 
 LIMITS = ("strict", "relaxed", "rate_coupled")
-MAX_NEWTON = 60
 
 
 @dataclass(frozen=True)
@@ -82,26 +82,15 @@ def solve_joint_svm(
     head = only(solve_label_svm(torch.from_numpy(x), labels) if head is None else head)
     warm = warm_start.attention if isinstance(warm_start, JointSolution) else warm_start
     warm = None if warm is None else only(warm)
-    if limit == "strict":
-        return _joint(problem, head, limit, norm_ratio, warm)
-    margins = _label_margins(head, x, labels)
-    if margins is None:
-        nothing = undefined(problem.shape, problem.live.shape, limit, head.status, problem.merged)
-        return JointSolution(nothing, head, limit, norm_ratio)
-    spare = margins - margins.min()
-    # Support inputs differ by rounding, which a large norm_ratio would make a difference.
-    spare[spare <= TOLERANCES.label_rounding * margins.min()] = 0.0
-    if limit == "relaxed":
-        supports = spare <= TOLERANCES.support * margins.min()
-        rhs = np.broadcast_to(supports[:, None], problem.live.shape).astype(float)
-        return _joint(problem.with_rhs(rhs), head, limit, norm_ratio, warm)
-    attention, problem = _rate_coupled(problem, float(rho) * spare, warm)
-    return JointSolution(attention, head, limit, norm_ratio, torch.from_numpy(problem.rhs))
-
-
-def _joint(
-    problem: RowProblem, head: Solution, limit: str, norm_ratio: float | Tensor | None, warm: Solution | None
-) -> JointSolution:
+    if limit != "strict":
+        margins = _label_margins(head, x, labels)
+        if margins is None:
+            nothing = undefined(problem.shape, problem.live.shape, limit, head.status, problem.merged)
+            return JointSolution(nothing, head, limit, norm_ratio)
+        if limit == "rate_coupled":
+            attention, problem = _rate_coupled(problem, float(rho) * spare_margins(margins[None]), warm)
+            return JointSolution(attention, head, limit, norm_ratio, torch.from_numpy(problem.rhs))
+        problem = problem.with_rhs(np.broadcast_to(relaxed_rhs(margins[None])[0][:, None], problem.live.shape))
     attention = solve_problem(problem, warm, GOAL)
     return JointSolution(attention, head, limit, norm_ratio, torch.from_numpy(problem.rhs))
 
@@ -191,51 +180,35 @@ def _selected_values(values: Tensor, problem: RowProblem) -> Array:
 def _label_margins(head: Solution, x: Array, labels: Tensor) -> Array | None:
     """Gamma_i (n,), or None where the head does not separate."""
     v = to_array(head.direction, "head")
-    # Over its largest entry, whose square would under- or overflow where values are extreme.
-    v = v / max(float(np.abs(v).max(initial=0.0)), 1e-323)
-    if head.status is Status.INFEASIBLE or not v.any():
+    if head.infeasible or not v.any():
         return None
-    if v.ndim == 1:
-        y, classes = check_labels(labels, len(x), None)
-        if classes is not None or v.shape[0] != x.shape[1]:
-            raise InputError(f"head of shape {list(v.shape)} does not fit labels or values: solve it on the same data")
-        margins = y * (x @ v)
-    else:
-        y, _ = check_labels(labels, len(x), len(v), as_classes=True)
-        scores = x @ v.T
-        own = (np.arange(len(x)), y.astype(np.int64))
-        margins = scores[own][:, None] - scores
-        margins[own] = np.inf
-        margins = margins.min(1)
-    margins = margins / np.linalg.norm(v)
+    y, classes = check_labels(labels, len(x), len(v) if v.ndim == 2 else None, as_classes=v.ndim == 2)
+    if v.shape[-1] != x.shape[1] or (classes is None) != (v.ndim == 1):
+        raise InputError(f"head of shape {list(v.shape)} does not fit labels or values: solve it on the same data")
+    if classes is None:
+        margins, separates = label_margins(v[None], x[None], y[None])
+        return margins[0] if separates[0] else None
+    # Over its largest entry, whose square would under- or overflow where values are extreme.
+    v = v / np.abs(v).max()
+    margins = RowProblem.multiclass(torch.from_numpy(x), labels, classes).margins(v).min(1) / np.linalg.norm(v)
     return margins if margins.min() > 0 else None
 
 
 def _rate_coupled(problem: RowProblem, spare: Array, warm: Solution | None) -> tuple[Solution, RowProblem]:
-    r"""p(tau) / tau at the root of ||p(tau)|| = 1, p(tau) the solution for b_it = max(0, tau - spare_i).
-
-    ||p(tau)|| is convex and increasing with derivative sum(lam over b > 0)/||p|| (envelope theorem), so Newton from
-    the right decreases to the root. The bracket guards the steps; the QPs are stated with largest b = 1.
-    """
+    """The Solution at the root of ``unit_norm_root`` and its rows; spare (1, n)."""
     solution = solve_problem(problem, warm, GOAL)
-    tau, low, high, off = float(solution.margin), 0.0, np.inf, 0.0
-    for _ in range(MAX_NEWTON):
-        if not solution.certified or not solution.direction.any():
-            return solution, problem
-        rhs = np.where(spare == 0, 1.0, np.maximum(0.0, 1 - spare / tau))
-        problem = problem.with_rhs(np.broadcast_to(rhs[:, None], problem.live.shape))
+
+    def solve(rhs: Array, _: Index) -> tuple[Array, Array, Mask]:
+        nonlocal solution, problem
+        problem = problem.with_rhs(np.broadcast_to(rhs[0][:, None], problem.live.shape))
         solution = solve_problem(problem, solution, GOAL)
-        length = tau * float(solution.direction.norm())
-        off = abs(length - 1)
-        low, high = (tau, high) if length < 1 else (low, tau)
-        slope = tau * float(solution.dual[torch.from_numpy(spare < tau)].sum()) / max(length, 1e-300)
-        step = tau - (length - 1) / slope if slope > 0 else np.inf
-        if not low < step < high:
-            step = 0.5 * (low + high) if np.isfinite(high) else 2 * tau
-        if off <= 0.1 * TOLERANCES.unit or step == tau:
-            break
-        tau = step
-    if off <= TOLERANCES.unit or not solution.certified:
-        return replace(solution, violation=max(float(solution.violation), off)), problem
-    words = f"unverified: the norm misses 1 by {off:.1e} at its root"
-    return replace(solution, status=Status.UNVERIFIED, violation=off, message=words), problem
+        norm, multipliers = solution.direction.norm().numpy()[None], solution.dual.sum(1).numpy()[None]
+        return norm, multipliers, np.array([solution.certified])
+
+    going = np.array([solution.certified and bool(solution.direction.any())])
+    off = float(unit_norm_root(spare, np.array([solution.margin]), going, solve)[0])
+    if not (going[0] and solution.certified):
+        return solution, problem
+    if off > TOLERANCES.unit:
+        solution = withdrawn(solution, f"the norm misses 1 by {off:.1e} at its root")
+    return replace(solution, violation=max(solution.violation, off)), problem

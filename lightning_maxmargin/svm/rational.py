@@ -7,10 +7,11 @@ floating point cannot tell.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import gcd, lcm
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +64,11 @@ def whole_numbers(x: Array) -> tuple[Whole, list[int]]:
     return np.left_shift(numbers, up.astype(object)), [int(e) - 53 for e in lowest]
 
 
+def dot(x: Iterable[Any], y: Iterable[Any]) -> Fraction:
+    """sum x_i y_i of whole numbers and fractions."""
+    return sum((a * b for a, b in zip(x, y, strict=True)), Fraction(0))
+
+
 def power(exponent: int) -> Fraction:
     """2^exponent."""
     return Fraction(1 << exponent) if exponent >= 0 else Fraction(1, 1 << -exponent)
@@ -78,6 +84,11 @@ def reduced(rows: Whole, exponents: Sequence[int], rhs: Array, equal: Mask | Non
         factor.append(divisor * power(exponent))
     b = [Fraction(float(value)) / f for value, f in zip(rhs, factor, strict=True)]
     return RationalRows(rows, b, [False] * len(b) if equal is None else equal.tolist(), factor)
+
+
+def rational_rows(rows: Array, rhs: Array, equal: Mask | None = None) -> RationalRows:
+    """Rows (m, r) and right-hand sides (m,) of float64 without rounding."""
+    return reduced(*whole_numbers(rows), rhs, equal)
 
 
 def solve_linear(matrix: list[list[int]], right: Numbers) -> list[Fraction] | None:
@@ -217,7 +228,7 @@ class _DualMethod:
             across = [Fraction(sign * self.product(i, new)) for i in self.active]
             shares = solve_linear([[self.product(i, j) for j in self.active] for i in self.active], across)
             assert shares is not None
-            outside = self.product(new, new) - sum((s * a for s, a in zip(shares, across, strict=True)), Fraction(0))
+            outside = self.product(new, new) - dot(shares, across)
             blocking = [
                 (self.lam[k] / shares[k], k)
                 for k, i in enumerate(self.active)

@@ -223,10 +223,11 @@ class RowProblem:
         """Numbers i * T + t of the live rows."""
         return np.flatnonzero(self.live)
 
-    @property
-    def uniform(self) -> bool:
-        """Whether every right-hand side is 1."""
-        return bool((self.rhs[self.live] == 1.0).all())
+    def spread(self, ids: Index, x: Array) -> Array:
+        """Numbers of the rows ``ids`` at their places in (n, T), 0 elsewhere."""
+        out = np.zeros(self.live.shape)
+        out.ravel()[ids] = x
+        return out
 
     def with_rhs(self, rhs: Array) -> RowProblem:
         """The same rows with other right-hand sides (n, T)."""

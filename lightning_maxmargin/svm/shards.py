@@ -14,16 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.certify import (
-    TOLERANCES,
-    combination_rounding,
-    is_certified,
-    missed_share,
-    norm_at_least,
-    relative_gap,
-    residual,
-    rounded_down,
-)
+from lightning_maxmargin.svm.certificate import TOLERANCES, Certificate, relative_gap
+from lightning_maxmargin.svm.certify import combination_rounding, missed_share
 from lightning_maxmargin.svm.generate import (
     MAX_ADDED_ROWS,
     MIN_KEPT_ROWS,
@@ -34,9 +26,10 @@ from lightning_maxmargin.svm.generate import (
     rounds_of,
     worth_keeping,
 )
+from lightning_maxmargin.svm.proofs import refuted, what_is_known
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
-from lightning_maxmargin.svm.solution import Solution, Status, answered, infeasible, nothing_to_separate
-from lightning_maxmargin.svm.sources import ShardCertificate, ShardSummary, Source, merge, shards_of
+from lightning_maxmargin.svm.solution import Solution, answered, infeasible, nothing_to_separate
+from lightning_maxmargin.svm.sources import ShardCertificate, ShardSummary, Source, longest, merge, shards_of
 from lightning_maxmargin.svm.threads import one_thread
 
 
@@ -101,7 +94,8 @@ def solve_source(
 
     Raises: InputError where blocks and arguments disagree; sequences are then counted from the start of their block.
     """
-    n, tokens = len(selected), next((np.shape(block)[1] for _, block in source.blocks()), 0)
+    n = len(selected)
+    tokens = longest(mask, next((np.shape(block)[1] for _, block in source.blocks()), 0))
     return solve_shards(lambda: shards_of(source, selected, queries, mask, rhs), (n, tokens))
 
 
@@ -171,30 +165,21 @@ def _solved(each_shard: EachShard, grid: tuple[int, int], goal: str, found: Gene
     p, lam = p * scale, lam * scale
     finals = [shard.final(p) for shard in each_shard()]
     length, lower = float(np.linalg.norm(p)), min(x.smallest for x in finals)
-    gap = _gap(working_problem(working), working.rhs, lam, lower, length)
+    problem = working_problem(working)
+    gap = _gap(problem, working.rhs, lam, lower, length)
     violation = max(x.violation for x in finals)
-    good = bool(is_certified(gap, violation, bool((lam >= 0).all()))) and abs(lower - 1) <= TOLERANCES.violation
+    met = lower / length if lower > 0 and violation == 0 else 0.0
+    sound = bool((lam >= 0).all()) and smallest > 0 and abs(lower - 1) <= TOLERANCES.violation
     return answered(
-        Status.CERTIFIED if good else Status.UNVERIFIED,
+        Certificate(gap, violation if smallest > 0 else 1.0, sound),
         p,
         _spread(grid, working.ids, lam),
         np.concatenate([x.tight for x in finals]),
         margin=1 / length if length > 0 and smallest > 0 else 0.0,
-        gap=gap,
-        violation=violation if smallest > 0 else 1.0,
         rounds=found.rounds,
-        known=_known(working_problem(working), lam, lower, violation, length, goal),
+        known=what_is_known(met, problem, problem.spread(problem.ids, lam), goal),
         merged=sum(x.merged for x in finals),
     )
-
-
-def _known(problem: RowProblem, lam: Array, lower: float, violation: float, length: float, goal: str) -> str:
-    """What is known of all rows where the direction is not certified: a margin that is reached, or a bound."""
-    if lower > 0 and violation == 0:
-        return f"separable with margin at least {rounded_down(lower / length)}, optimum not proved"
-    dual = np.zeros(problem.live.shape)
-    dual.ravel()[problem.ids] = lam
-    return norm_at_least(problem, dual, goal)
 
 
 def _nothing(each_shard: EachShard, grid: tuple[int, int], shape: tuple[int, ...]) -> Solution:
@@ -206,5 +191,5 @@ def _infeasible(each_shard: EachShard, grid: tuple[int, int], goal: str, found: 
     problem, lam, shape = working_problem(found.working), found.answer.lam, found.answer.direction.shape
     dual = _spread(grid, found.working.ids, lam)
     merged = sum(shard.final(np.zeros(shape)).merged for shard in each_shard())
-    violation = residual(problem, problem.ids, lam)
-    return infeasible(shape, dual, np.argwhere(dual > 0), goal, violation, found.rounds, merged)
+    proof = refuted(problem, problem.ids, lam)
+    return infeasible(proof, shape, dual, np.argwhere(dual > 0), goal, found.rounds, merged)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,36 +11,13 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.svm.certificate import NOTHING, Certificate, Status, status_of
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 Shape = tuple[int, ...]
 NOT_UNIQUE = "the optimum need not be unique: judge by the relative margin"
-
-
-class Status(StrEnum):
-    """What is known of an answer; compares equal to its name as a string.
-
-    Example:
-        >>> Status.CERTIFIED == "certified", Status.CERTIFIED.text
-        (True, 'rows met and duality gap closed, both checked with their rounding')
-    """
-
-    CERTIFIED = "certified"
-    INFEASIBLE = "infeasible"
-    UNVERIFIED = "unverified"
-
-    @property
-    def text(self) -> str:
-        """What it means, in a line."""
-        return {
-            Status.CERTIFIED: "rows met and duality gap closed, both checked with their rounding",
-            Status.INFEASIBLE: "no direction meets the rows: a Farkas vector was proved to exist",
-            Status.UNVERIFIED: "neither was shown; the message says what is known",
-        }[self]
-
-    def __repr__(self) -> str:
-        return repr(self.value)
 
 
 @dataclass(frozen=True)
@@ -86,6 +61,11 @@ class Solution:
     def certified(self) -> bool:
         """Whether the status is "certified"."""
         return self.status is Status.CERTIFIED
+
+    @property
+    def infeasible(self) -> bool:
+        """Whether the status is "infeasible"."""
+        return self.status is Status.INFEASIBLE
 
 
 @dataclass(frozen=True)
@@ -136,17 +116,14 @@ class BatchSolution:
         """Which statuses are "certified": (B,) bool."""
         return torch.tensor([status is Status.CERTIFIED for status in self.status], dtype=torch.bool)
 
+    @property
+    def infeasible(self) -> Tensor:
+        """Which statuses are "infeasible": (B,) bool."""
+        return torch.tensor([status is Status.INFEASIBLE for status in self.status], dtype=torch.bool)
+
     def exchanged(self, others: Mapping[int, Solution]) -> BatchSolution:
         """The stack with some instances exchanged; its tensors are written to."""
-        if not others:
-            return self
-        status, message, support = list(self.status), list(self.message), list(self.support)
-        for b, other in others.items():
-            status[b], message[b], support[b] = other.status, other.message, other.support
-            self.direction[b], self.dual[b] = other.direction, other.dual
-            self.margin[b], self.gap[b], self.violation[b] = other.margin, other.gap, other.violation
-            self.iterations[b], self.merged[b] = other.iterations, other.merged
-        return replace(self, status=tuple(status), message=tuple(message), support=support)
+        return self.with_part(np.array(list(others)), stack(list(others.values()))) if others else self
 
     def with_part(self, at: Index, part: BatchSolution) -> BatchSolution:
         """The stack with instances ``at`` exchanged for those of another; its tensors are written to."""
@@ -193,107 +170,89 @@ def stack(solutions: Sequence[Solution]) -> BatchSolution:
 
 
 def answered(
-    status: Status,
+    certificate: Certificate,
     direction: Array,
     dual: Array,
     support: Index,
     *,
     margin: float,
-    gap: float,
-    violation: float,
     rounds: int,
     known: str = "",
     merged: int = 0,
     unique: bool | None = True,
 ) -> Solution:
-    """A direction, certified or not; ``known`` is what the message says where it is not."""
-    message = f"certified: relative gap {gap:.1e}" + ("" if unique else f"; {NOT_UNIQUE}")
+    """A direction with its certificate; ``known`` is what the message says where that certifies nothing."""
+    message = f"certified: relative gap {certificate.gap:.1e}" + ("" if unique else f"; {NOT_UNIQUE}")
     return Solution(
-        status,
+        certificate.status,
         torch.from_numpy(direction),
         margin,
         torch.from_numpy(dual),
         torch.from_numpy(support),
-        gap,
-        violation,
+        certificate.gap,
+        certificate.violation,
         rounds,
-        message if status is Status.CERTIFIED else f"unverified: {known}",
+        message if certificate.certified else f"unverified: {known}",
         merged,
+    )
+
+
+def answered_batch(
+    certified: Mask,
+    direction: Array,
+    dual: Array,
+    support: Sequence[Tensor],
+    *,
+    margin: Array,
+    gap: Array,
+    violation: Array,
+    merged: Index,
+) -> BatchSolution:
+    """Directions of B instances, ``certified`` (B,) by the rule or to be exchanged for what is found of them alone."""
+    B = len(certified)
+    message = f"certified: relative gap at most {gap.max(where=certified, initial=0.0):.1e}"
+    return BatchSolution(
+        status=tuple(map(status_of, certified.tolist())),
+        direction=torch.from_numpy(direction),
+        margin=torch.from_numpy(margin),
+        dual=torch.from_numpy(dual),
+        support=support,
+        gap=torch.from_numpy(gap),
+        violation=torch.from_numpy(violation),
+        iterations=torch.ones(B, dtype=torch.int64),
+        message=(message,) * B,
+        merged=torch.from_numpy(merged),
     )
 
 
 def infeasible(
-    shape: Shape, dual: Array, support: Index, goal: str, violation: float, rounds: int, merged: int
+    proof: Certificate, shape: Shape, dual: Array, support: Index, goal: str, rounds: int, merged: int = 0
 ) -> Solution:
     """The proof that no direction of this shape meets the rows; ``goal`` completes "no direction ..."."""
     used = int(np.count_nonzero(dual))
-    return Solution(
-        Status.INFEASIBLE,
-        torch.zeros(shape, dtype=torch.float64),
-        0.0,
-        torch.from_numpy(dual),
-        torch.from_numpy(support),
-        float("inf"),
-        violation,
-        rounds,
-        f"no direction {goal}: the weights in `dual` combine {used} rows to zero",
-        merged,
-    )
+    message = f"no direction {goal}: the weights in `dual` combine {used} rows to zero"
+    solution = answered(proof, np.zeros(shape), dual, support, margin=0.0, rounds=rounds, merged=merged)
+    return replace(solution, message=message)
 
 
 def nothing_to_separate(shape: Shape, grid: Shape, has_rows: bool, merged: int) -> Solution:
     """No row asks for anything: the zero direction meets them all."""
     words = "every right-hand side is 0" if has_rows else "no token competes with a selected one"
-    return replace(
-        answered(
-            Status.CERTIFIED,
-            np.zeros(shape),
-            np.zeros(grid),
-            np.zeros((0, 2), np.int64),
-            margin=float("inf"),
-            gap=0.0,
-            violation=0.0,
-            rounds=0,
-            merged=merged,
-        ),
-        message=f"{words}: the zero direction meets all rows",
-    )
+    message = f"{words}: the zero direction meets all rows"
+    return replace(_zeros(Certificate(0.0, 0.0), shape, grid, merged), margin=float("inf"), message=message)
 
 
 def undefined(shape: Shape, grid: Shape, limit: str, head: Status, merged: int) -> Solution:
     """A joint limit that rests on a head which does not separate."""
     known = f"the {limit} limit needs a head that separates the selected tokens, and the head is {head}: use strict"
-    solution = answered(
-        Status.UNVERIFIED,
-        np.zeros(shape),
-        np.zeros(grid),
-        np.zeros((0, 2), np.int64),
-        margin=0.0,
-        gap=1.0,
-        violation=1.0,
-        rounds=0,
-        merged=merged,
-    )
-    return replace(solution, message=known)
+    return replace(_zeros(NOTHING, shape, grid, merged), message=known)
 
 
-class Ragged(Sequence[Tensor]):
-    """Pieces of one tensor, cut when asked for: a thousand small tensors take longer than their problems' rows."""
+def _zeros(certificate: Certificate, shape: Shape, grid: Shape, merged: int) -> Solution:
+    nothing = np.zeros((0, 2), np.int64)
+    return answered(certificate, np.zeros(shape), np.zeros(grid), nothing, margin=0.0, rounds=0, merged=merged)
 
-    def __init__(self, whole: Tensor, ends: list[int]) -> None:
-        self.whole, self.ends = whole, ends
 
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    @overload
-    def __getitem__(self, at: int) -> Tensor: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> list[Tensor]: ...
-
-    def __getitem__(self, at: int | slice) -> Tensor | list[Tensor]:
-        if isinstance(at, slice):
-            return [self[b] for b in range(*at.indices(len(self)))]
-        b = range(len(self.ends))[at]
-        return self.whole[self.ends[b - 1] if b else 0 : self.ends[b]]
+def withdrawn(solution: Solution, known: str) -> Solution:
+    """The same answer, certified no longer; ``known`` says why."""
+    return replace(solution, status=NOTHING.status, message=f"unverified: {known}")

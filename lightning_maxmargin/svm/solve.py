@@ -8,17 +8,12 @@ import numpy as np
 import torch
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.certify import (
-    TOLERANCES,
-    Certificate,
-    certificate,
-    meets_rows,
-    residual,
-    what_is_known,
-)
+from lightning_maxmargin.svm.certificate import NOTHING, TOLERANCES, Certificate
+from lightning_maxmargin.svm.certify import certificate
 from lightning_maxmargin.svm.generate import Outcome, generate, smallest_of
 from lightning_maxmargin.svm.norms.names import Norm, is_unique, norm_of
 from lightning_maxmargin.svm.norms.rounds import generate_norm
+from lightning_maxmargin.svm.proofs import margin_at_least, meets_rows, refuted, what_is_known
 from lightning_maxmargin.svm.rational import (
     LARGEST_POWER,
     RATIONAL_NUMBERS,
@@ -29,7 +24,7 @@ from lightning_maxmargin.svm.rational import (
     solve_rational,
 )
 from lightning_maxmargin.svm.rows import Array, RowProblem
-from lightning_maxmargin.svm.solution import Solution, Status, answered, infeasible, nothing_to_separate
+from lightning_maxmargin.svm.solution import Solution, answered, infeasible, nothing_to_separate, withdrawn
 from lightning_maxmargin.svm.threads import one_thread
 from lightning_maxmargin.svm.warm import begin
 
@@ -98,32 +93,23 @@ def _at_extremes(problem: RowProblem, warm: Solution | None, goal: str, norm: No
 
 def rescaled(problem: RowProblem, solution: Solution, rows: int, rhs: int) -> Solution:
     """The Solution of ``problem``, whose rows are ``2^rows`` and right-hand sides ``2^rhs`` times those solved."""
-    dual = shifted(
-        solution.dual.numpy(), -rhs if solution.status is Status.INFEASIBLE else _dual_power(solution, rows, rhs)
-    )
-    if solution.status is Status.INFEASIBLE:
+    dual = shifted(solution.dual.numpy(), -rhs if solution.infeasible else _dual_power(solution, rows, rhs))
+    if solution.infeasible:
         return replace(solution, dual=torch.from_numpy(dual))
     before, power = solution.direction.numpy(), rhs - rows
     within = min(power, LARGEST_POWER - int(np.frexp(np.abs(before).max(initial=0.0))[1]))
     direction = np.ldexp(before, within)
     with np.errstate(over="ignore"):
         margin = float(np.ldexp(solution.margin, -power))
-    message, status = solution.message, solution.status
     if within < power:
-        message += f"; the direction is 2^{power - within} times as long, past the end of float64"
+        past = f"; the direction is 2^{power - within} times as long, past the end of float64"
+        solution = replace(solution, message=solution.message + past)
     if solution.certified and not np.array_equal(np.ldexp(direction, -within), before):
         # Numbers next to 0 have lost digits: few rows are judged once more as they are, without rounding.
         found = certificate(problem, direction, dual, solution.norm)
         if not found.certified or abs(found.smallest - 1) > TOLERANCES.violation:
-            status, message = Status.UNVERIFIED, "unverified: the direction's small entries are below float64's range"
-    return replace(
-        solution,
-        status=status,
-        direction=torch.from_numpy(direction),
-        dual=torch.from_numpy(dual),
-        margin=margin,
-        message=message,
-    )
+            solution = withdrawn(solution, "the direction's small entries are below float64's range")
+    return replace(solution, direction=torch.from_numpy(direction), dual=torch.from_numpy(dual), margin=margin)
 
 
 def _dual_power(solution: Solution, rows: int, rhs: int) -> int:
@@ -144,7 +130,7 @@ def second_opinion(problem: RowProblem, outcome: Outcome | None) -> Outcome | No
     if answer.w is None:
         value = float(lam @ problem.rhs.ravel()[ids])
         lam = lam / value if 1e-300 < value < 1e300 else lam
-        return Outcome(ids, lam, np.zeros(problem.shape), True, residual(problem, ids, lam), answer.steps)
+        return Outcome(ids, lam, np.zeros(problem.shape), True, answer.steps)
     w, shift = floats(answer.w)
     within = min(max(shift, SMALLEST_POWER), LARGEST_POWER)
     size = f"of size 2^{-shift}" if abs(shift) > 900 else f"{1 / float(np.ldexp(np.linalg.norm(w), shift)):.3g}"
@@ -152,14 +138,13 @@ def second_opinion(problem: RowProblem, outcome: Outcome | None) -> Outcome | No
     # A power of two off the multipliers, which no certificate minds, keeps them in float64.
     lam = shifted(lam, exponent + within - shift)
     w = np.ldexp(w, within).reshape(problem.shape)
-    return Outcome(ids, lam, w, False, 0.0, answer.steps, scaled=True, note=note)
+    return Outcome(ids, lam, w, False, answer.steps, scaled=True, note=note)
 
 
 def _no_answer(problem: RowProblem, outcome: Outcome, goal: str) -> Solution:
-    dual = np.zeros(problem.live.shape)
-    dual.ravel()[outcome.ids] = outcome.lam
-    support = np.argwhere(dual > 0)
-    return infeasible(problem.shape, dual, support, goal, outcome.violation, outcome.rounds, problem.merged)
+    dual = problem.spread(outcome.ids, outcome.lam)
+    proof = refuted(problem, outcome.ids, outcome.lam)
+    return infeasible(proof, problem.shape, dual, np.argwhere(dual > 0), goal, outcome.rounds, problem.merged)
 
 
 def _answer(problem: RowProblem, outcome: Outcome, goal: str, norm: Norm) -> Solution:
@@ -189,22 +174,24 @@ class _Judged:
     def solution(self, problem: RowProblem, outcome: Outcome, goal: str, norm: Norm, met: bool) -> Solution:
         """The Solution; ``met``: whether the smallest row is 1 to what a certificate allows."""
         p, certificate, on = self.direction, self.certificate, problem.rhs > 0
-        length = float(np.linalg.norm(p)) if not problem.extreme else norm_of(p, "l2")
-        good = certificate.certified and met
+        certificate = replace(certificate, sound=certificate.sound and met)
         with np.errstate(all="ignore"):
+            length = float(np.linalg.norm(p)) if not problem.extreme else norm_of(p, "l2")
             slack = self.margins - problem.rhs
             tight = problem.live & (slack <= TOLERANCES.tight * np.where(on, problem.rhs, problem.row_norms * length))
+        good = certificate.certified
         nowhere = not good and not smallest_of(problem, self.margins) > 0
+        known = outcome.note
+        if not good and not known:
+            known = what_is_known(margin_at_least(problem, p), problem, self.dual, goal, norm)
         return answered(
-            Status.CERTIFIED if good else Status.UNVERIFIED,
+            NOTHING if nowhere else certificate,
             p,
             self.dual,
             np.argwhere(tight),
             margin=0.0 if nowhere or length == 0 else 1 / norm_of(p, norm),
-            gap=1.0 if nowhere else certificate.gap,
-            violation=1.0 if nowhere else certificate.violation,
             rounds=outcome.rounds,
-            known="" if good else outcome.note or what_is_known(problem, p, self.dual, goal, norm),
+            known=known,
             merged=problem.merged,
             unique=is_unique(norm),
         )
@@ -214,8 +201,7 @@ def _judged(problem: RowProblem, outcome: Outcome, scale: float, norm: Norm, mar
     p, lam = outcome.direction * scale, outcome.lam * scale if norm == "l2" else outcome.lam
     if not (np.isfinite(p).all() and np.isfinite(lam).all()):
         p, lam = outcome.direction, outcome.lam
-    dual = np.zeros(problem.live.shape)
-    dual.ravel()[outcome.ids] = lam
+    dual = problem.spread(outcome.ids, lam)
     with np.errstate(all="ignore"):
         margins = problem.margins(p) if margins is None else margins
     return _Judged(p, dual, margins, certificate(problem, p, dual, norm, margins))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lightning_maxmargin.svm.certify import relative_gap
+from lightning_maxmargin.svm.certificate import relative_gap
 from lightning_maxmargin.svm.checks import to_array
 from lightning_maxmargin.svm.generate import Outcome, bounds, smallest_of
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
-from lightning_maxmargin.svm.solution import Solution, Status
+from lightning_maxmargin.svm.solution import Solution
 
 # An earlier answer whose gap on the new rows is below this is the answer; a certificate allows 1e-8.
 SAME_ANSWER_GAP = 1e-12
@@ -57,7 +57,7 @@ def _support(problem: RowProblem, warm: Solution) -> Index | None:
         return None
     support = to_array(warm.support, "support").astype(np.int64)
     n, T = problem.live.shape
-    if support.ndim != 2 or not len(support) or warm.status is Status.INFEASIBLE:
+    if support.ndim != 2 or not len(support) or warm.infeasible:
         return None
     inside = ((support >= 0) & (support < [n, T])).all(1)
     ids = support[inside, 0] * T + support[inside, 1]
@@ -83,7 +83,7 @@ def _again(problem: RowProblem, warm: Solution, p: Array, margins: Array) -> Out
         return None
     if not bounds(problem, ids, lam, margins, p) <= SAME_ANSWER_GAP:
         return None
-    return Outcome(ids, lam, p, False, 0.0, 0, margins)
+    return Outcome(ids, lam, p, False, 0, margins)
 
 
 def _near(problem: RowProblem, support: Index, margins: Array, below: float) -> Start:

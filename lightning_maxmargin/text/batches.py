@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.text.fields import Spans
 from lightning_maxmargin.text.hidden import HiddenStates, padded_ids
 from lightning_maxmargin.text.pretrained import Pieces
 from lightning_maxmargin.text.records import Documents
-from lightning_maxmargin.text.fields import Spans
 from lightning_maxmargin.text.units import units_of
 
 #: A batch by name: index (b,), labels (b,) where there are some, input_ids and attention_mask (b, t), mask (b, t) true
@@ -33,6 +32,8 @@ class Split:
         hidden: of a frozen encoder, None where it is trained.
         key_layer: of ``hidden``.
         value_layer: of ``hidden``.
+        special_ids: tokens of the vocabulary that are never selected.
+        padding: the id that stands behind the end of a text.
     """
 
     documents: Documents
@@ -42,6 +43,7 @@ class Split:
     hidden: HiddenStates | None
     key_layer: int
     value_layer: int
+    special_ids: tuple[int, ...] = ()
     padding: int = 0
 
     def __len__(self) -> int:
@@ -80,27 +82,33 @@ class Split:
 
     @cached_property
     def special(self) -> Tensor:
-        """(N,) bool: pieces that are no part of the text."""
-        return torch.from_numpy(self.pieces.special | (self.pieces.spans[:, 1] <= self.pieces.spans[:, 0]))
+        """(N,) bool: pieces that may not be selected, as the model itself says of their ids."""
+        ids = torch.from_numpy(self.pieces.ids)
+        return torch.from_numpy(self.pieces.special) | torch.isin(ids, torch.tensor(self.special_ids, dtype=ids.dtype))
 
     @cached_property
-    def _units(self) -> list[tuple[Any, Spans]]:
-        """Unit of each piece and span of each unit, by document."""
-        return [self._units_of(i, self.units) for i in range(len(self))]
-
-    def _units_of(self, i: int, units: str) -> tuple[Any, Spans]:
-        at = self.pieces.of(i)
-        found = units_of(self.documents.texts[i], self.pieces.spans[at], self.pieces.special[at], units)  # type: ignore[arg-type]
-        return found.ids, found.spans
+    def _units(self) -> list[tuple[list[int], Spans]]:
+        """Unit of each piece and span of each unit, by document, where units are words or sentences."""
+        found = []
+        for i in range(len(self)):
+            at = self.pieces.of(i)
+            hidden = self.special[at].tolist()
+            units = units_of(self.documents.texts[i], self.pieces.spans[at].tolist(), hidden, self.units)
+            found.append((units.ids, units.spans))
+        return found
 
     @cached_property
     def unit_ids(self) -> Tensor:
         """(N,) int64, the unit of each piece in its document, -1 for none."""
-        return torch.cat([torch.zeros(0, dtype=torch.int64), *(torch.as_tensor(ids) for ids, _ in self._units)])
+        ids = [torch.tensor(ids, dtype=torch.int64) for ids, _ in self._units]
+        return torch.cat([torch.zeros(0, dtype=torch.int64), *ids])
 
     def unit_spans(self, i: int) -> Spans:
         """Half-open character spans of document i's units."""
-        return self._units[i][1]
+        if self.units != "pieces":
+            return self._units[i][1]
+        at = self.pieces.of(i)
+        return list(map(tuple, self.pieces.spans[at][~self.special[at].numpy()].tolist()))
 
     def unit_count(self, i: int) -> int:
         """How many places a document's units take in a batch."""

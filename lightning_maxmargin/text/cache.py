@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lightning_maxmargin.atomic import whole
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.run.atomic import whole
 from lightning_maxmargin.text.encoders import Encoder
 
 FEATURE_VERSION = 1  # raised whenever the same sentence would get another vector

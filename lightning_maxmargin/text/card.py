@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.run.atomic import write_text
 from lightning_maxmargin.text.encoders import DEFAULT
 
 #: What the packaged encoder is on the hub.

@@ -67,7 +67,7 @@ def measure_corpus(
         seed: of the sample.
     """
     start = time.perf_counter()
-    names = [model.config.id2label[k] for k in range(model.config.num_labels)]
+    names = model.names
     words, found = WordTable(), {}
     for name, split in {"train": train, "val": val}.items():
         if forward is None or name == "val":
@@ -148,7 +148,8 @@ def _words(split: Split, i: int, weights: Numbers, evidence: Numbers) -> tuple[l
     of = np.searchsorted(spans[:, 1], starts, side="right") if len(spans) else starts * 0
     there, ids = np.unique(of.clip(max=max(len(spans) - 1, 0)), return_inverse=True)
     names = [plain_word(text[start:end]) for start, end in spans[there].tolist()]
-    return names, np.bincount(ids, weights, len(there)), np.bincount(ids, together, len(there))
+    sums = [np.bincount(ids, x, len(there)).astype(np.float64, copy=False) for x in (weights, together)]
+    return names, sums[0], sums[1]
 
 
 @torch.no_grad()
@@ -189,7 +190,8 @@ def _mean_pool(found: Mapping[str, Measured], classes: int) -> dict[str, Any] | 
     if train is None or train.pooled is None or val.pooled is None or not len(val.labels):
         return None
     weights, bias = fit_linear(train.pooled, train.labels, classes)
-    right = {name: (x.pooled @ weights + bias).argmax(1) == x.labels for name, x in found.items()}  # type: ignore[union-attr]
+    pooled = {"train": (train.pooled, train.labels), "val": (val.pooled, val.labels)}
+    right = {name: (x @ weights + bias).argmax(1) == labels for name, (x, labels) in pooled.items()}
     model = val.predicted == val.labels
     return {
         "accuracy": {name: float(x.double().mean()) for name, x in right.items()},
@@ -224,10 +226,10 @@ def fit_linear(features: Tensor, labels: Tensor, classes: int, steps: int = 50) 
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = cross_entropy(x @ weights + bias, labels) + weights.square().sum() / (2 * len(x))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     return weights.detach(), bias.detach()
 
 

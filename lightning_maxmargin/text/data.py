@@ -16,7 +16,7 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.encoders import DEFAULT
 from lightning_maxmargin.text.hidden import cached_hidden
-from lightning_maxmargin.text.pretrained import PretrainedEncoder, pretrained_encoder
+from lightning_maxmargin.text.pretrained import PretrainedEncoder, pretrained_encoder, special_ids
 from lightning_maxmargin.text.records import Documents, read_documents, read_splits
 from lightning_maxmargin.text.splits import check_labels, stratified
 
@@ -103,7 +103,7 @@ class TextData(pl.LightningDataModule):
         if not 0 < val_share < 1:
             raise InputError(f"data.val_share: {val_share}; expected a number between 0 and 1")
         self.sources = {"train": train, "val": val, "test": test, "predict": predict}
-        self.columns = {"text": text, "label": label, "rationale": rationale}
+        self.columns: dict[str, Any] = {"text": text, "label": label, "rationale": rationale}
         self.val_share, self.batch_size, self.cache_dir = val_share, batch_size, cache_dir
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.encoder: PretrainedEncoder = pretrained_encoder(encoder)
@@ -115,7 +115,6 @@ class TextData(pl.LightningDataModule):
         self.spec = TextSpec(encoder, key, value, units, self.encoder.longest(max_length))
         self.splits: dict[str, Split] = {}
         self.names: list[str] = []
-        self.frozen = True  # a model that trains the encoder sets it: then no hidden states are computed
 
     # --- reading ----------------------------------------------------------------------------------------------
 
@@ -124,7 +123,13 @@ class TextData(pl.LightningDataModule):
         wanted = [name for name in STAGES[stage] if name not in self.splits]
         documents = self._documents(stage, wanted) if wanted else {}
         for name, docs in documents.items():
-            self.splits[name] = self._split(docs)
+            self.splits[name] = self._split(docs, cached=stage == "fit" or (self._is_frozen and stage != "predict"))
+
+    @property
+    def _is_frozen(self) -> bool:
+        """Whether the model reads hidden states as the encoder came with them."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        return not getattr(module, "tunes_encoder", False)
 
     def _documents(self, stage: str, wanted: list[str]) -> dict[str, Documents]:
         if stage == "predict":
@@ -161,18 +166,16 @@ class TextData(pl.LightningDataModule):
             **self.columns,
         )  # fmt: skip
 
-    def _split(self, documents: Documents) -> Split:
+    def _split(self, documents: Documents, cached: bool) -> Split:
         pieces = self.encoder.pieces(documents.texts, self.spec.max_length)
         layers = (self.spec.key_layer, self.spec.value_layer)
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        hidden = (
-            cached_hidden(self.encoder, documents.texts, pieces, layers, self.cache_dir, device)
-            if self.frozen
-            else None
-        )
-        return Split(
-            documents, pieces, self.spec.units, None, hidden, *layers, self.encoder.tokenizer.pad_token_id or 0
-        )
+        hidden = None
+        if cached:
+            hidden = cached_hidden(self.encoder, documents.texts, pieces, layers, self.cache_dir, device)
+        tokenizer = self.encoder.tokenizer
+        special = tuple(special_ids(tokenizer))
+        return Split(documents, pieces, self.spec.units, None, hidden, *layers, special, tokenizer.pad_token_id or 0)
 
     def has_split(self, split: str) -> bool:
         """Whether there is such a split, read or yet to be read."""

@@ -1,13 +1,15 @@
-"""Hidden states of a frozen encoder: one memory-mapped float16 file a layer, computed once, resumed where it stopped."""
+"""Hidden states of a frozen encoder: a memory-mapped float16 file a layer, computed once, resumed where it stopped."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +18,8 @@ from filelock import FileLock
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.run.atomic import write_text
 from lightning_maxmargin.text.cache import cache_folder
 from lightning_maxmargin.text.pretrained import Pieces, PretrainedEncoder
 
@@ -56,7 +58,8 @@ def cached_hidden(
     """Hidden states of these layers, encoded where they are not on disk yet.
 
     A file is named after a checksum of weights, tokenizer, pieces and texts; 2 d bytes a piece and layer (768 for
-    d = 384). What is done is noted every :data:`TEXTS_A_NOTE` texts, and a run that was interrupted goes on from there.
+    d = 384). What is done is noted with its checksum every :data:`TEXTS_A_NOTE` texts: a run that was interrupted goes
+    on from there, a file that fails it is computed again. A complete cache is read without being written to.
 
     Args:
         encoder: of the texts.
@@ -69,45 +72,124 @@ def cached_hidden(
     Raises:
         InputError: a layer that the encoder does not have, or a folder that cannot be written.
     """
-    wanted = sorted(set(layers))
-    if wanted and not 0 <= wanted[0] <= wanted[-1] <= encoder.depth:
-        raise InputError(f"data: layers {wanted}; {encoder.name} has layers 0 to {encoder.depth}")
+    wanted = _known(encoder, layers)
     folder = cache_folder(cache_dir) / f"hidden-{_key(encoder, texts, pieces)}"
-    shape = (int(pieces.starts[-1]), encoder.dim)
+    if not int(pieces.starts[-1]):
+        return HiddenStates({layer: np.zeros((0, encoder.dim), np.float16) for layer in wanted}, pieces)
+    files = {layer: LayerFile(folder, layer, pieces, encoder.dim) for layer in wanted}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):
-            missing = [layer for layer in wanted if _done(folder, layer) < len(pieces)]
-            if missing:
-                _encode(encoder, pieces, missing, folder, shape, torch.device(device))
-        return HiddenStates({layer: _open(folder, layer, shape, "r") for layer in wanted}, pieces)
+        missing = [file for file in files.values() if file.done() < len(pieces)]
+        if missing:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / "lock"):
+                done = [(file.done(), file) for file in missing]  # another process may have been here first
+                _encode(encoder, pieces, [x for x in done if x[0] < len(pieces)], torch.device(device))
+        return HiddenStates({layer: file.open("r") for layer, file in files.items()}, pieces)
     except OSError as error:
         raise InputError(
-            f"data.cache_dir: {folder} cannot be written ({error.strerror}); name another with --data.cache_dir"
+            f"data.cache_dir: {folder} cannot be written ({error.strerror or error}); "
+            "name another with --data.cache_dir"
         ) from error
 
 
+def _known(encoder: PretrainedEncoder, layers: Iterable[int]) -> list[int]:
+    wanted = sorted(set(layers))
+    if wanted and not 0 <= wanted[0] <= wanted[-1] <= encoder.depth:
+        raise InputError(f"data: layers {wanted}; {encoder.name} has layers 0 to {encoder.depth}")
+    return wanted
+
+
+@dataclass(frozen=True, eq=False)
+class LayerFile:
+    """One layer's hidden states on disk, and the note of how many texts are there with the checksum of these.
+
+    Attributes:
+        folder: of the texts.
+        layer: of the encoder.
+        pieces: of the texts.
+        dim: of a hidden state.
+    """
+
+    folder: Path
+    layer: int
+    pieces: Pieces
+    dim: int
+
+    @property
+    def path(self) -> Path:
+        """Of the numbers."""
+        return self.folder / f"layer-{self.layer}.f16"
+
+    @property
+    def note_path(self) -> Path:
+        """Of the note."""
+        return self.folder / f"layer-{self.layer}.json"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, d)"""
+        return int(self.pieces.starts[-1]), self.dim
+
+    def open(self, mode: Literal["r", "r+"]) -> Half:
+        """(N, d) float16, mapped."""
+        return np.memmap(self.path, np.float16, mode, shape=self.shape)
+
+    def done(self) -> int:
+        """How many texts are on disk; 0 where the file is absent, of another size, or not what was noted."""
+        try:
+            note = json.loads(self.note_path.read_text(encoding="utf-8"))
+            done, expected = int(note["texts"]), int(note["crc32"])
+            if not 0 <= done <= len(self.pieces) or self.path.stat().st_size != 2 * self.shape[0] * self.dim:
+                return 0
+            return done if self.checksum(self.open("r"), 0, done) == expected else 0
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+
+    def checksum(self, states: Half, start: int, stop: int, before: int = 0) -> int:
+        """CRC-32 of the texts from ``start`` to ``stop``, going on from that of the texts before."""
+        rows = states[int(self.pieces.starts[start]) : int(self.pieces.starts[stop])]
+        return zlib.crc32(np.asarray(rows).view(np.uint8).data, before)
+
+    def make(self) -> Half:
+        """The file at its full size, to be written: on a full disk this fails, where a mapped file would crash."""
+        size = 2 * self.shape[0] * self.dim
+        with self.path.open("ab") as file:
+            file.truncate(size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+        return self.open("r+")
+
+    def note(self, texts: int, checksum: int) -> None:
+        """Notes that so many texts are on disk."""
+        write_text(self.note_path, json.dumps({"texts": texts, "crc32": checksum}))
+
+
 def _encode(
-    encoder: PretrainedEncoder, pieces: Pieces, layers: list[int], folder: Path, shape: tuple[int, int],
-    device: torch.device,
-) -> None:  # fmt: skip
-    """Fills the files of these layers from the first text that one of them lacks."""
-    done = min(_done(folder, layer) for layer in layers)
-    network = encoder.model(max(layers)).to(device)
-    files = {layer: _open(folder, layer, shape, "r+" if _path(folder, layer).exists() else "w+") for layer in layers}
-    bar = tqdm(total=shape[0], initial=int(pieces.starts[done]), desc="encoding", unit="pieces", unit_scale=True,
-               delay=2.0, leave=False)  # fmt: skip
+    encoder: PretrainedEncoder, pieces: Pieces, missing: list[tuple[int, LayerFile]], device: torch.device
+) -> None:
+    """Fills these files, with how many texts each has, from the first text that one of them lacks."""
+    if not missing:
+        return
+    done = min(count for count, _ in missing)
+    network = encoder.model(max(file.layer for _, file in missing)).to(device)
+    files = {file: file.make() for _, file in missing}
+    sums = {file: file.checksum(states, 0, done) for file, states in files.items()}
+    bar = tqdm(
+        total=int(pieces.starts[-1]), initial=int(pieces.starts[done]), desc="encoding", unit="pieces",
+        unit_scale=True, delay=2.0, leave=False,
+    )  # fmt: skip
     with bar, torch.inference_mode():
         for start in range(done, len(pieces), TEXTS_A_NOTE):
             texts = range(start, min(start + TEXTS_A_NOTE, len(pieces)))
             for part in batches_by_length(pieces, texts, CPU_PIECES if device.type == "cpu" else GPU_PIECES):
-                states = _hidden(network, encoder, pieces, part, device)
-                for layer, file in files.items():
-                    _store(file, states[layer], pieces, part)
+                found = _hidden(network, encoder, pieces, part, device)
+                for file, states in files.items():
+                    _store(states, found[file.layer], pieces, part)
                 bar.update(sum(int(pieces.starts[i + 1] - pieces.starts[i]) for i in part))
-            for layer, file in files.items():
-                file.flush()  # type: ignore[attr-defined]
-                write_text(folder / f"layer-{layer}.json", json.dumps({"texts": texts[-1] + 1}))
+            for file, states in files.items():
+                states.flush()  # type: ignore[attr-defined]
+                sums[file] = file.checksum(states, texts.start, texts.stop, sums[file])
+                file.note(texts.stop, sums[file])
 
 
 def batches_by_length(pieces: Pieces, texts: Iterable[int], most: int) -> Iterator[list[int]]:
@@ -135,7 +217,12 @@ def _hidden(
     network: nn.Module, encoder: PretrainedEncoder, pieces: Pieces, texts: Sequence[int], device: torch.device
 ) -> Any:
     ids, mask = padded_ids(pieces, texts, encoder.tokenizer.pad_token_id or 0)
-    return network(input_ids=ids.to(device), attention_mask=mask.to(device), output_hidden_states=True).hidden_states
+    found = network(input_ids=ids.to(device), attention_mask=mask.to(device), output_hidden_states=True).hidden_states
+    if any(states.shape != (*ids.shape, encoder.dim) for states in found):
+        raise InputError(
+            f"data.encoder: {encoder.name} has hidden states of other shapes than its pieces; name another"
+        )
+    return found
 
 
 def _store(file: Half, states: Tensor, pieces: Pieces, texts: Sequence[int]) -> None:
@@ -151,22 +238,3 @@ def _key(encoder: PretrainedEncoder, texts: Sequence[str], pieces: Pieces) -> st
     digest.update(pieces.ids.tobytes())
     digest.update(pieces.starts.tobytes())
     return digest.hexdigest()[:24]
-
-
-def _path(folder: Path, layer: int) -> Path:
-    return folder / f"layer-{layer}.f16"
-
-
-def _open(folder: Path, layer: int, shape: tuple[int, int], mode: Any) -> Half:
-    if not shape[0]:
-        return np.zeros(shape, np.float16)
-    return np.memmap(_path(folder, layer), np.float16, mode, shape=shape)
-
-
-def _done(folder: Path, layer: int) -> int:
-    """How many texts of this layer are on disk; 0 where the file is absent or of another size."""
-    try:
-        done = int(json.loads((folder / f"layer-{layer}.json").read_text(encoding="utf-8"))["texts"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-    return done if _path(folder, layer).is_file() else 0

@@ -32,7 +32,7 @@ class MaxMarginConfig(PretrainedConfig):
     """What :class:`MaxMarginForSequenceClassification` is made of.
 
     Args:
-        encoder: the encoder's own configuration, as ``to_dict()`` gives it; its depth is ``max(key_layer, value_layer)``.
+        encoder: the encoder's own configuration, as ``to_dict()`` gives it, up to the deeper layer.
         key_layer: whose hidden states attention scores; 0 is the embeddings.
         value_layer: whose hidden states the head reads.
         token_scale: length of a token after its LayerNorm. The length is the effective learning rate of p: 3 to 12 gave
@@ -47,7 +47,7 @@ class MaxMarginConfig(PretrainedConfig):
     """
 
     model_type = "maxmargin"
-    keys_to_ignore_at_inference = ("selection", "evidence", "scores")
+    keys_to_ignore_at_inference = ["selection", "evidence", "scores"]  # noqa: RUF012  (transformers adds to the list)
 
     def __init__(
         self,
@@ -92,12 +92,15 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
     config_class = MaxMarginConfig
     base_model_prefix = "encoder"
     main_input_name = "input_ids"
+    accepts_loss_kwargs = False  # a loss is the mean of its batch: the Trainer divides it when it accumulates
+    encoder: Any
     _no_split_modules: list[str] = []  # noqa: RUF012  (transformers reads it of the class)
 
     def __init__(self, config: MaxMarginConfig, encoder: nn.Module | None = None) -> None:
         super().__init__(config)
-        self.encoder: Any = _encoder_of(config) if encoder is None else encoder
-        classes, dim = int(config.num_labels), int(self.encoder.config.hidden_size)
+        self.encoder = _encoder_of(config) if encoder is None else encoder
+        own: Any = self.encoder.config
+        classes, dim = len(self.names), int(own.hidden_size)
         if classes < 2:
             raise InputError(f"model: {classes} label; expected two or more")
         if config.parametrization == "p" and config.query == "cls":
@@ -113,6 +116,17 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
         per_class = [selector(2) for _ in range(classes)] if config.per_class else [selector(classes)]
         self.selectors = nn.ModuleList(per_class)
         self.post_init()
+
+    @property
+    def names(self) -> list[str]:
+        """Of the labels, in the order of the logits."""
+        by_number: Any = self.config.id2label
+        return [by_number[k] for k in range(len(by_number))]
+
+    @property
+    def parts(self) -> list[TokenSelector]:
+        """The selectors: one, or one a class."""
+        return list(self.selectors)  # type: ignore[arg-type]
 
     def _init_weights(self, module: nn.Module) -> None:
         """The selectors make their own start."""
@@ -168,7 +182,7 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
             dropout: share of the entries of a token that are dropped.
         """
         data = self.sequences(keys, values, mask, first, dropout)
-        parts = [self._select(selector, data) for selector in self.selectors]  # type: ignore[arg-type]
+        parts = [self._select(selector, data) for selector in self.parts]
         if not self.config.per_class:
             scores, selection, evidence = parts[0]
             evidence = torch.stack([-evidence, evidence], -1) / 2 if evidence.ndim == 2 else evidence
@@ -196,13 +210,22 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
 
     def _token(self, states: Tensor, dropout: float = 0.0) -> Tensor:
         """Centred over its dimensions and scaled to the length: LayerNorm without weights, of another length."""
-        states = states.to(self.selectors[0].dtype)  # type: ignore[union-attr,arg-type]
-        token = self.config.token_scale * normalize(states - states.mean(-1, keepdim=True), dim=-1)
+        token = scaled_tokens(states.to(self.parts[0].dtype), self.config.token_scale)
         return nn.functional.dropout(token, dropout) if dropout else token
 
     def _special(self, input_ids: Tensor) -> Tensor:
         special = torch.tensor(self.config.special_ids, dtype=input_ids.dtype, device=input_ids.device)
         return torch.isin(input_ids, special)
+
+
+def scaled_tokens(states: Tensor, length: float) -> Tensor:
+    """Hidden states (..., d) centred over d and scaled to the length: LayerNorm without weights, of another length.
+
+    Example:
+        >>> scaled_tokens(torch.tensor([1.0, 3.0, 2.0]), 8.0).norm().item()
+        8.0
+    """
+    return length * normalize(states - states.mean(-1, keepdim=True), dim=-1)
 
 
 def _encoder_of(config: MaxMarginConfig) -> nn.Module:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from lightning_maxmargin.errors import InputError
@@ -21,7 +23,11 @@ from lightning_maxmargin.text.packages import require_text_extra
 #: What a model on the hub is made of; pickles are not among them.
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 #: Norms that some encoders apply after their last layer: hidden states in between do not have them.
-FINAL_NORMS = ("final_norm", "final_layer_norm", "ln_f")
+FINAL_NORMS = ("final_norm", "final_layer_norm", "ln_f", "norm", "LayerNorm")
+#: Those inside a part, by the model's type: the same name is another thing elsewhere.
+NESTED_NORMS = {"xlm-roberta-xl": ("encoder", "LayerNorm"), "opt": ("decoder", "final_layer_norm")}
+#: Settings with an entry a layer.
+OF_EACH_LAYER = ("attention_window", "layer_types")
 #: Pieces without a maximum of the tokenizer's own: longer texts would be cut by the positions of most encoders.
 LONGEST = 512
 
@@ -33,7 +39,7 @@ class Pieces:
     Attributes:
         ids: (N,) int64, of the vocabulary, special tokens among them.
         spans: (N, 2) int64, half-open character spans; empty for special tokens.
-        special: (N,) bool.
+        special: (N,) bool, also where a text itself holds one.
         starts: (n + 1,) int64, where each text begins.
         truncated: (n,) bool, texts that were cut.
     """
@@ -120,20 +126,38 @@ class PretrainedEncoder:
         files = sorted({file for kind in kinds for file in self.folder.glob(kind)})
         return "-".join(file_sha256(file)[:32] for file in files)
 
+    @cached_property
+    def positions(self) -> int | None:
+        """Pieces that the encoder has positions for; None where it does not say.
+
+        RoBERTa and its kin count positions from one after that of padding, so that 514 are for 512 pieces.
+        """
+        from transformers import AutoModel
+
+        try:
+            most = int(self.config.max_position_embeddings or 0)
+        except (AttributeError, NotImplementedError):  # relative positions
+            return None
+        with torch.device("meta"), quiet_loading():
+            network = AutoModel.from_config(cut_config(self.config, 1))
+        tables = [x for name, x in network.named_modules() if name.endswith("position_embeddings")]
+        first = next((x.padding_idx + 1 for x in tables if getattr(x, "padding_idx", None) is not None), 0)
+        return most - first if most > first else None
+
     def longest(self, asked: int | None) -> int:
-        """Pieces at most: what is asked for, else the tokenizer's own maximum.
+        """Pieces at most: what is asked for, else the maximum of tokenizer and encoder.
 
         Raises:
             InputError: fewer than 3 pieces, or more than the encoder has positions for.
         """
-        own = min(int(self.tokenizer.model_max_length), int(getattr(self.config, "max_position_embeddings", 10**9)))
+        own = min(int(self.tokenizer.model_max_length), self.positions or 10**9)
         own = own if own < 10**6 else LONGEST
         if asked is not None and not 3 <= asked <= own:
             raise InputError(f"data.max_length: {asked}; {self.name} takes from 3 to {own} word pieces")
         return asked or own
 
     def model(self, layers: int) -> nn.Module:
-        """The network up to this layer, in evaluation mode, frozen.
+        """The network up to this layer (one at least) in float32, in evaluation mode, frozen.
 
         Raises:
             InputError: the weights cannot be read.
@@ -142,8 +166,9 @@ class PretrainedEncoder:
 
         with quiet_loading():
             network = _loaded(
-                self.name, AutoModel.from_pretrained, self.folder, num_hidden_layers=layers, use_safetensors=True
-            )
+                self.name, AutoModel.from_pretrained, self.folder, config=cut_config(self.config, max(1, layers)),
+                use_safetensors=True, dtype=torch.float32,
+            )  # fmt: skip
         return without_final_norm(network).eval().requires_grad_(False)
 
     def pieces(self, texts: Sequence[str], max_length: int | None = None) -> Pieces:
@@ -160,7 +185,10 @@ def word_pieces(tokenizer: Any, texts: Sequence[str], longest: int) -> Pieces:
             return_token_type_ids=False, return_offsets_mapping=True, return_special_tokens_mask=True,
         )  # fmt: skip
         codes += part.encodings
-    return _joined(codes)
+    found = _joined(codes)
+    # A tokenizer does not mark a special token that stands in the text itself, "[SEP]"; the model never selects one.
+    named = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    return replace(found, special=found.special | np.isin(found.ids, sorted(named)))
 
 
 def _joined(codes: Sequence[Any]) -> Pieces:
@@ -193,11 +221,37 @@ def pretrained_encoder(name: str = DEFAULT) -> PretrainedEncoder:
     return PretrainedEncoder(name, folder)
 
 
+def special_ids(tokenizer: Any) -> list[int]:
+    """Tokens that are no part of a text; one that stands for an unknown word is."""
+    return sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id})
+
+
+def cut_config(config: Any, layers: int) -> Any:
+    """The configuration of the encoder's first layers.
+
+    Raises:
+        InputError: it has other parts than layers, one after the other.
+    """
+    own = copy.deepcopy(config)
+    try:
+        own.num_hidden_layers = layers
+    except NotImplementedError as error:
+        raise InputError(f"data.encoder: layers of a {config.model_type} cannot be left out; name another") from error
+    for name in OF_EACH_LAYER:
+        each = getattr(own, name, None)
+        if isinstance(each, (list, tuple)):
+            setattr(own, name, each[:layers])
+    return own
+
+
 def without_final_norm(network: Any) -> Any:
     """The network without the norm after its last layer, so that its output is the hidden state of that layer."""
+    part, inside = NESTED_NORMS.get(network.config.model_type, ("", ""))
     for name in FINAL_NORMS:
         if isinstance(getattr(network, name, None), nn.Module):
             setattr(network, name, nn.Identity())
+    if part:
+        setattr(getattr(network, part), inside, nn.Identity())
     return network
 
 

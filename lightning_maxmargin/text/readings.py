@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.text.model import MaxMarginForSequenceClassification
 from lightning_maxmargin.text.fields import Spans
-from lightning_maxmargin.text.units import sum_by, units_of
+from lightning_maxmargin.text.model import MaxMarginForSequenceClassification
+from lightning_maxmargin.text.units import sum_by, word_spans
 
 Numbers = npt.NDArray[np.float64]
 
@@ -114,20 +114,23 @@ def units_in(output: dict[str, Tensor], row: int, mask: Tensor, norms: Sequence[
 
 def selector_norms(model: MaxMarginForSequenceClassification) -> list[float]:
     """||p|| or ||W|| of each selector."""
-    return [float(selector.direction.detach().norm()) for selector in model.selectors]  # type: ignore[union-attr]
+    return [float(selector.direction.detach().norm()) for selector in model.parts]
 
 
 def word_weights(text: str, spans: Spans, weight: Numbers) -> tuple[Spans, npt.NDArray[np.int64], Numbers]:
-    """Words of the text, the word of each unit, and the weight of each word (the sum over its units).
+    """All words of the text, the word of each unit, and the weight of each word: the sum over its units.
+
+    Words that were cut off have weight 0: nobody who marked them is told that they were seen.
 
     Args:
         text: the document.
         spans: of its units.
         weight: (u,) of its units.
     """
-    found = units_of(text, spans, [0] * len(spans), "words")
-    ids = np.asarray(found.ids, np.int64)
-    return found.spans, ids, _sums(ids, weight, len(found.spans))
+    words = word_spans(text)
+    ids = np.searchsorted(words[:, 1], np.asarray(spans, np.int64).reshape(-1, 2)[:, 0], side="right")
+    ids[ids == len(words)] = -1  # a piece of space behind the last word
+    return list(map(tuple, words.tolist())), ids, _sums(ids, weight, len(words))
 
 
 def _sums(ids: npt.NDArray[np.int64], numbers: Numbers, count: int) -> Numbers:

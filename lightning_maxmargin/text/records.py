@@ -50,9 +50,8 @@ class Documents:
 
     def take(self, rows: Sequence[int]) -> Documents:
         """The documents of these rows."""
-        labels, rationales = (
-            None if column is None else [column[i] for i in rows] for column in (self.labels, self.rationales)
-        )
+        labels = None if self.labels is None else [self.labels[i] for i in rows]
+        rationales = None if self.rationales is None else [self.rationales[i] for i in rows]
         texts = [self.texts[i] for i in rows]
         return Documents(texts, labels, rationales, self.source, sum("\ufffd" in text for text in texts))
 
@@ -78,39 +77,32 @@ def read_documents(
     """The documents of a file, of one split of a folder or of the hub, or of standard input.
 
     Args:
-        source: a ``.csv``, ``.tsv``, ``.jsonl`` or ``.json`` file (also ``.gz``), a ``.parquet`` file; a folder of
-            such files named after their splits, or of sub-folders named by class that hold ``.txt`` files; a data set
-            of the hub, ``owner/name`` or ``owner/name:configuration``; ``-`` for standard input, a JSON object or a
-            plain text per line.
+        source: a ``.csv``, ``.tsv``, ``.jsonl``, ``.json`` (also ``.gz``) or ``.parquet`` file; a folder of files named
+            after their splits, or of sub-folders named by class with ``.txt`` files; ``owner/name[:configuration]`` of
+            the hub; ``-`` for standard input, a JSON object or a plain text per line.
         text: the column of the texts.
         label: the column of the labels: strings, numbers or truth values, kept by name (1.0 is "1"); None for none.
         rationale: the column of the marked spans, lists of ``[start, end)`` or their JSON; it may be absent.
         split: ``train``, ``val``, ``test`` or the hub's own name, where there are several.
         need_labels: whether a document without a label is an error.
-        cache_dir: of ``datasets``' copies; else ``MAXMARGIN_CACHE``, else the user's cache folder.
+        cache_dir: of ``datasets``' copies; else as :func:`~lightning_maxmargin.text.cache.cache_folder` says.
 
     Raises:
-        InputError: the source, its row or its column is wrong; one line says which.
+        InputError: one line says what is wrong with the source, its row or its column.
 
     Example:
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()
         >>> _ = Path(folder, "new.jsonl").write_text('{"text": "a fine film", "label": 1.0, "rationale": [[2, 6]]}')
-        >>> documents = read_documents(f"{folder}/new.jsonl", cache_dir=folder)
-        >>> documents.texts, documents.labels, documents.rationales
-        (['a fine film'], ['1'], [[(2, 6)]])
+        >>> read_documents(f"{folder}/new.jsonl", cache_dir=folder).rationales
+        [[(2, 6)]]
     """
     names = Columns(text, label, rationale)
     if source == "-":
         return _documents([_standard_input(text)], names, need_labels, "standard input")
     found = _found(source, names, cache_dir)
-    if split is None and len(found) > 1:
-        raise InputError(f"data: {source} has the splits {', '.join(found)}; name one with split=")
-    alike = [name for name in found if split in (None, name, SPLITS.get(name))]
-    alike += [name for name in found if split in SPLITS and SPLITS[split] == SPLITS.get(name)]
-    if not alike:
-        raise InputError(f"data: {source} has no split {split}; it has {', '.join(found)}")
-    return _documents(_tables(found[alike[0]], names, cache_dir), names, need_labels, source)
+    parts = found[_chosen(list(found), split, source)]
+    return _documents(_tables(parts, names, cache_dir), names, need_labels, source)
 
 
 def read_splits(
@@ -143,6 +135,17 @@ def read_splits(
         else:
             splits[name] = _documents(tables, names, need_labels, source)
     return splits
+
+
+def _chosen(found: Sequence[str], split: str | None, source: str) -> str:
+    """The split of this name or of one that means the same; the only one for None."""
+    if split is None and len(found) > 1:
+        raise InputError(f"data: {source} has the splits {', '.join(found)}; name one with split=")
+    alike = [name for name in found if split in (None, name, SPLITS.get(name))]
+    alike += [name for name in found if split in SPLITS and SPLITS[split] == SPLITS.get(name)]
+    if not alike:
+        raise InputError(f"data: {source} has no split {split}; it has {', '.join(found)}")
+    return alike[0]
 
 
 def _unlabelled(table: Table, label: str | None) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.text.model import MaxMarginConfig, MaxMarginForSequenceClassification
-from lightning_maxmargin.text.pretrained import PretrainedEncoder, quiet_loading
+from lightning_maxmargin.text.model import MaxMarginConfig, MaxMarginForSequenceClassification, Units
+from lightning_maxmargin.text.pretrained import PretrainedEncoder, quiet_loading, special_ids
 
 if TYPE_CHECKING:
     from lightning_maxmargin.text.data import TextSpec
@@ -26,19 +26,15 @@ def build_model(
         names: of the labels.
         shape: parametrization, query, rank, per_class and token_scale.
     """
-    network = encoder.model(max(spec.key_layer, spec.value_layer))
+    network: Any = encoder.model(max(spec.key_layer, spec.value_layer))
     config = MaxMarginConfig(
-        encoder=network.config.to_dict(),  # type: ignore[union-attr,operator]
-        key_layer=spec.key_layer, value_layer=spec.value_layer, units=spec.units, max_pieces=spec.max_length,
+        encoder=network.config.to_dict(),
+        key_layer=spec.key_layer, value_layer=spec.value_layer, units=cast(Units, spec.units),
+        max_pieces=spec.max_length,
         special_ids=special_ids(encoder.tokenizer), id2label=dict(enumerate(names)),
         label2id={name: k for k, name in enumerate(names)}, **shape,
     )  # fmt: skip
     return MaxMarginForSequenceClassification(config, encoder=network)
-
-
-def special_ids(tokenizer: Any) -> list[int]:
-    """Tokens that are no part of a text; one that stands for an unknown word is."""
-    return sorted(set(tokenizer.all_special_ids) - {tokenizer.unk_token_id})
 
 
 def load_model(folder: str | Path) -> MaxMarginForSequenceClassification:
@@ -67,11 +63,11 @@ def load_start(model: MaxMarginForSequenceClassification, folder: Path) -> None:
         mine, theirs = getattr(model.config, name), getattr(earlier.config, name)
         if mine != theirs:
             raise InputError(f"model.init_from: {folder} has {name} {theirs}, this model {mine}; make them equal")
-    same_labels = model.config.id2label == earlier.config.id2label
+    same_labels = model.names == earlier.names
     if model.config.per_class and not same_labels:
-        raise InputError(f"model.init_from: {folder} has selectors of other labels, {list(earlier.config.label2id)}")
-    for mine, theirs in zip(model.selectors, earlier.selectors, strict=True):
-        kept = {**theirs.attention_parameters, **(theirs.head_parameters if same_labels else {})}  # type: ignore[dict-item]
+        raise InputError(f"model.init_from: {folder} has selectors of other labels, {earlier.names}")
+    for mine, theirs in zip(model.parts, earlier.parts, strict=True):
+        kept = {**theirs.attention_parameters, **(theirs.head_parameters if same_labels else {})}
         state = mine.state_dict()
         for name, parameter in kept.items():
             if state[name].shape != parameter.shape:

@@ -10,9 +10,9 @@ import torch
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.batches import Split
+from lightning_maxmargin.text.fields import LONE
 from lightning_maxmargin.text.hidden import batches_by_length
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification
-from lightning_maxmargin.text.fields import LONE
 from lightning_maxmargin.text.pretrained import PretrainedEncoder, word_pieces
 from lightning_maxmargin.text.readings import Reading, read, selector_norms, units_in
 from lightning_maxmargin.text.records import Documents
@@ -36,7 +36,7 @@ class TextSelector:
 
     def __init__(self, model: MaxMarginForSequenceClassification, tokenizer: Any) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.names = [model.config.id2label[k] for k in range(model.config.num_labels)]
+        self.names = model.names
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> TextSelector:
@@ -73,7 +73,8 @@ class TextSelector:
         config = self.model.config
         pieces = word_pieces(self.tokenizer, texts, config.max_pieces)
         documents = Documents(texts, None, None, "texts", 0)
-        return Split(documents, pieces, config.units, None, None, config.key_layer, config.value_layer)
+        layers = (config.key_layer, config.value_layer)
+        return Split(documents, pieces, config.units, None, None, *layers, tuple(config.special_ids))
 
     @torch.inference_mode()
     def _read(self, split: Split, texts: list[int]) -> list[Reading]:
@@ -94,8 +95,7 @@ def readings(
         output: of the model, on the CPU.
         mask: (b, t) bool, true on pieces that may be selected.
     """
-    names = [model.config.id2label[k] for k in range(model.config.num_labels)]
-    norms = selector_norms(model)
+    names, norms = model.names, selector_norms(model)
     by_word = split.units == "pieces"
     for row, i in enumerate(texts):
         inside = mask[row]

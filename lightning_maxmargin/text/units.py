@@ -41,9 +41,8 @@ def units_of(text: str, offsets: Sequence[tuple[int, int]], special: Sequence[in
 
     Words are what stands between spaces, whatever a tokenizer makes of punctuation, as in maps that people mark; in a
     script without spaces that is a whole run of characters, so choose pieces or sentences there. Sentences are
-    syntok's, looked for up to 2,000 characters behind the last piece. A piece over several units belongs to the first,
-    and a unit that no piece belongs to is dropped: one behind the end of a truncated text, or of characters that the
-    tokenizer drops.
+    syntok's, looked for up to 2,000 characters behind the last piece. A piece over several units belongs to the first;
+    a unit without a piece is dropped, as behind the end of a truncated text.
 
     Args:
         text: of any length.
@@ -62,18 +61,16 @@ def units_of(text: str, offsets: Sequence[tuple[int, int]], special: Sequence[in
         raise InputError(f"data.units: {units!r}; expected one of {', '.join(UNITS)}")
     if len(special) != len(offsets):
         raise InputError(f"data: {len(offsets)} offsets of pieces and {len(special)} marks of special ones")
-    pieces = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
     words = word_spans(text)
-    pieces, real = _trimmed(pieces, words)
+    pieces, real = _trimmed(np.asarray(offsets, dtype=np.int64).reshape(-1, 2), words)
     real &= np.asarray(special, dtype=np.int64) == 0
     if units == "pieces":
         ids = np.where(real, real.cumsum() - 1, -1)
         return Units(ids.tolist(), list(map(tuple, pieces[real].tolist())))
+    whole = words
     if units == "sentences":
-        last = int(pieces[real, 1].max(initial=0))
-        whole = np.asarray(sentence_spans(text[: last + AHEAD]), dtype=np.int64).reshape(-1, 2)
-    else:
-        whole = words
+        seen = text[: int(pieces[real, 1].max(initial=0)) + AHEAD]
+        whole = np.asarray(sentence_spans(seen), dtype=np.int64).reshape(-1, 2)
     # Every piece lies, by its first character, in a word, and that in a sentence.
     ids = np.where(real, np.searchsorted(whole[:, 1], pieces[:, 0], side="right"), -1)
     kept, ids[real] = np.unique(ids[real], return_inverse=True)

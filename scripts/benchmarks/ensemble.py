@@ -70,12 +70,11 @@ def exact_row(
 
 def naive_row(p: InstanceStack, heads: Tensor, steps: int, runs: int) -> list[Any]:
     """The naive gradient of all instances by one autograd call, float32."""
-    queries = None if p.queries is None else p.queries.float()
-    model = NaiveEnsemble(p.keys.float(), p.labels.float(), queries=queries, head=heads.float(), train="attention")
+    model = NaiveEnsemble(p.batch(torch.float32), head=heads.T, train="attention")
     speed = rate(model.step, len(p), runs)
     model.run(steps - 50 * (runs + 1))
     held = EnsembleState(
-        Instances.stack(p.keys, p.labels, queries=p.queries), attention=model.attention.double().movedim(0, -1),
+        Instances.stack(p.keys, p.labels, queries=p.queries), attention=model.attention.double(),
         head=heads.T, train="attention",
     )  # fmt: skip
     return [speed, gap_of(held, p)]

@@ -9,13 +9,13 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_maxmargin import JointSelection, MarginMonitor
-from lightning_maxmargin.callbacks.schedule import next_step
 from lightning_maxmargin.core import Sequences, TokenSelector
 from lightning_maxmargin.data import PaperData, RandomData
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.keys import measured_by
 from lightning_maxmargin.optim import AcceleratedMargin
 from lightning_maxmargin.probe.selector import Probe
+from lightning_maxmargin.schedule import next_step
 
 
 def trainer(callbacks: list[Any], steps: int = 100, **kwargs: Any) -> pl.Trainer:

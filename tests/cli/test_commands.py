@@ -99,7 +99,7 @@ def test_help(words: list[str], maxmargin: Any) -> None:
 
 
 def test_trusted_classes_of_the_user(tmp_path: Path, maxmargin: Any) -> None:
-    """As docs/python.md says; trusted in a process of its own, because trust cannot be taken back in one."""
+    """As docs/python.md says; each command of a process as if it were alone, whatever the one before it was."""
     (tmp_path / "mine.py").write_text(
         "import torch\n"
         "from lightning_maxmargin.core import Sequences\n"
@@ -121,11 +121,14 @@ def test_trusted_classes_of_the_user(tmp_path: Path, maxmargin: Any) -> None:
     words = ["fit", "--data", "mine.Mine", "--model", "mine.Sub", "--trainer.max_steps", "50"]
     quiet = ["--wandb", "disabled", "--report", "false", "--run_dir", "r"]
     call = [sys.executable, "-m", "lightning_maxmargin", *words, *quiet]
-    trusted = subprocess.run([*call, "--trust-config"], capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert trusted.returncode == 0, trusted.stderr
-    plain = maxmargin(*words)
-    assert plain.status == 2
-    assert "--trust-config" in plain.error
+    alone = subprocess.run([*call, "--trust-config"], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert alone.returncode == 0, alone.stderr
+    before = list(sys.path)
+    for trusted in (False, True, False):
+        outcome = maxmargin(*words, *(["--trust-config"] if trusted else []))
+        assert outcome.status == (0 if trusted else 2), outcome.err
+        assert trusted or "--trust-config" in outcome.error
+        assert sys.path == before
 
 
 def test_limits_as_near_are_named_together(maxmargin: Any) -> None:

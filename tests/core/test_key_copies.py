@@ -7,9 +7,9 @@ import itertools
 import pytest
 import torch
 
-from lightning_maxmargin.core import Sequences, exact_directions
+from lightning_maxmargin.core import Sequences, exact_directions, sequences
 from lightning_maxmargin.core.batch import Instances
-from lightning_maxmargin.core.copies import copies_of, find_copies, known_copies
+from lightning_maxmargin.core.copies import find_copies
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.metrics import direction_gap
 from lightning_maxmargin.svm import solve_att_svm
@@ -142,27 +142,32 @@ def test_numbers_of_few_bits_are_told_apart() -> None:
         assert found.first is None
 
 
-def test_what_is_known_goes_with_the_data_and_no_further() -> None:
+def test_what_is_known_goes_with_the_data_and_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = torch.randn(3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     keys[1, 2] = keys[1, 0]
     data = Sequences(keys, torch.ones(3), values=torch.arange(12.0, dtype=torch.float64).view(3, 4, 1))
-    known = copies_of(data.keys, data.values, data.mask)
-    assert copies_of(data.keys, data.values, data.mask) is known
-    part = data[torch.tensor([1])].to(torch.float32)
-    found = known_copies(part.keys, part.values, part.mask)
-    assert found is not None
-    assert found.first is not None
-    assert found.first.tolist() == [[0, 1, 0, 3]]
-    assert known_copies(data.keys, data.values, torch.ones(3, 4, dtype=torch.bool)) is None
+    known = data.copies()
+    with monkeypatch.context() as patch:
+        patch.setattr(sequences, "find_copies", None)  # nothing is looked up here
+        assert data.copies() is known
+        assert data.to("cpu") is data
+        assert data.with_queries(torch.ones(3, 2)).copies() is known
+        first = data[torch.tensor([1])].to(torch.float32).copies().first
+        assert first is not None
+        assert first.tolist() == [[0, 1, 0, 3]]
+    data.mask = torch.tensor([[True, True, False, True]] * 3)
+    assert data.copies().first is None
+    data.mask = None
+    assert data.copies().first is not None
     keys[1, 2] += 1.0
-    assert known_copies(data.keys, data.values, data.mask) is None
-    assert copies_of(data.keys, data.values, data.mask).first is None
+    assert data.copies().first is None
 
 
-def test_what_is_remembered_of_values_that_were_written_to_is_found_again() -> None:
+def test_what_is_known_of_values_that_were_written_to_is_found_again() -> None:
     g = torch.Generator().manual_seed(0)
     keys, values = torch.randn(3, 4, 5, generator=g), torch.randn(3, 4, 2, generator=g)
     keys[:, 1], values[:, 1] = keys[:, 0], values[:, 0]
-    assert copies_of(keys, values).first is None
+    data = Sequences(keys, torch.ones(3), values)
+    assert data.copies().first is None
     values[:, 1] += 1
-    assert copies_of(keys, values).first is not None
+    assert data.copies().first is not None

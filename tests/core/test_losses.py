@@ -16,7 +16,6 @@ from lightning_maxmargin import JointSelection
 from lightning_maxmargin.core import LOSSES, Loss, MarginLoss, Sequences, find_loss, register_loss
 from lightning_maxmargin.core.batch import Instances
 from lightning_maxmargin.core.ensemble import EnsembleState
-from lightning_maxmargin.core.losses import find_margin_loss
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.paths import regularization_path
 from tests.core.exact_reference import BINARY, f64, margin_loss
@@ -172,7 +171,7 @@ def test_a_loss_that_is_of_no_margin_is_for_autograd(num_classes: int, own_losse
     with pytest.raises(InputError, match="brier"):
         JointSelection(dim=4, loss=Brier(), gradient="exact")
     with pytest.raises(InputError, match="MarginLoss, got 'brier'"):
-        find_margin_loss("brier")
+        find_loss("brier", kind=MarginLoss)
 
 
 @pytest.mark.parametrize("loss", ["hinge", 3, torch.nn.MSELoss()])

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jsonargparse import _common
 
 from lightning_maxmargin import keys
 from lightning_maxmargin.core import losses, updates
@@ -17,9 +16,6 @@ from lightning_maxmargin.svm.norms import registry
 @pytest.fixture(autouse=True)
 def own_registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     tables: list[dict] = [losses.LOSSES, updates.UPDATES, registry.NORMS, keys._KEYS]
-    # Once a config was not trusted, this process trusts none: jsonargparse only adds to its list.
-    verdicts = dict.fromkeys(_common.default_import_path_denylist, False)
-    monkeypatch.setitem(_common.parsing_settings, "import_path_verdicts", verdicts)
     before, loaded = [dict(table) for table in tables], set(sys.modules)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield

@@ -13,13 +13,14 @@ from lightning_maxmargin.core.model import TokenSelector
 from lightning_maxmargin.optim import FactoredGD, MirrorDescent, NormalizedGD, SignDescent, SpectralDescent, TorchAdam
 from lightning_maxmargin.optim.base import MarginOptimizer
 from lightning_maxmargin.reproduce.coupled import rate_coupled
-from lightning_maxmargin.reproduce.ensembles import Drawn, draw, percentiles
 from lightning_maxmargin.reproduce.factored import local_convergence
-from lightning_maxmargin.reproduce.geometry import Best, GeometryState, optimizer_geometry
+from lightning_maxmargin.reproduce.geometry import Best, DecayingState, optimizer_geometry
 from lightning_maxmargin.reproduce.optima import random_optima
+from lightning_maxmargin.reproduce.panel import percentiles
+from lightning_maxmargin.reproduce.problems import Problems, draw
 from lightning_maxmargin.reproduce.rank import rank
-from lightning_maxmargin.reproduce.rates import LossState, rates
-from lightning_maxmargin.reproduce.states import FactoredState
+from lightning_maxmargin.reproduce.rates import OPTIMIZERS, rates
+from lightning_maxmargin.reproduce.states import FactoredState, PlainState
 
 N, T, D = 4, 3, 5
 
@@ -28,7 +29,7 @@ def nothing(_: float) -> None:
     return None
 
 
-def single(drawn: Drawn, b: int, optimizer: Any, steps: int, K: torch.Tensor | None = None) -> torch.Tensor:
+def single(drawn: Problems, b: int, optimizer: Any, steps: int, K: torch.Tensor | None = None) -> torch.Tensor:
     """W of instance b after steps of one of the package's optimizers on exact directions."""
     from lightning_maxmargin.core import LOSSES, Sequences, exact_directions
 
@@ -47,19 +48,19 @@ def single(drawn: Drawn, b: int, optimizer: Any, steps: int, K: torch.Tensor | N
 
 
 @pytest.mark.parametrize(
-    ("rule", "p", "optimizer"),
+    ("name", "optimizer"),
     [
-        ("gd", 2.0, lambda w: NormalizedGD(w, lr=0.3)),
-        ("sign", 2.0, lambda w: SignDescent(w, lr=0.3)),
-        ("spectral", 2.0, lambda w: SpectralDescent(w, lr=0.3)),
-        ("mirror", 1.75, lambda w: MirrorDescent(w, lr=0.3, p=1.75)),
-        ("mirror", 3.0, lambda w: MirrorDescent(w, lr=0.3, p=3.0)),
-        ("adam", 2.0, lambda w: TorchAdam(w, lr=0.3)),
+        ("gd", lambda w: NormalizedGD(w, lr=0.3)),
+        ("sign", lambda w: SignDescent(w, lr=0.3)),
+        ("spectral", lambda w: SpectralDescent(w, lr=0.3)),
+        ("mirror1.75", lambda w: MirrorDescent(w, lr=0.3, p=1.75)),
+        ("mirror3", lambda w: MirrorDescent(w, lr=0.3, p=3.0)),
+        ("adam", lambda w: TorchAdam(w, lr=0.3)),
     ],
 )
-def test_a_batched_rule_moves_every_instance_as_its_optimizer_moves_one(rule: str, p: float, optimizer: Any) -> None:
+def test_a_batched_rule_moves_every_instance_as_its_optimizer_moves_one(name: str, optimizer: Any) -> None:
     drawn = draw(3, N, T, D, queries=True)
-    state = GeometryState(drawn, rule, 0.3, 0.0, p)
+    state = DecayingState(drawn, name, 0.3)
     state.run(40)
     for b in range(3):
         torch.testing.assert_close(state.attention[..., b], single(drawn, b, optimizer, 40), rtol=1e-7, atol=1e-9)
@@ -69,7 +70,7 @@ def test_batched_factors_move_as_one_pair_does_under_factored_gd() -> None:
     drawn = draw(3, N, T, D, queries=True)
     K = 0.1 * torch.randn(3, D, D, generator=torch.Generator().manual_seed(0))
     K = K.double()  # TokenSelector starts in float32
-    state = FactoredState(drawn.batch(), K, drawn.head.T, lr=0.1, ridge=0.0)
+    state = FactoredState(drawn, K, lr=0.1, ridge=0.0)
     for _ in range(60):
         state.step()
     for b in range(3):
@@ -81,7 +82,7 @@ def test_the_ridge_is_the_one_of_the_loss() -> None:
     drawn, ridge = draw(2, N, T, D, queries=True), 0.05
     generator = torch.Generator().manual_seed(1)
     K = torch.randn(2, D, D, dtype=torch.float64, generator=generator)
-    state = FactoredState(drawn.batch(), K, drawn.head.T, lr=0.1, ridge=ridge, in_loss=True)
+    state = FactoredState(drawn, K, lr=0.1, ridge=ridge, in_loss=True)
     state.Q = torch.randn(2, D, D, dtype=torch.float64, generator=generator)
     state.attention = (state.K @ state.Q.mT).movedim(0, -1)
     k, q = K.clone().requires_grad_(), state.Q.clone().requires_grad_()
@@ -98,17 +99,19 @@ def test_the_ridge_is_the_one_of_the_loss() -> None:
 
 def test_gradients_of_log_loss_are_those_of_autograd() -> None:
     drawn = draw(3, N, T, D, labels="random")
-    state = LossState(drawn, "gd", 0.5)
+    state = PlainState(drawn.batch(), attention_lr=0.5, head_lr=0.5)
     state.run(5)
     p, v = state.attention.T.clone().requires_grad_(), state.head.T.clone().requires_grad_()
     s = torch.einsum("bntd,bd->bnt", drawn.keys, p).softmax(-1)
     f = torch.einsum("bnt,bntd,bd->bn", s, drawn.keys, v)
     log_loss = torch.nn.functional.softplus(-drawn.labels * f).mean(1).log()
     wanted = torch.autograd.grad(log_loss.sum(), [p, v])
-    found, value = state.gradients()
-    torch.testing.assert_close(value, log_loss.detach())
-    for a, b in zip(found, wanted, strict=True):
+    g = state.step()
+    torch.testing.assert_close(g.loss.log(), log_loss.detach())
+    for a, b in zip(g.of_log_loss(), wanted, strict=True):
+        assert a is not None
         torch.testing.assert_close(-a.T, b)
+    torch.testing.assert_close(state.attention.T, p.detach() - 0.5 * log_loss.exp()[:, None].detach() * wanted[0])
 
 
 def test_a_zero_direction_moves_nothing_at_any_rate() -> None:
@@ -123,7 +126,7 @@ def test_no_weight_beats_the_largest_margin() -> None:
     drawn = draw(4, N, T, D, queries=True)
     best = Best(drawn)
     W = torch.randn(4, D, D, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    alpha, _ = best.selected(W)
+    alpha = drawn.scores(W).argmax(2)
     for norm in ("l2", "linf", "spectral", 3.0):
         found = best.relative(W, alpha, norm)
         assert (found > 0).all()
@@ -137,7 +140,7 @@ def test_an_instance_is_the_random_data_of_its_seed() -> None:
     data = source.load()["train"]
     assert torch.equal(drawn.keys[2], data.keys)
     assert torch.equal(drawn.labels[2], data.labels)
-    assert torch.equal(drawn.head[2], source.head)
+    assert torch.equal(drawn.heads[2], source.head)
     assert torch.equal(drawn.take(torch.tensor([2, 2])).keys[1], data.keys)
 
 
@@ -193,6 +196,7 @@ def test_rates_are_over_settled_instances() -> None:
     assert found.numbers["counted"] == 3
     assert found.numbers["ratio/ngd1/1000"] > 10
     assert found.numbers["settled/gd"] < found.numbers["settled/ngd1"]
+    assert [line.label.split(" (")[0] for line in found.panels[0].lines] == [label for label, *_ in OPTIMIZERS.values()]
 
 
 def test_the_rate_coupled_limit_is_the_nearest() -> None:

@@ -10,11 +10,12 @@ import torch
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.optim import FactoredGD
-from lightning_maxmargin.reproduce.gradients import Started
+from lightning_maxmargin.reproduce.gradient_errors import by_autograd, in_decimals, in_log_domain
 from lightning_maxmargin.reproduce.joint import joint
 from lightning_maxmargin.reproduce.losses import losses
 from lightning_maxmargin.reproduce.multi import multi
-from lightning_maxmargin.reproduce.paths import Setting, cosine, record
+from lightning_maxmargin.reproduce.paths import cosine, record
+from lightning_maxmargin.reproduce.problems import Problems
 from lightning_maxmargin.reproduce.saturation import saturation
 from lightning_maxmargin.reproduce.single import single
 from lightning_maxmargin.reproduce.states import FactoredState, PlainState
@@ -49,10 +50,10 @@ def test_multi_repeats_the_published_softmax() -> None:
 
 
 def test_a_plain_exact_step_is_the_gradient_itself() -> None:
-    data = Setting.of("multi")
+    data = Problems.of("multi")
     exact = data.exact(torch.zeros(1, 2).double())
-    plain = PlainState(exact.data, exact.attention, exact.head, attention_lr=1.0)
-    naive = data.naive(torch.zeros(1, 2).double(), attention_lr=1.0, update="plain")
+    plain = PlainState(exact.data, exact.attention, exact.head, train="attention", attention_lr=1.0)
+    naive = data.naive(torch.zeros(1, 2).double(), attention_lr=1.0, plain=True)
     assert torch.allclose(record(plain, 20)[0], record(naive, 20)[0], rtol=0, atol=1e-12)
 
 
@@ -71,18 +72,17 @@ def test_visual_1_has_its_gold_limits() -> None:
 
 
 def test_factors_move_as_the_optimizer_moves_them() -> None:
-    data = Setting.of("visual1")
+    data = Problems.of("visual1")
     K = torch.tensor([[0.1, -0.05], [0.02, 0.2]]).double()
-    assert data.head is not None
     assert data.queries is not None
-    state = FactoredState(data.stacked(1), K[None], data.head[:, None], lr=0.1)
+    state = FactoredState(data, K[None], lr=0.1)
     state.run(50)
     k, q = torch.nn.Parameter(K.clone()), torch.nn.Parameter(torch.zeros(2, 2).double())
     optimizer = FactoredGD([k, q], lr=0.1)
     for _ in range(50):
         optimizer.zero_grad()
-        s = torch.einsum("ntd,de,ne->nt", data.keys, k @ q.T, data.queries).softmax(-1)
-        f = torch.einsum("nt,ntd,d->n", s, data.values, data.head)
+        s = torch.einsum("ntd,de,ne->nt", data.keys[0], k @ q.T, data.queries[0]).softmax(-1)
+        f = torch.einsum("nt,ntd,d->n", s, data.values[0], data.heads[0])
         torch.nn.functional.softplus(-f).mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert torch.allclose(state.attention[..., 0], (k @ q.T).detach(), rtol=0, atol=1e-9)
@@ -90,12 +90,12 @@ def test_factors_move_as_the_optimizer_moves_them() -> None:
 
 @pytest.mark.parametrize("size", [3.0, 300.0, 6e6])
 def test_exact_gradients_agree_with_fifty_digits(size: float) -> None:
-    batch = Started.of("joint_relaxed")
+    batch = Problems.of("joint_relaxed")
     p, v = torch.tensor([[0.99, 0.02]]).double() * size, torch.tensor([[0.01, 0.97]]).double() * size
-    truth = batch.decimal(p[0], v[0])
-    assert 1 - cosine(batch.log_domain(p, v)[0], truth) <= 1e-14
+    truth = in_decimals(batch, p[0], v[0])
+    assert 1 - cosine(in_log_domain(batch, p, v)[0], truth) <= 1e-14
     if size == 3.0:
-        assert 1 - cosine(batch.autograd(p, v, torch.float64)[0], truth) <= 1e-14
+        assert 1 - cosine(by_autograd(batch, p, v, torch.float64)[0], truth) <= 1e-14
 
 
 def test_each_dtype_loses_the_gradient_where_softmax_rounds_to_one() -> None:

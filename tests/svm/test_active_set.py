@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm import Solution, solve_att_svm, solve_finite_part, solve_kept_svm, solve_rows
 from lightning_maxmargin.svm.equalities import EqualityAnswer, EqualityRows, certify_equalities
-from lightning_maxmargin.svm.reference import reference_equalities
+from tests.svm.reference import reference_equalities
 
 # What Clarabel's own answer is good for.
 ORACLE = 2e-6
@@ -226,9 +226,9 @@ def test_the_certificate_sees_through_wrong_answers() -> None:
     rows, rhs, equal = np.array([[1.0, 1.0], [1.0, 0.0]]), np.array([0.0, 1.0]), np.array([True, False])
     problem = EqualityRows(rows, rhs, equal)
     right = EqualityAnswer(np.array([1.0, -1.0]), np.array([-1.0, 2.0]), False, 1)
-    gap, violation, status = certify_equalities(problem, right)
-    assert (violation, status) == (0.0, "certified")
-    assert abs(gap) <= 1e-15
+    found = certify_equalities(problem, right)
+    assert (found.violation, found.status) == (0.0, "certified")
+    assert abs(found.gap) <= 1e-15
     for w, dual in (
         ([1.0, -0.9], [-1.0, 2.0]),
         ([2.0, -2.0], [-1.0, 2.0]),
@@ -238,11 +238,13 @@ def test_the_certificate_sees_through_wrong_answers() -> None:
         ([0.0, 0.0], [0.0, 0.0]),
     ):
         wrong = EqualityAnswer(np.array(w), np.array(dual), False, 1)
-        assert certify_equalities(problem, wrong)[2] == "unverified"
-    assert certify_equalities(problem, EqualityAnswer(np.zeros(2), np.array([-1.0, 1.0]), True, 1))[2] == "unverified"
+        assert certify_equalities(problem, wrong).status == "unverified"
+    assert (
+        certify_equalities(problem, EqualityAnswer(np.zeros(2), np.array([-1.0, 1.0]), True, 1)).status == "unverified"
+    )
     opposite = EqualityRows(np.array([[1.0], [-1.0]]), np.ones(2), np.zeros(2, bool))
     for u, status in (([0.5, 0.5], "infeasible"), ([0.5, 0.6], "unverified"), ([-0.5, -0.5], "unverified")):
-        assert certify_equalities(opposite, EqualityAnswer(np.zeros(1), np.array(u), True, 1))[2] == status
+        assert certify_equalities(opposite, EqualityAnswer(np.zeros(1), np.array(u), True, 1)).status == status
 
 
 K, KEPT = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)), torch.eye(3)[:2]

@@ -26,7 +26,7 @@ from lightning_maxmargin.svm import (
 from lightning_maxmargin.svm.generate import generate
 from lightning_maxmargin.svm.norms.lp import gap_of, solve_linf, solve_lp
 from lightning_maxmargin.svm.norms.rounds import generate_norm
-from lightning_maxmargin.svm.reference import reference_norm
+from tests.svm.reference import reference_norm
 from tests.svm.test_gold import QUERIES1, VISUAL1, f64
 
 VECTOR_NORMS = ("linf", 1.2, 1.5, 3.0, 8.0)

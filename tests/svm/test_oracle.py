@@ -16,7 +16,7 @@ from lightning_maxmargin.svm import (
     solve_joint_svm,
     solve_label_svm,
 )
-from lightning_maxmargin.svm.reference import (
+from tests.svm.reference import (
     reference_binary,
     reference_multiclass,
     reference_rate_coupled,

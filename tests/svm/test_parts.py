@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_maxmargin.svm import RowProblem, solve_att_svm
-from lightning_maxmargin.svm.certify import relative_gap
+from lightning_maxmargin.svm.certificate import relative_gap
 from lightning_maxmargin.svm.generate import generate
 from lightning_maxmargin.svm.qp.active import finish, gap_of, on_active, point_of
 from lightning_maxmargin.svm.qp.farkas import accept, by_linear_program, farkas_from

@@ -13,7 +13,8 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.optimize import linprog
 
-from lightning_maxmargin.svm.certify import missed_share, relative_gap
+from lightning_maxmargin.svm.certificate import relative_gap
+from lightning_maxmargin.svm.certify import missed_share
 from lightning_maxmargin.svm.rows import Array
 
 Answer = tuple[Array, Array, float]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lightning_maxmargin.svm.certify import relative_gap, worst_miss
+from lightning_maxmargin.svm.certificate import relative_gap
+from lightning_maxmargin.svm.certify import worst_miss
 from lightning_maxmargin.svm.generate import (
     MAX_ROUNDS,
     ROUGH_TOLERANCE,
@@ -97,7 +98,7 @@ def generate_norm(problem: RowProblem, norm: Norm, base: Outcome) -> Outcome:
     # Of dual norm 1, so that b'lam is the bound on the norm itself.
     size = dual_norm_of(problem.combine(working, lam), norm)
     lam = lam / size if 0 < size < np.inf else lam
-    return Outcome(working, lam, W, False, 0.0, base.rounds + (0 if found is None else found.rounds))
+    return Outcome(working, lam, W, False, base.rounds + (0 if found is None else found.rounds))
 
 
 def _solve_working(

@@ -15,7 +15,8 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from lightning_maxmargin.svm.certify import missed_share, relative_gap
+from lightning_maxmargin.svm.certificate import relative_gap
+from lightning_maxmargin.svm.certify import missed_share
 from lightning_maxmargin.svm.rows import Array
 
 

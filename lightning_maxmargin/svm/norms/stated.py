@@ -50,10 +50,16 @@ def objective(entry: NormEntry, W: Any) -> Any:
 
 
 def solve_stated(
-    entry: NormEntry, shape: tuple[int, ...], rows: Array, rhs: Array, equal: Mask | None = None
+    entry: NormEntry,
+    shape: tuple[int, ...],
+    rows: Array,
+    rhs: Array,
+    equal: Mask | None = None,
+    settings: dict[str, float] = SETTINGS,
 ) -> Answer | None:
     """argmin ||W|| s.t. <W, row> >= rhs, = rhs where ``equal``, and the multipliers (m,); None where it has none.
 
+    settings: of Clarabel.
     Raises: InputError where the norm is not stated for cvxpy.
     """
     import cvxpy as cp
@@ -64,7 +70,8 @@ def solve_stated(
     # (which rows, the constraint, the sign that makes its multipliers' combination of rows the norm's gradient)
     parts = [(~equal, rows[~equal] @ flat >= rhs[~equal], 1.0), (equal, rows[equal] @ flat == rhs[equal], -1.0)]
     parts = [part for part in parts if part[0].any()]
-    status = solve_silently(cp.Problem(cp.Minimize(objective(entry, W)), [constraint for _, constraint, _ in parts]))
+    stated = cp.Problem(cp.Minimize(objective(entry, W)), [constraint for _, constraint, _ in parts])
+    status = solve_silently(stated, solver=cp.CLARABEL, **settings)
     if W.value is None or "infeasible" in status:
         return None
     dual = np.zeros(len(rhs))

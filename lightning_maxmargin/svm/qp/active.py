@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy.typing as npt
 from scipy.linalg import eigh, qr, solve_triangular
 from scipy.linalg.lapack import dpotrf, dpotrs, dpstrf
 
-from lightning_maxmargin.svm.certify import missed_share, relative_gap
+from lightning_maxmargin.svm.certificate import relative_gap
+from lightning_maxmargin.svm.certify import missed_share
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -96,6 +98,25 @@ def on_active(A: Array | None, gram: Array | None, b: Array, on: Index) -> tuple
     return lam, None
 
 
+def correction(A: Array | None, gram: Array | None, lam: Array) -> Callable[[Array], Array]:
+    """What to add to lam (m,), smallest in the metric of 1/lam, for A'lam to grow by (r,), or gram lam by (m,).
+
+    In this metric small multipliers move little and stay positive.
+    """
+    root = np.sqrt(lam)
+    if A is not None:
+        Q, R, order = qr(A * root[:, None], mode="economic", pivoting=True, check_finite=False)
+        size = np.abs(np.diag(R))
+        rank = int((size > RANK * size[0]).sum())
+        Q, R, order = Q[:, :rank], R[:rank, :rank], order[:rank]
+        return lambda rest: root * (Q @ solve_triangular(R, rest[order], trans=1, check_finite=False))
+    assert gram is not None
+    values, vectors = eigh(gram * np.outer(root, root), check_finite=False)
+    keep = values > RANK * values[-1]
+    values, vectors = values[keep], vectors[:, keep]
+    return lambda rest: root * (vectors @ ((vectors.T @ (root * rest)) / values))
+
+
 def spread(A: Array | None, gram: Array | None, b: Array, on: Index, lam: Array, target: Array | None) -> Array:
     """The multipliers nearest to lam (in the metric of 1/lam) that combine rows ``on`` to the point meeting them.
 
@@ -104,23 +125,16 @@ def spread(A: Array | None, gram: Array | None, b: Array, on: Index, lam: Array,
     """
     out = np.zeros(len(b))
     on = on[lam[on] > 0]
-    root, part = np.sqrt(lam[on]), lam[on]
-    if A is not None:
-        assert target is not None
-        Q, R, order = qr(A[on] * root[:, None], mode="economic", pivoting=True, check_finite=False)
-        size = np.abs(np.diag(R))
-        rank = int((size > RANK * size[0]).sum())
-        for _ in range(2):
-            rest = (target - part @ A[on])[order[:rank]]
-            part = part + root * (Q[:, :rank] @ solve_triangular(R[:rank, :rank], rest, trans=1, check_finite=False))
-    else:
-        assert gram is not None
-        square = gram[np.ix_(on, on)]
-        values, vectors = eigh(square * np.outer(root, root), check_finite=False)
-        keep = values > RANK * values[-1]
-        for _ in range(2):
-            rest = vectors[:, keep].T @ (root * (b[on] - square @ part))
-            part = part + root * (vectors[:, keep] @ (rest / values[keep]))
+    part = lam[on]
+    A, gram = None if A is None else A[on], None if gram is None else gram[np.ix_(on, on)]
+    correct = correction(A, gram, part)
+    for _ in range(2):
+        if A is not None and target is not None:
+            rest = target - part @ A
+        else:
+            assert gram is not None
+            rest = b[on] - gram @ part
+        part = part + correct(rest)
     out[on] = part
     return out
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import eigh, qr, solve_triangular
 
-from lightning_maxmargin.svm.certify import proves_infeasible
+from lightning_maxmargin.svm.proofs import proves_infeasible
+from lightning_maxmargin.svm.qp.active import correction
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
 # Entries below this share of the largest are zero at the exact vector, tried in turn.
@@ -47,20 +47,11 @@ def _spread(u: Array, on: Index, m: int) -> Array:
 
 def _project(problem: RowProblem, ids: Index, scale: Array, A: Array | None, u: Array) -> Array:
     """One step of u towards D'u = 0 in the metric of 1/u."""
-    root = np.sqrt(np.maximum(u, 0.0))
-    if A is None:
-        rest = problem.exact_margins(problem.combine(ids, u * scale), ids) * scale
-        gram = problem.gram(ids) * np.outer(scale * root, scale * root)
-        values, vectors = eigh(gram)
-        keep = values > 1e-12 * values[-1]
-        part = vectors[:, keep] @ ((vectors[:, keep].T @ (root * rest)) / values[keep])
-        return u - root * part
-    rest = u @ A
-    Q, R, order = qr(A * root[:, None], mode="economic", pivoting=True, check_finite=False)
-    size = np.abs(np.diag(R))
-    rank = int((size > 1e-11 * size[0]).sum())
-    part = solve_triangular(R[:rank, :rank], rest[order[:rank]], trans=1, check_finite=False)
-    return u - root * (Q[:, :rank] @ part)
+    metric = np.maximum(u, 0.0)
+    if A is not None:
+        return u - correction(A, None, metric)(u @ A)
+    rest = problem.exact_margins(problem.combine(ids, u * scale), ids) * scale
+    return u - correction(None, problem.gram(ids) * np.outer(scale, scale), metric)(rest)
 
 
 def by_linear_program(problem: RowProblem, ids: Index, scale: Array, A: Array | None) -> Array | None:

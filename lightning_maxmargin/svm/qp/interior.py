@@ -27,7 +27,6 @@ class Interior:
     lam: Array
     slack: Array
     iterations: int
-    converged: bool
 
 
 class Rows:
@@ -137,7 +136,7 @@ def interior(rows: Rows, b: Array, tol: float = 1e-12, max_iter: int = 80) -> In
     """Solve to complementarity ``tol`` relative to the objective.
 
     Args: rows of unit norm, b (m,) with largest entry 1.
-    Returns: Interior; never raises on ill-conditioned systems, ``converged`` says.
+    Returns: Interior; on ill-conditioned systems as far as it came.
     """
     state = _start(rows, b)
     gap, at = np.inf, 0
@@ -146,10 +145,10 @@ def interior(rows: Rows, b: Array, tol: float = 1e-12, max_iter: int = 80) -> In
         gap, square = state.gap(), 0.5 * float(state.lam @ state.y)
         scale = abs(square) + abs(float(b @ state.lam) - square)
         if gap <= tol * scale and float(np.abs(residual) @ state.lam) <= tol * scale:
-            return Interior(state.lam, state.z, at, True)
+            return Interior(state.lam, state.z, at)
         if _step(state, rows, residual, gap) == 0:
             break
         # Every few steps y is formed afresh, so that its updates do not add up their rounding.
         if at % 5 == 4:
             state.y = rows.times(state.lam)
-    return Interior(state.lam, state.z, at, False)
+    return Interior(state.lam, state.z, at)

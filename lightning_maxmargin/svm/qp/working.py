@@ -60,13 +60,6 @@ class SmallProblem:
         else:
             self.gram = problem.gram(ids) * self.scale[:, None] * self.scale[None, :]
 
-    def times(self, lam: Array) -> Array:
-        """A A'lam (m,)."""
-        if self.A is not None:
-            return self.A @ (lam @ self.A)
-        assert self.gram is not None
-        return self.gram @ lam
-
     def result(self, point: Point, finished: bool = True) -> SmallResult:
         """The point in the units of the original rows; not ``finished`` when only a rough answer was wanted."""
         lam = self.top * self.scale * point.lam
@@ -212,7 +205,7 @@ def _centre(small: SmallProblem, slack: float, tol: float) -> tuple[Interior, fl
         assert small.gram is not None
         rows = Rows(gram=small.gram + np.outer(small.b, small.b) / slack**2)
     inner = interior(rows, small.b, tol=tol)
-    square = max(float(inner.lam @ small.times(inner.lam)), 0.0)
+    square = max(point_of(small.A, small.gram, inner.lam).square, 0.0)
     strength = float(np.sqrt(square)) / float(inner.lam.sum())
     if strength > 1e-14:
         factor = float(small.b @ inner.lam) / square

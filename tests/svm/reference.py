@@ -1,4 +1,4 @@
-"""The limit problems as cvxpy states them (Clarabel): slow, plain, and the oracle of the tests."""
+"""The oracle of the tests: the limit problems as cvxpy states them (Clarabel), slow and plain."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_maxmargin.svm.norms.registry import Norm, check_norm, entry_of
-from lightning_maxmargin.svm.norms.stated import SETTINGS, objective, solve_silently
+from lightning_maxmargin.svm.norms.stated import solve_silently, solve_stated
 from lightning_maxmargin.svm.rows import Array, RowProblem
 
 Mask = npt.NDArray[np.bool_]
 
 
-def _solve(goal: Any, constraints: list[Any], settings: dict[str, float] = SETTINGS) -> str:
+def _solve(goal: Any, constraints: list[Any]) -> str:
     import cvxpy as cp
 
-    problem = cp.Problem(goal, constraints)
-    return solve_silently(problem, solver=cp.CLARABEL, **settings)
+    return solve_silently(cp.Problem(goal, constraints))
 
 
 def reference_rows(problem: RowProblem) -> Array | None:
@@ -31,15 +30,11 @@ def reference_rows(problem: RowProblem) -> Array | None:
     return None if "infeasible" in status else np.asarray(w.value).reshape(problem.shape)
 
 
-def reference_norm(problem: RowProblem, norm: Norm, **settings: float) -> Array | None:
+def reference_norm(problem: RowProblem, norm: Norm) -> Array | None:
     """argmin ||W|| s.t. <W, row> >= b in a norm of ``solve_att_svm``, of the direction's shape; None if infeasible."""
-    import cvxpy as cp
-
-    W, ids = cp.Variable(problem.shape), problem.ids
-    flat = W if W.ndim == 1 else cp.vec(W, order="C")
-    size = objective(entry_of(check_norm(norm, W.ndim == 2)), W)
-    status = _solve(cp.Minimize(size), [problem.rows(ids) @ flat >= problem.rhs.ravel()[ids]], settings or SETTINGS)
-    return None if "infeasible" in status else np.asarray(W.value)
+    entry, ids = entry_of(check_norm(norm, len(problem.shape) == 2)), problem.ids
+    found = solve_stated(entry, problem.shape, problem.rows(ids), problem.rhs.ravel()[ids])
+    return None if found is None else found[0]
 
 
 def reference_equalities(rows: Array, rhs: Array, equal: Mask) -> Array | None:

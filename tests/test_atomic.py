@@ -9,7 +9,7 @@ from threading import Thread
 import pytest
 
 import lightning_maxmargin
-from lightning_maxmargin.run.atomic import whole, write_text
+from lightning_maxmargin.atomic import whole, write_text
 
 ROOT = Path(lightning_maxmargin.__file__).parent
 
@@ -42,4 +42,4 @@ def test_racing_writers_leave_one_whole_file(tmp_path: Path) -> None:
 def test_nobody_renames_by_hand() -> None:
     by_hand = re.compile(r"os\.(replace|rename)\(|\.part\"|uuid4\(\)\.hex\}\.|\.write_text\(|\.write_bytes\(")
     found = {str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py") if by_hand.search(path.read_text())}
-    assert found == {"run/atomic.py"}
+    assert found == {"atomic.py"}

@@ -1,0 +1,30 @@
+"""At which steps a run is evaluated, and how far one ``training_step`` may go before that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def next_step(step: int, per_decade: int) -> int:
+    """The first step after ``step`` of the geometric schedule 10^(k / per_decade), rounded: 1, 2, 3, ... at first.
+
+    Example:
+        >>> [next_step(s, per_decade=3) for s in (0, 1, 2, 5, 10)]
+        [1, 2, 5, 10, 22]
+    """
+    k = 0
+    while (value := round(10 ** (k / per_decade))) <= step:
+        k += 1
+    return value
+
+
+def steps_now(trainer: Any, pause_at: int | None, inner: int) -> int:
+    """Up to ``inner`` optimisation steps, but not past the last one nor past the one that is evaluated next.
+
+    Args:
+        trainer: of the run, whose ``global_step`` counts them.
+        pause_at: what :func:`next_step` said, or None.
+        inner: most steps.
+    """
+    stops = [s for s in (trainer.max_steps, pause_at) if s is not None and s > trainer.global_step]
+    return min([inner, *(s - trainer.global_step for s in stops)])
