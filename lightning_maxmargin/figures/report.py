@@ -39,7 +39,8 @@ CAPTIONS = {
     "curves": (
         "Curves",
         "Loss, validation accuracy (dotted: mean pooling, without attention) and the median lead over documents, which "
-        "says how stable their selections are. A larger one went with better rationales wherever we compared models.",
+        "says how stable their selections are. Of models that we compared, a larger one went with better rationales on two "
+        "of three data sets.",
     ),
     "selected_mass": (
         "Hardness of the selection",

@@ -122,8 +122,9 @@ def svm_words(run: RunFiles) -> list[str]:
         parts.append(
             f"The attention itself is {degrees(gap)} away from that direction and has {100 * margin:.3g} % of its "
             + ("margin: it has nearly reached the limit." if near else
-               "margin. Far, as always on real text: the hard margin does not describe this training, and training on "
-               "towards it has cost accuracy wherever we measured. It is no reason to train for longer.")
+               "margin. Far, as on all real text that we measured (0 to 4 % of the margin): the hard margin does not "
+               "describe this training, and steps towards it lowered accuracy there. It is no reason to train for "
+               "longer.")
         )  # fmt: skip
     return parts
 
