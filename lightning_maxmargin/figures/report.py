@@ -39,8 +39,8 @@ CAPTIONS = {
     "curves": (
         "Curves",
         "Loss, validation accuracy (dotted: mean pooling, without attention) and the median lead over documents, which "
-        "says how stable their selections are. Of models that we compared, a larger one went with better rationales on two "
-        "of three data sets.",
+        "says how stable their selections are. Of models that we compared, a larger one went with better rationales on "
+        "two of three data sets.",
     ),
     "selected_mass": (
         "Hardness of the selection",
