@@ -13,24 +13,33 @@ from pytorch_lightning.callbacks import Callback
 from torch import distributed as dist
 
 from lightning_maxmargin.atomic import whole
+from lightning_maxmargin.figures.documents import page_beside, refuse_existing_page, write_page
 
 
 class TextPredictions(Callback):
     """Writes ``index``, ``text``, ``label``, ``probability``, ``words``, ``lead`` and ``entropy`` of each document.
 
-    The file is whole or not there. Several processes hand their documents to the first one, batch by batch.
+    Beside ``out.jsonl`` it draws ``out.html``, the same for people to read. Each file is whole or not there. Several
+    processes hand their documents to the first one, batch by batch.
 
     Args:
         path: the file, which does not exist yet.
+        page: whether to draw the page.
+
+    Raises:
+        InputError: when predicting starts, where the page is there already.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, page: bool = True) -> None:
         self.path, self.count = path, 0
+        self.page: Path | None = page_beside(path) if page else None
         self._stack = ExitStack()
         self._file: TextIO | None = None
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
+            if self.page is not None:
+                refuse_existing_page(self.path)
             part = self._stack.enter_context(whole(self.path))
             self._file = self._stack.enter_context(part.open("w", encoding="utf-8"))
 
@@ -48,6 +57,8 @@ class TextPredictions(Callback):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stack.close()
+        if self._file is not None and self.page is not None:
+            write_page(self.path)
         self._file = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
