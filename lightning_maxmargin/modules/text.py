@@ -227,7 +227,7 @@ class TextSelection(pl.LightningModule):
         loss = self._losses(batch, output).mean()
         self.log("val/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["index"]), sync_dist=True)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> SelectionOutput:
         output = self(batch)
         self._accuracy(self.test_accuracy, batch, output)
         self.log("test/accuracy", self.test_accuracy, on_step=False, on_epoch=True)
@@ -235,6 +235,7 @@ class TextSelection(pl.LightningModule):
         scores = word_scores(split, batch["index"].tolist(), self.weights(batch, output))
         if scores is not None:
             self.plausibility.update(*scores)
+        return output
 
     def on_test_epoch_end(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -6,11 +6,14 @@ import shutil
 import sys
 import time
 from argparse import ArgumentError
+from collections.abc import Sequence
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -34,6 +37,7 @@ from lightning_maxmargin.run.config_errors import is_input, one_line
 from lightning_maxmargin.run.directory import make_run_dir, plan_run_dir
 from lightning_maxmargin.run.finish import finish_fit, refuse_existing, write_predictions
 from lightning_maxmargin.run.loggers import MarginWandbLogger, run_loggers
+from lightning_maxmargin.run.shipped import FLAGS
 from lightning_maxmargin.run.summary import RunSummary
 
 DEFAULTS = {
@@ -78,8 +82,10 @@ class MarginCLI(LightningCLI):
             parser.add_lightning_class_args(callback, key)
         for key in LINKED:
             parser.link_arguments(f"data.{key}", f"model.init_args.{key}", apply_on="instantiate")
-        # A config that names no class is one of JointSelection, key by key.
-        parser.set_defaults({"model": {"class_path": "lightning_maxmargin.JointSelection"}})
+        # A config that names no class is one of JointSelection, key by key. One that does must not begin with its
+        # defaults: those that both classes take would stand in place of the other class's own.
+        if not names_a_model(sys.argv[1:]):
+            parser.set_defaults({"model": {"class_path": "lightning_maxmargin.JointSelection"}})
 
     def _parse_ckpt_path(self) -> None:
         path = self.config[self.config.subcommand].ckpt_path
@@ -238,6 +244,29 @@ def _need_steps(path: str, step: int, max_steps: int) -> None:
     """Refuses a checkpoint that is already where the run would end: Lightning would train nothing without a word."""
     if 0 <= max_steps <= step:
         raise InputError(f"ckpt_path: {path} is at step {step} of {max_steps}; raise --trainer.max_steps to go on")
+
+
+def names_a_model(argv: Sequence[str]) -> bool:
+    """Whether these arguments, or the configs that they name, give the class of the model.
+
+    Example:
+        >>> names_a_model(["--model", "my.Model"]), names_a_model(["--model.lr", ".1", "--model=my.Model"])
+        (True, True)
+    """
+    if any(given == "--model" or given.startswith("--model=") for given in argv):
+        return True
+    configs = [b for a, b in pairwise(argv) if a in FLAGS] + [a.partition("=")[2] for a in argv if "--config=" in a]
+    return any(_model_of(config) for config in configs)
+
+
+def _model_of(config: str) -> str | None:
+    """The class of the model in a config; what is wrong with the file is told where it is read."""
+    try:
+        text = Path(config).read_text(encoding="utf-8") if Path(config).is_file() else config
+        model = yaml.safe_load(text)["model"]
+        return model if isinstance(model, str) else model["class_path"]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return None
 
 
 def _default(model: type, key: str) -> Any:

@@ -32,7 +32,6 @@ def test_a_validation_split_is_cut_by_the_seed(tiny_encoder: Path, tmp_path: Pat
         return data.splits["val"].documents.texts
 
     assert validation(0) == validation(0) != validation(1)
-    assert sum(" ".join(validation(3)).count(word) for word in ("good", "bad")) >= 0
 
 
 def test_labels_are_numbers_of_sorted_names(tiny_encoder: Path, tmp_path: Path) -> None:
