@@ -24,6 +24,7 @@ class UpdateRule:
         elementwise: whether every entry moves by itself: instances then need no axis of their own.
 
     Example:
+        >>> from lightning_maxmargin.core.updates import unit
         >>> class Halfway(UpdateRule):
         ...     def step(self, weight, gradient, rate, state, count):
         ...         return weight - rate * unit(gradient) / (1 + count) ** 0.5, state
