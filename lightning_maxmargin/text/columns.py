@@ -29,6 +29,7 @@ class Recipe:
         lr: of attention and head, constant.
         attention_decay: decoupled weight decay of p.
         head_decay: of v.
+        label_smoothing: of the cross entropy.
         token_scale: length of a token.
     """
 
@@ -37,6 +38,7 @@ class Recipe:
     lr: float = 5e-3
     attention_decay: float = 1.0
     head_decay: float = 0.1
+    label_smoothing: float = 0.1
     token_scale: float = 8.0
 
 
@@ -226,14 +228,17 @@ def train_columns(
             where = tokens.locate(rows.tolist())
             for at, layer in enumerate(layers):
                 logits = answers(tokens.read(layer, where), p[at], v[at]).logits
-                _loss(logits, labels[rows], outside).backward()
+                _loss(logits, labels[rows], outside, recipe.label_smoothing).backward()
             optimizer.step()
     return Columns(p.detach(), v.detach())
 
 
-def _loss(logits: Tensor, labels: Tensor, outside: Tensor) -> Tensor:
+def _loss(logits: Tensor, labels: Tensor, outside: Tensor, smoothing: float) -> Tensor:
     """The sum over folds of the mean cross entropy of the documents (F, b) that each trains on."""
-    losses = cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), reduction="none").view_as(outside)
+    losses = cross_entropy(
+        logits.flatten(0, 1), labels.repeat(len(logits)), reduction="none", label_smoothing=smoothing
+    )
+    losses = losses.view_as(outside)
     return ((losses * outside).sum(1) / outside.sum(1).clamp_min(1)).sum()
 
 

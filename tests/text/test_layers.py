@@ -112,7 +112,7 @@ def trained_alone(
                 batch = replace(split, key_layer=layer, value_layer=layer)[torch.tensor([i])]
                 found = pooled_units(batch["keys"], batch["values"], batch["mask"], batch.get("unit_ids"))
                 logits.append(model.select(*found, batch["keys"][:, 0]).logits[0])
-            cross_entropy(torch.stack(logits), labels[rows]).backward()
+            cross_entropy(torch.stack(logits), labels[rows], label_smoothing=recipe.label_smoothing).backward()
             optimizer.step()
     return selector
 
@@ -158,9 +158,8 @@ def test_folds_and_batches_are_even() -> None:
 def test_the_recipe_is_that_of_the_shipped_config() -> None:
     shipped = yaml.safe_load(Path(config("text/finetune")).read_text())
     recipe, model = Recipe(), shipped["model"]["init_args"]
-    assert (recipe.lr, recipe.attention_decay, recipe.head_decay, recipe.token_scale) == tuple(
-        model[name] for name in ("lr", "attention_decay", "head_decay", "token_scale")
-    )
+    for name in ("lr", "attention_decay", "head_decay", "label_smoothing", "token_scale"):
+        assert getattr(recipe, name) == model[name]
     assert recipe.epochs == shipped["trainer"]["max_epochs"]
     assert recipe.batch_size == shipped["data"]["init_args"]["batch_size"]
 
