@@ -33,7 +33,7 @@ def layers_parser() -> ArgumentParser:
     """Of ``maxmargin layers``; what --data takes is as TextData has it."""
     parser = ArgumentParser(prog="maxmargin layers", description=LAYERS, exit_on_error=False)
     add = parser.add_argument
-    add("--data.train", type=str, required=True, help="A CSV, JSONL or Parquet file, a folder, or a hub data set.")
+    add("--data.train", type=str, required=True, help="A file, a folder, a packaged corpus or a hub data set.")
     add("--data.val", type=str | None, default=None, help="What fit will validate on: in the folds as well.")
     add("--data.text", type=str, default="text", help="Name of the column of texts.")
     add("--data.label", type=str, default="label", help="Of the labels.")
