@@ -70,8 +70,9 @@ class TextData(pl.LightningDataModule):
 
     Example:
         >>> import tempfile, pathlib
+        >>> from lightning_maxmargin.atomic import write_text
         >>> file = pathlib.Path(tempfile.mkdtemp(), "reviews.csv")
-        >>> _ = file.write_text("text,label\\n" + "a fine film,good\\na dull film,bad\\n" * 10)
+        >>> write_text(file, "text,label\\n" + "a fine film,good\\na dull film,bad\\n" * 10)
         >>> data = TextData(str(file), cache_dir=str(file.parent))
         >>> data.setup("fit")
         >>> data.names, len(data.splits["train"]), len(data.splits["val"])

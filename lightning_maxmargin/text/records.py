@@ -94,8 +94,9 @@ def read_documents(
 
     Example:
         >>> import tempfile
+        >>> from lightning_maxmargin.atomic import write_text
         >>> folder = tempfile.mkdtemp()
-        >>> _ = Path(folder, "new.jsonl").write_text('{"text": "a fine film", "label": 1.0, "rationale": [[2, 6]]}')
+        >>> write_text(Path(folder, "new.jsonl"), '{"text": "a fine film", "label": 1.0, "rationale": [[2, 6]]}')
         >>> read_documents(f"{folder}/new.jsonl", cache_dir=folder).rationales
         [[(2, 6)]]
     """
