@@ -21,12 +21,6 @@ LAYERS = (
     "Trains a selector at every key layer and fold of a cross-validation at once, and prints accuracy, agreement with "
     "people where they marked words, and median lead of each layer: which one fit should take."
 )
-#: How ``maxmargin layers`` chooses, in words.
-LAYER_RULES = {
-    "accuracy": "accuracy on documents held out",
-    "accuracy+lead": "rank of accuracy plus rank of median lead on documents held out",
-    "accuracy+auprc": "rank of accuracy plus rank of AUPRC on documents held out",
-}
 
 
 def layers_parser() -> ArgumentParser:
