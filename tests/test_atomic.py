@@ -39,18 +39,22 @@ def test_racing_writers_leave_one_whole_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def write_files(folder: Path, *texts: str) -> None:
+    folder.mkdir()
+    for i, text in enumerate(texts):
+        (folder / f"{i}.txt").write_text(text, encoding="utf-8")
+
+
 def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     path = tmp_path / "model"
-    with pytest.raises(FileExistsError), whole_folder(path) as part:
-        (part / "a").mkdir(parents=True)
-        (part / "a").mkdir()
+    with pytest.raises(UnicodeEncodeError), whole_folder(path) as part:
+        write_files(part, "half", "\ud800")
     assert list(tmp_path.iterdir()) == []
     with whole_folder(path) as part:
-        part.mkdir()
-        (part / "a.txt").write_text("before")
+        write_files(part, "before")
     with pytest.raises(OSError, match="not empty"), whole_folder(path) as part:
-        (part / "b").mkdir(parents=True)
-    assert (path / "a.txt").read_text() == "before"
+        write_files(part, "after")
+    assert (path / "0.txt").read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 
 
