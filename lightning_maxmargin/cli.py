@@ -94,7 +94,7 @@ def _run_command(command: str, rest: list[str], trusted: bool) -> int:
     if command == "report":
         return _report(rest)
     if command == "layers":
-        from lightning_maxmargin.text.layers import layers
+        from lightning_maxmargin.run.layers import layers
 
         layers(rest)
     elif command == "path":

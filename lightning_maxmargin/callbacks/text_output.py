@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import distributed as dist
 
-from lightning_maxmargin.atomic import write_text
+from lightning_maxmargin.atomic import whole_folder, write_text
 
 
 class SaveModel(Callback):
@@ -104,15 +102,10 @@ def save_whole(pl_module: Any, data: Any, folder: Path) -> None:
     from lightning_maxmargin.text.pretrained import quiet_loading
     from lightning_maxmargin.text.tuning import merge_lora
 
-    part = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
-    try:
-        with quiet_loading():
-            pl_module.model.encoder = merge_lora(pl_module.model.encoder)
-            pl_module.model.save_pretrained(part)
-            data.encoder.tokenizer.save_pretrained(part)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with whole_folder(folder) as part, quiet_loading():
+        pl_module.model.encoder = merge_lora(pl_module.model.encoder)
+        pl_module.model.save_pretrained(part)
+        data.encoder.tokenizer.save_pretrained(part)
 
 
 @torch.no_grad()

@@ -21,19 +21,13 @@ LAYERS = (
     "Trains a selector at every key layer and fold of a cross-validation at once, and prints accuracy, agreement with "
     "people where they marked words, and median lead of each layer: which one fit should take."
 )
-#: How ``maxmargin layers`` chooses, in words.
-LAYER_RULES = {
-    "accuracy": "accuracy on documents held out",
-    "accuracy+lead": "rank of accuracy plus rank of median lead on documents held out",
-    "accuracy+auprc": "rank of accuracy plus rank of AUPRC on documents held out",
-}
 
 
 def layers_parser() -> ArgumentParser:
     """Of ``maxmargin layers``; what --data takes is as TextData has it."""
     parser = ArgumentParser(prog="maxmargin layers", description=LAYERS, exit_on_error=False)
     add = parser.add_argument
-    add("--data.train", type=str, required=True, help="A CSV, JSONL or Parquet file, a folder, or a hub data set.")
+    add("--data.train", type=str, required=True, help="A file, a folder, a packaged corpus or a hub data set.")
     add("--data.val", type=str | None, default=None, help="What fit will validate on: in the folds as well.")
     add("--data.text", type=str, default="text", help="Name of the column of texts.")
     add("--data.label", type=str, default="label", help="Of the labels.")

@@ -17,7 +17,7 @@ from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.encoders import DEFAULT
 from lightning_maxmargin.text.hidden import cached_hidden
 from lightning_maxmargin.text.pretrained import PretrainedEncoder, pretrained_encoder, special_ids
-from lightning_maxmargin.text.records import Documents, read_documents, read_splits
+from lightning_maxmargin.text.records import Documents, read_documents, read_splits, split_of
 from lightning_maxmargin.text.splits import check_labels, stratified
 
 #: What each command reads.
@@ -47,8 +47,8 @@ class TextData(pl.LightningDataModule):
     """Documents from files of your own: ``text``, ``label`` and, where people marked it, ``rationale``.
 
     Args:
-        train: a CSV, JSONL or Parquet file, a folder, or a data set of the hub; its own ``val`` and ``test`` splits
-            serve where the arguments below are not given.
+        train: a CSV, JSONL or Parquet file, a folder, a packaged corpus (``rotten-tomatoes``, ``imdb``, ``bbc-news``)
+            or a data set of the hub; its own ``val`` and ``test`` splits serve where the arguments below are not given.
         val: likewise; where there is none, ``val_share`` of every label is split off ``train``.
         test: likewise, measured at the end of fit.
         predict: what ``maxmargin predict`` reads (``-`` for standard input); needs no labels.
@@ -70,8 +70,9 @@ class TextData(pl.LightningDataModule):
 
     Example:
         >>> import tempfile, pathlib
+        >>> from lightning_maxmargin.atomic import write_text
         >>> file = pathlib.Path(tempfile.mkdtemp(), "reviews.csv")
-        >>> _ = file.write_text("text,label\\n" + "a fine film,good\\na dull film,bad\\n" * 10)
+        >>> write_text(file, "text,label\\n" + "a fine film,good\\na dull film,bad\\n" * 10)
         >>> data = TextData(str(file), cache_dir=str(file.parent))
         >>> data.setup("fit")
         >>> data.names, len(data.splits["train"]), len(data.splits["val"])
@@ -146,9 +147,7 @@ class TextData(pl.LightningDataModule):
     def _training_documents(self) -> dict[str, Documents]:
         """All splits of a fit, labels checked against those of training documents."""
         if self.sources["train"] is None:
-            raise InputError(
-                "data.train: no file to train on; name a CSV, JSONL or Parquet file, a folder or a hub name"
-            )
+            raise InputError("data.train: no file to train on; name a file, a folder, a packaged corpus or a hub name")
         found = read_splits(self.sources["train"], cache_dir=self.cache_dir, **self.columns)
         found |= {name: self._read(name) for name in ("val", "test") if self.sources[name] is not None}
         labels = {name: docs.labels for name, docs in found.items()}
@@ -164,11 +163,9 @@ class TextData(pl.LightningDataModule):
         source = self.sources[name]
         if source is None:
             raise InputError(f"data.{name}: nothing to read; name a file with --data.{name}")
-        split = name if name != "predict" else None
         return read_documents(
-            source, split=split if os.path.isdir(source) else None, need_labels=need_labels, cache_dir=self.cache_dir,
-            **self.columns,
-        )  # fmt: skip
+            source, split=split_of(source, name), need_labels=need_labels, cache_dir=self.cache_dir, **self.columns
+        )
 
     def _split(self, documents: Documents, cached: bool) -> Split:
         pieces = self.encoder.pieces(documents.texts, self.spec.max_length)

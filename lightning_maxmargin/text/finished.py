@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification
 from lightning_maxmargin.text.pretrained import PretrainedEncoder, word_pieces
-from lightning_maxmargin.text.records import Documents, read_documents, read_splits
+from lightning_maxmargin.text.records import Documents, read_documents, read_splits, split_of
 from lightning_maxmargin.text.saving import load_model
 
 if TYPE_CHECKING:
@@ -69,8 +68,7 @@ class FinishedRun:
         found: Documents | None
         try:
             if data or self.settings.get("test"):
-                split = "test" if os.path.isdir(source) else None
-                found = read_documents(source, split=split, cache_dir=cache, **columns)
+                found = read_documents(source, split=split_of(source, "test"), cache_dir=cache, **columns)
             else:
                 found = read_splits(source, cache_dir=cache, **columns).get("test")
         except InputError as error:

@@ -1,28 +1,19 @@
-"""``maxmargin layers``: at which layer keys classify and select best, by cross-validation of all layers at once."""
+"""At which layer keys classify and select best, by cross-validation of all layers at once."""
 
 from __future__ import annotations
 
-import json
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from scipy.stats import rankdata
 
-from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import RationaleAUPRC
 from lightning_maxmargin.probe.text import leads
-from lightning_maxmargin.run.directory import versions
-from lightning_maxmargin.run.finish import refuse_existing
-from lightning_maxmargin.run.parsers import LAYER_RULES, layers_parser
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.columns import (
     Held,
@@ -37,6 +28,12 @@ from lightning_maxmargin.text.data import TextData
 from lightning_maxmargin.text.hidden import cached_hidden
 from lightning_maxmargin.text.rationales import word_scores
 
+#: How a layer is chosen, in words.
+RULES = {
+    "accuracy": "accuracy on documents held out",
+    "accuracy+lead": "rank of accuracy plus rank of median lead on documents held out",
+    "accuracy+auprc": "rank of accuracy plus rank of AUPRC on documents held out",
+}
 #: Documents with words that people marked from which on their agreement chooses, not the lead that stands in for it.
 ENOUGH_MARKED = 50
 
@@ -121,7 +118,7 @@ class LayerTable:
     def words(self) -> list[str]:
         """The choice in sentences."""
         best, near = self.chosen, [str(row.layer) for row in self.near()]
-        lines = [f"Key layer {best.layer}, by {LAYER_RULES[self.rule]}."]
+        lines = [f"Key layer {best.layer}, by {RULES[self.rule]}."]
         width = f"the noise of the folds ({self.noise:.3f}, two standard errors of a difference)"
         if len(near) == len(self.rows) - 1:
             lines.append(f"No layer's accuracy differs from its by more than {width}: these documents do not tell.")
@@ -252,80 +249,3 @@ def _add_marked(auprc: RationaleAUPRC, tokens: Tokens, part: Held) -> None:
         scores = word_scores(split, [i], [attention[mask].double().numpy()])
         if scores is not None:
             auprc.update(*scores)
-
-
-# --- the command ----------------------------------------------------------------------------------------------
-
-
-def layers(args: Sequence[str]) -> None:
-    """Compares key layers: a table, the choice in words, and the command that trains it.
-
-    Args:
-        args: argv after ``maxmargin layers``.
-
-    Raises:
-        InputError: settings or documents that cannot be used.
-    """
-    config = layers_parser().parse_args(list(args))
-    output = None if config.output is None else Path(config.output)
-    if output is not None:
-        refuse_existing(output)
-    given = dict(vars(config.data))
-    # As fit seeds its validation split: then it finds these hidden states in the cache.
-    data = TextData(**given, seed=config.seed)
-    found = compare_layers(data, config.folds, config.seed, replace(Recipe(), epochs=config.epochs), config.rule)
-    command = fit_command(given, found.chosen.layer, config.seed)
-    _print(found, command)
-    if output is not None:
-        settings = {"data": given, "folds": config.folds, "epochs": config.epochs, "seed": config.seed}
-        content = {**found.as_json(), "fit": command, "settings": settings, "versions": versions()}
-        write_text(output, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-        print(output)
-
-
-def fit_command(given: dict[str, Any], layer: int, seed: int = 0) -> str:
-    """The command line that trains this key layer on the same documents.
-
-    Args:
-        given: options of the data; those that are the defaults are left out.
-        layer: of the keys.
-        seed: of the run.
-
-    Example:
-        >>> fit_command({"train": "my reviews.csv", "label": "label"}, 4)
-        "maxmargin fit --config text/finetune --data.train 'my reviews.csv' --data.key_layer 4"
-    """
-    default = vars(layers_parser().get_defaults().data)
-    words = ["maxmargin", "fit", "--config", "text/finetune"]
-    for name, value in given.items():
-        if value != default[name]:
-            words += [f"--data.{name}", str(value)]
-    words += ["--data.key_layer", str(layer)]
-    return shlex.join(words + (["--seed_everything", str(seed)] if seed else []))
-
-
-def _print(found: LayerTable, command: str) -> None:
-    seconds = f"{found.seconds['encoding']:.1f} s encoding, {found.seconds['training']:.1f} s training"
-    marked = f", {found.marked:,} of them marked by people" if found.marked else ""
-    print(f"{found.documents:,} documents{marked}; {seconds}")
-    table = Table()
-    for name in (
-        "layer",
-        "accuracy",
-        "± over folds",
-        "AUPRC",
-        "median lead",
-        "sum of ranks" if "+" in found.rule else "rank",
-    ):
-        if name != "AUPRC" or found.marked:
-            table.add_column(name, justify="right")
-    for row, rank in zip(found.rows, found.rank_sums, strict=True):
-        cells = [f"{row.layer}", f"{row.accuracy:.4f}", f"{row.deviation:.4f}"]
-        cells += [_cell(row.auprc)] if found.marked else []
-        table.add_row(*cells, _cell(row.lead), f"{rank:g}", style="bold" if row is found.chosen else None)
-    Console(width=max(100, Console().width)).print(table)
-    print("\n".join([*found.words(), "", command]))
-
-
-def _cell(x: float | None) -> str:
-    return "-" if x is None else f"{x:.4f}"

@@ -1,4 +1,4 @@
-"""People's labelled documents, from files, folders, the Hugging Face hub or standard input."""
+"""People's labelled documents, from files, folders, packaged corpora, the Hugging Face hub or standard input."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.cache import cache_folder
+from lightning_maxmargin.text.corpora import corpus_splits, is_corpus
 from lightning_maxmargin.text.fields import Spans, label_names, plain_texts, rationale_spans
 from lightning_maxmargin.text.loaders import Table, hub_tables
 from lightning_maxmargin.text.plain import columns_of, objects, whole_text
@@ -78,8 +79,9 @@ def read_documents(
 
     Args:
         source: a ``.csv``, ``.tsv``, ``.jsonl``, ``.json`` (also ``.gz``) or ``.parquet`` file; a folder of files named
-            after their splits, or of sub-folders named by class with ``.txt`` files; ``owner/name[:configuration]`` of
-            the hub; ``-`` for standard input, a JSON object or a plain text per line.
+            after their splits, or of sub-folders named by class with ``.txt`` files; a packaged corpus
+            (:func:`~lightning_maxmargin.text.corpora.corpus_splits` names them); ``owner/name[:configuration]`` of the
+            hub; ``-`` for standard input, a JSON object or a plain text per line.
         text: the column of the texts.
         label: the column of the labels: strings, numbers or truth values, kept by name (1.0 is "1"); None for none.
         rationale: the column of the marked spans, lists of ``[start, end)`` or their JSON; it may be absent.
@@ -92,8 +94,9 @@ def read_documents(
 
     Example:
         >>> import tempfile
+        >>> from lightning_maxmargin.atomic import write_text
         >>> folder = tempfile.mkdtemp()
-        >>> _ = Path(folder, "new.jsonl").write_text('{"text": "a fine film", "label": 1.0, "rationale": [[2, 6]]}')
+        >>> write_text(Path(folder, "new.jsonl"), '{"text": "a fine film", "label": 1.0, "rationale": [[2, 6]]}')
         >>> read_documents(f"{folder}/new.jsonl", cache_dir=folder).rationales
         [[(2, 6)]]
     """
@@ -137,6 +140,18 @@ def read_splits(
     return splits
 
 
+def split_of(source: str, use: str) -> str | None:
+    """The split to read for ``train``, ``val``, ``test`` or ``predict``, as :func:`read_documents` takes it.
+
+    Example:
+        >>> split_of("imdb", "predict"), split_of("reviews.csv", "test")
+        ('test', None)
+    """
+    if is_corpus(source):
+        return "test" if use == "predict" else use
+    return use if use != "predict" and Path(source).is_dir() else None
+
+
 def _chosen(found: Sequence[str], split: str | None, source: str) -> str:
     """The split of this name or of one that means the same; the only one for None."""
     if split is None and len(found) > 1:
@@ -164,6 +179,8 @@ def _found(source: str, names: Columns, cache_dir: str | Path | None) -> Mapping
         return _splits_of(path)
     if is_file:
         return {"train": [path]}
+    if is_corpus(source):
+        return {split: [_table(*found, names, source)] for split, found in corpus_splits(source).items()}
     if format_of(path) is None and HUB_NAME.fullmatch(source):
         tables = hub_tables(source, [name for name in names if name is not None], _cache(cache_dir))
         return {split: [table] for split, table in tables.items()}
@@ -214,10 +231,15 @@ def _tables(parts: Sequence[Path | Table], names: Columns, cache_dir: str | Path
 def _classes(folder: Path, names: Columns) -> Table:
     """Sub-folders named by class hold a text per file."""
     paths = sorted(folder.glob("*/*.txt"))
-    columns = {names.text: [whole_text(path) if path.stat().st_size else "" for path in paths]}
+    texts = [whole_text(path) if path.stat().st_size else "" for path in paths]
+    return _table(texts, [path.parent.name for path in paths], names, str(folder))
+
+
+def _table(texts: list[str], labels: list[str], names: Columns, where: str) -> Table:
+    columns = {names.text: texts}
     if names.label is not None:
-        columns[names.label] = [path.parent.name for path in paths]
-    return Table(columns, list(columns), str(folder))
+        columns[names.label] = labels
+    return Table(columns, list(columns), where)
 
 
 def _standard_input(text: str) -> Table:

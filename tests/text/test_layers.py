@@ -17,6 +17,7 @@ import yaml
 from torch.nn.functional import cross_entropy
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.run.layers import fit_command
 from lightning_maxmargin.run.parsers import layers_parser
 from lightning_maxmargin.text import layers
 from lightning_maxmargin.text.columns import (
@@ -30,7 +31,7 @@ from lightning_maxmargin.text.columns import (
 )
 from lightning_maxmargin.text.data import TextData
 from lightning_maxmargin.text.hidden import cached_hidden
-from lightning_maxmargin.text.layers import LayerRow, LayerTable, compare_layers, fit_command
+from lightning_maxmargin.text.layers import LayerRow, LayerTable, compare_layers
 from lightning_maxmargin.text.model import pooled_units
 from lightning_maxmargin.text.saving import build_model
 from tests.conftest import config
