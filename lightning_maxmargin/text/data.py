@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -15,8 +15,8 @@ from lightning_maxmargin.data.sampling import BatchLoader
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.encoders import DEFAULT
-from lightning_maxmargin.text.hidden import cached_hidden
-from lightning_maxmargin.text.pretrained import PretrainedEncoder, pretrained_encoder, special_ids
+from lightning_maxmargin.text.hidden import HiddenStates, cached_hidden
+from lightning_maxmargin.text.pretrained import Pieces, PretrainedEncoder, pretrained_encoder, special_ids
 from lightning_maxmargin.text.records import Documents, read_documents, read_splits, split_of
 from lightning_maxmargin.text.splits import check_labels, stratified
 
@@ -168,15 +168,29 @@ class TextData(pl.LightningDataModule):
         )
 
     def _split(self, documents: Documents, cached: bool) -> Split:
-        pieces = self.encoder.pieces(documents.texts, self.spec.max_length)
-        layers = (self.spec.key_layer, self.spec.value_layer)
-        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        hidden = None
+        layers, hidden = (self.spec.key_layer, self.spec.value_layer), None
         if cached:
-            hidden = cached_hidden(self.encoder, documents.texts, pieces, layers, self.cache_dir, device)
+            device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+            pieces, hidden = self.encoded(documents, layers, device)
+        else:
+            pieces = self.encoder.pieces(documents.texts, self.spec.max_length)
         tokenizer = self.encoder.tokenizer
         special = tuple(special_ids(tokenizer))
         return Split(documents, pieces, self.spec.units, None, hidden, *layers, special, tokenizer.pad_token_id or 0)
+
+    def encoded(
+        self, documents: Documents, layers: Sequence[int], device: str | torch.device
+    ) -> tuple[Pieces, HiddenStates]:
+        """Pieces of the documents and hidden states of these layers.
+
+        Of documents that were taken from others all of those are encoded: another seed takes others of the same.
+        """
+        whole = documents if documents.whole is None else documents.whole
+        pieces = self.encoder.pieces(whole.texts, self.spec.max_length)
+        hidden = cached_hidden(self.encoder, whole.texts, pieces, layers, self.cache_dir, device)
+        if documents.whole is None:
+            return pieces, hidden
+        return pieces.take(documents.rows), replace(hidden, chosen=documents.rows)
 
     def has_split(self, split: str) -> bool:
         """Whether there is such a split, read or yet to be read."""

@@ -36,15 +36,20 @@ Half = npt.NDArray[np.float16]
 
 @dataclass(frozen=True)
 class HiddenStates:
-    """Hidden states of all pieces of some texts: ``layers[l]`` is (N, d) float16 on disk, rows as in ``pieces``."""
+    """Hidden states of all pieces of some texts: ``layers[l]`` is (N, d) float16 on disk, rows as in ``pieces``.
+
+    ``chosen`` are the numbers of those texts that these are the states of; all where None.
+    """
 
     layers: Mapping[int, Half]
     pieces: Pieces
+    chosen: Sequence[int] | None = None
 
     def rows(self, layer: int, texts: Sequence[int]) -> list[Tensor]:
         """The (T_i, d) float32 hidden states of these texts."""
         states = self.layers[layer]
-        return [torch.from_numpy(states[self.pieces.of(i)].astype(np.float32)) for i in texts]
+        places = texts if self.chosen is None else [self.chosen[i] for i in texts]
+        return [torch.from_numpy(states[self.pieces.of(i)].astype(np.float32)) for i in places]
 
 
 def cached_hidden(

@@ -25,7 +25,6 @@ from lightning_maxmargin.text.columns import (
     train_columns,
 )
 from lightning_maxmargin.text.data import TextData
-from lightning_maxmargin.text.hidden import cached_hidden
 from lightning_maxmargin.text.rationales import word_scores
 
 #: How a layer is chosen, in words.
@@ -221,8 +220,7 @@ def _documents(data: TextData) -> tuple[list[Split], torch.Tensor]:
 
 def _encoded(data: TextData, split: Split, layers: Sequence[int]) -> Split:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    texts = split.documents.texts
-    return replace(split, hidden=cached_hidden(data.encoder, texts, split.pieces, layers, data.cache_dir, device))
+    return replace(split, hidden=data.encoded(split.documents, layers, device)[1])
 
 
 def _row(

@@ -53,6 +53,13 @@ class Pieces:
     def __len__(self) -> int:
         return len(self.truncated)
 
+    def take(self, texts: Sequence[int]) -> Pieces:
+        """The pieces of these texts."""
+        rows = np.concatenate([np.zeros(0, np.int64), *(np.arange(*self.of(i).indices(len(self.ids))) for i in texts)])
+        ends = np.cumsum([int(self.starts[i + 1] - self.starts[i]) for i in texts], dtype=np.int64)
+        starts = np.concatenate([np.zeros(1, np.int64), ends])
+        return Pieces(self.ids[rows], self.spans[rows], self.special[rows], starts, self.truncated[list(texts)])
+
     def of(self, i: int) -> slice:
         """Where the pieces of text i stand."""
         return slice(int(self.starts[i]), int(self.starts[i + 1]))

@@ -38,6 +38,8 @@ class Documents:
         source: for messages.
         replaced: lone surrogates and bytes that are not UTF-8 in the texts, each replaced by one U+FFFD, so that
             spans stay where they are.
+        whole: the documents that these were taken from; None where they are as read.
+        rows: their numbers among those.
     """
 
     texts: list[str]
@@ -45,6 +47,8 @@ class Documents:
     rationales: list[Spans | None] | None
     source: str
     replaced: int
+    whole: Documents | None = None
+    rows: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -54,7 +58,8 @@ class Documents:
         labels = None if self.labels is None else [self.labels[i] for i in rows]
         rationales = None if self.rationales is None else [self.rationales[i] for i in rows]
         texts = [self.texts[i] for i in rows]
-        return Documents(texts, labels, rationales, self.source, sum("\ufffd" in text for text in texts))
+        replaced = sum("\ufffd" in text for text in texts)
+        return Documents(texts, labels, rationales, self.source, replaced, self, rows)
 
 
 class Columns(NamedTuple):

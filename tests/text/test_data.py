@@ -132,3 +132,20 @@ def test_a_label_that_the_model_does_not_know(tiny_encoder: Path, tmp_path: Path
         InputError, match=r"data.train: document \d+ has the label 'good', which the model does not know"
     ):
         data.labelled("train")
+
+
+def test_another_seed_encodes_nothing_again(tiny_encoder: Path, tmp_path: Path) -> None:
+    first, second = (text_data(tmp_path, tiny_encoder, seed=seed) for seed in (0, 1))
+    first.setup("fit")
+    files = sorted((tmp_path / "cache").rglob("*.f16"))
+    second.setup("fit")
+    assert sorted((tmp_path / "cache").rglob("*.f16")) == files
+    assert len(files) == 1
+    found = {}
+    for data in (first, second):
+        for split in data.splits.values():
+            for i, text in enumerate(split.documents.texts):
+                assert split.hidden is not None
+                states = split.hidden.rows(2, [i])[0]
+                assert len(states) == split.pieces.of(i).stop - split.pieces.of(i).start
+                assert torch.equal(found.setdefault(text, states), states)
