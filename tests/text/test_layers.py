@@ -243,7 +243,7 @@ def test_the_command_prints_a_table_and_fit_takes_its_answer(
     assert [row["layer"] for row in kept["layers"]] == [0, 1, 2, 3]
     assert kept["documents"] == 40
     assert kept["marked"] == 40
-    assert max(row["accuracy"] for row in kept["layers"]) > 0.8
+    assert max(row["accuracy"] for row in kept["layers"]) > 0.7
     assert "AUPRC" in found.out
     assert kept["fit"] in found.out
     assert maxmargin("layers", *words, "--output", "layers.json").status == 2
