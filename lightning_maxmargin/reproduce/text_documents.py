@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
@@ -53,7 +54,9 @@ def beginning(text: str, characters: int) -> str:
         >>> beginning("a fine film", 8)
         'a fine'
     """
-    return text if len(text) <= characters else text[: characters + 1].rsplit(None, 1)[0][:characters].rstrip()
+    if len(text) <= characters:
+        return text
+    return re.sub(r"\S*$", "", text[: characters + 1]).rstrip()
 
 
 def sentences(n: int, seed: int) -> Documents:

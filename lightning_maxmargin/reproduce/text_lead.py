@@ -177,12 +177,11 @@ def lead(
 
 
 def _own(source: str, most: int, seed: int, cache_dir: str | None) -> Documents:
-    """At most so many documents of a file of the user's, of those with marks."""
+    """At most so many documents of a file of the user's; those without marks are trained on as well."""
     found = read_documents(source, cache_dir=cache_dir)
-    rows = [i for i, spans in enumerate(found.rationales or ()) if spans]
-    if not rows or found.labels is None:
+    if not any(found.rationales or ()) or found.labels is None:
         raise InputError(f"reproduce: {source} has no document with a label and a rationale")
-    return found.take([rows[i] for i in np.random.default_rng(seed).permutation(len(rows))[:most]])
+    return found.take(np.random.default_rng(seed).permutation(len(found))[:most].tolist())
 
 
 def _marked(
@@ -341,6 +340,10 @@ def _over_models(models: list[Model], layer: int, decay: float, epochs: int) -> 
             [getattr(m, name) for m in layers], [m.auprc for m in layers]
         )
         numbers[f"models/{name}/regret"] = best - models[int(np.argmax(values))].auprc
+    kept = [m for m in models if m.decay < max(m.decay for m in models)]
+    for name in MEASURES:
+        values = [getattr(m, name) for m in kept]
+        numbers[f"models/{name}/without_largest_decay"] = rank_correlation(values, [m.auprc for m in kept])
     both = rankdata([m.accuracy for m in models]) + rankdata([m.lead for m in models])
     numbers["models/accuracy+lead"] = rank_correlation(both.tolist(), auprc)
     numbers["models/accuracy+lead/regret"] = best - models[int(np.argmax(both))].auprc

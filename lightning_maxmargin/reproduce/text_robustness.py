@@ -99,7 +99,7 @@ def robustness(
     review_documents: int = 1200,
     characters: int = 600,
     folds: int = 3,
-    tested: int = 150,
+    tested: int = 300,
     noise: Sequence[float] = (0.0, 0.1, 0.2, 0.3),
     dropped: Sequence[float] = (0.0, 0.1, 0.2, 0.3),
     shift: Sequence[int] = (100, 300, 1000),
@@ -151,9 +151,10 @@ def robustness(
         numbers |= {f"noise/{kind}/{share:g}": x for kind, x in _accuracies(short, found).items()}
     for share in dropped:
         numbers |= _lossy(at, short, of_sentences, tested, share, seed)
-    for kind in KINDS:
-        for what, last in (("noise", max(noise)), ("dropped", max(dropped))):
+    for what, last in (("noise", max(noise)), ("dropped", max(dropped))):
+        for kind in KINDS:
             numbers[f"{what}/{kind}/lost"] = numbers[f"{what}/{kind}/0"] - numbers[f"{what}/{kind}/{last:g}"]
+        numbers[f"{what}/lost/spared"] = numbers[f"{what}/mean/lost"] - numbers[f"{what}/selector/lost"]
     progress(0.9)
     numbers |= _shifted(at, short, long, of_reviews, shift, seed)
     progress(1.0)
@@ -209,7 +210,8 @@ def _distracted(at: _Encoding, pool: Pool, selectors: Selectors, tested: int, na
             inside = folds == fold
             numbers[f"{key}/flips/{kind}/{fold}"] = float(flips[inside].mean())
             numbers[f"{key}/lost/{kind}/{fold}"] = float((right - still)[inside].mean())
-    return numbers
+    spared = {f"distractor/{name}/{x}/spared": f"distractor/{name}/{x}" for x in ("flips", "lost")}
+    return numbers | {new: numbers[f"{key}/mean"] - numbers[f"{key}/selector"] for new, key in spared.items()}
 
 
 def _lossy(at: _Encoding, pool: Pool, selectors: Selectors, tested: int, share: float, seed: int) -> dict[str, float]:
@@ -245,10 +247,10 @@ def _shifted(
         own = labels[:, pool.folds, torch.arange(len(pool.labels))]
         for way, said in zip([*WAYS, "mean"], own, strict=True):
             numbers[f"shift/{way}/{m}"] = float((said == pool.labels).double().mean())
-    last = max(shift)
-    numbers["shift/kept/over_scratch"] = numbers[f"shift/kept/{last}"] - numbers[f"shift/scratch/{last}"]
-    first = min(shift)
-    numbers["shift/kept/over_scratch_few"] = numbers[f"shift/kept/{first}"] - numbers[f"shift/scratch/{first}"]
+    for way in ("kept", "tuned"):
+        for m, name in ((min(shift), "few"), (max(shift), "many")):
+            numbers[f"shift/{way}/over_scratch/{name}"] = numbers[f"shift/{way}/{m}"] - numbers[f"shift/scratch/{m}"]
+    numbers["shift/as_is/over_mean"] = numbers["shift/as_is/selector"] - numbers["shift/as_is/mean"]
     return numbers
 
 
