@@ -253,4 +253,5 @@ def markdown(*sources: Source) -> str:
 
 
 if __name__ == "__main__":
-    print(markdown("selector", "ensemble", "module", "run"), markdown("head", "heads"), sep="\n\n")
+    for sources in (("selector", "ensemble", "module", "run"), ("head", "heads"), ("text",)):
+        print(markdown(*sources), end="\n\n")
