@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +58,18 @@ class Units:
 
     def __init__(self, split: Split, layer: int, length: float) -> None:
         tokens = Tokens([split], length)
-        packed = tokens.read(layer, tokens.locate(range(len(tokens))))
-        self.tokens, self.mask = packed
+        self.tokens, self.mask = tokens.read(layer, tokens.locate(range(len(tokens))))
         counts = self.mask.sum(1)
         self.starts = counts.cumsum(0) - counts
 
     def __len__(self) -> int:
         return len(self.mask)
+
+    def part(self, rows: Tensor) -> Units:
+        """Some of the documents; their units are not copied."""
+        found = copy(self)
+        found.mask, found.starts = self.mask[rows], self.starts[rows]
+        return found
 
     def __getitem__(self, rows: Tensor) -> Packed:
         """The units of these documents."""

@@ -149,6 +149,7 @@ def robustness(
     progress(0.8)
     for share, found in by_noise.items():
         numbers |= {f"noise/{kind}/{share:g}": x for kind, x in _accuracies(short, found).items()}
+        numbers[f"noise/gain/{share:g}"] = numbers[f"noise/selector/{share:g}"] - numbers[f"noise/mean/{share:g}"]
     for share in dropped:
         numbers |= _lossy(at, short, of_sentences, tested, share, seed)
     for what, last in (("noise", max(noise)), ("dropped", max(dropped))):
@@ -242,7 +243,7 @@ def _shifted(
             decay=torch.full((len(moves),), at.recipe.attention_decay),
             moves=moves,
         )
-        found = train(_Part(pool.units, rows), training, Selectors(p, v), at.recipe, seed)[at.recipe.epochs]
+        found = train(pool.units.part(rows), training, Selectors(p, v), at.recipe, seed)[at.recipe.epochs]
         labels = predicted(pool.units, found).view(len(WAYS) + 1, folds, -1)
         own = labels[:, pool.folds, torch.arange(len(pool.labels))]
         for way, said in zip([*WAYS, "mean"], own, strict=True):
@@ -252,13 +253,6 @@ def _shifted(
             numbers[f"shift/{way}/over_scratch/{name}"] = numbers[f"shift/{way}/{m}"] - numbers[f"shift/scratch/{m}"]
     numbers["shift/as_is/over_mean"] = numbers["shift/as_is/selector"] - numbers["shift/as_is/mean"]
     return numbers
-
-
-class _Part(Units):
-    """Some documents of others' units, which are not copied."""
-
-    def __init__(self, units: Units, rows: Tensor) -> None:
-        self.tokens, self.mask, self.starts = units.tokens, units.mask[rows], units.starts[rows]
 
 
 def _panels(

@@ -42,7 +42,7 @@ SMALL: dict[str, Any] = {
     "dropped": (0.0, 0.3), "shift": (12, 40), "epochs": 2,
 }  # fmt: skip
 GRID: dict[str, Any] = {
-    "layers": (1, 2), "decays": (0.5, 4.0), "epochs": (1, 2), "default": (2, 0.5, 2), "distracted": 9,
+    "fewer": 24, "layers": (1, 2), "decays": (0.5, 4.0), "epochs": (1, 2), "default": (2, 0.5, 2), "distracted": 9,
 }  # fmt: skip
 
 
@@ -203,7 +203,9 @@ def test_every_model_of_the_grid_is_measured(leads: Outcome) -> None:
     assert n["models/auprc/worst"] <= n["default/auprc"] <= n["models/auprc/best"]
     assert all(n[f"models/{name}/regret"] >= 0 for name in ("lead", "accuracy", "norm"))
     assert 0 <= n["documents/stays"] <= 1
-    assert len(leads.notes) == 9
+    assert n["fewer/models"] == 8
+    assert n["fewer/models/auprc/best"] != n["models/auprc/best"]
+    assert len(leads.notes) == 11
     assert len(leads.panels) == 6
 
 
