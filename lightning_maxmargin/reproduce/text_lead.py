@@ -158,6 +158,8 @@ def lead(
     layer, decay, last = int(default[0]), float(default[1]), int(default[2])
     if layer not in layers or decay not in decays or last not in epochs:
         raise InputError(f"reproduce: default {list(default)}; expected one each of layers, decays and epochs")
+    if not 2 <= folds <= fewer:
+        raise InputError(f"reproduce: folds {folds}, fewer {fewer}; expected two folds or more, and as many documents")
     encoder = pretrained_encoder()
     texts = planted(documents, T, seed) if train is None else _own(train, documents, seed, cache_dir)
     data = _marked(encoder, texts, layers, folds, units, seed, cache_dir)
