@@ -222,7 +222,7 @@ def scaled_tokens(states: Tensor, length: float) -> Tensor:
     """Hidden states (..., d) centred over d and scaled to the length: LayerNorm without weights, of another length.
 
     Example:
-        >>> scaled_tokens(torch.tensor([1.0, 3.0, 2.0]), 8.0).norm().item()
+        >>> round(scaled_tokens(torch.tensor([1.0, 3.0, 2.0]), 8.0).norm().item(), 5)
         8.0
     """
     return length * normalize(states - states.mean(-1, keepdim=True), dim=-1)
