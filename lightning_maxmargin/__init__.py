@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from lightning_maxmargin.keys import register_key
     from lightning_maxmargin.modules.ensemble import Ensemble
     from lightning_maxmargin.modules.joint import JointSelection
+    from lightning_maxmargin.modules.text import TextSelection
     from lightning_maxmargin.svm import solve_att_svm, solve_joint_svm, solve_label_svm
+    from lightning_maxmargin.text.data import TextData
+    from lightning_maxmargin.text.selector import TextSelector
 
 __version__ = "0.1.0"
 
@@ -22,6 +25,9 @@ _HOMES = {
     "HeadMonitor": "callbacks",
     "JointSelection": "modules.joint",
     "MarginMonitor": "callbacks",
+    "TextData": "text.data",
+    "TextSelection": "modules.text",
+    "TextSelector": "text.selector",
     "TokenSelector": "core",
     "register_key": "keys",
     "solve_att_svm": "svm",
@@ -35,6 +41,9 @@ __all__ = [
     "HeadMonitor",
     "JointSelection",
     "MarginMonitor",
+    "TextData",
+    "TextSelection",
+    "TextSelector",
     "TokenSelector",
     "register_key",
     "solve_att_svm",

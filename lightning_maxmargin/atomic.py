@@ -1,8 +1,9 @@
-"""Files that are whole or not there: the one way this package writes."""
+"""Files and folders that are whole or not there: the one way this package writes."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,29 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` for a folder that is yet to be made: renamed to it at the end, and gone where that failed.
+
+    Where ``path`` is a folder that holds something, the renaming fails and it stays.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "model"
+        >>> with whole_folder(target) as part:
+        ...     part.mkdir()
+        ...     write_text(part / "a.txt", "all of it")
+        >>> [found.name for found in target.iterdir()]
+        ['a.txt']
+    """
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_text(path: Path, text: str, errors: str = "strict") -> None:

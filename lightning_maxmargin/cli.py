@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_maxmargin.errors import InputError, NonFiniteError
-from lightning_maxmargin.run.shipped import with_files
+from lightning_maxmargin.run.shipped import with_files, with_text
 
 TRUST_FLAG = "--trust-config"
 HELP_ARGV = (["--help"], ["-h"])
@@ -24,8 +24,11 @@ TRAINER_COMMANDS = {
 }
 COMMANDS = {
     **TRAINER_COMMANDS,
+    "layers": "Compares key layers on your own texts: layers --data.train FILE.",
     "path": "Solves a regularisation path: --config paths/local.",
     "reproduce": "Lists the papers' experiments, or runs one of them or all.",
+    "evaluate": "Measures the rationales of a run on text, beside the baselines: evaluate RUN_DIR.",
+    "compare": "Says which of two runs on text is better: compare RUN_A RUN_B.",
     "report": "Draws the figures and the report of a finished run again: report RUN_DIR.",
 }
 
@@ -75,6 +78,8 @@ def _run(argv: list[str], trusted: bool) -> int:
         message = f"{argv[0]} is no command" if argv else "a command is missing"
         raise InputError(f"{message}; one of {', '.join(COMMANDS)} (maxmargin --help)")
     command, rest = argv[0], with_files(argv[1:])
+    if command in TRAINER_COMMANDS:
+        rest = with_text(rest)
     if rest in HELP_ARGV and command not in TRAINER_COMMANDS:
         _print_help(command)
         return 0
@@ -88,7 +93,11 @@ def _run(argv: list[str], trusted: bool) -> int:
 def _run_command(command: str, rest: list[str], trusted: bool) -> int:
     if command == "report":
         return _report(rest)
-    if command == "path":
+    if command == "layers":
+        from lightning_maxmargin.run.layers import layers
+
+        layers(rest)
+    elif command == "path":
         from lightning_maxmargin.paths.command import path
 
         path(rest)
@@ -96,6 +105,8 @@ def _run_command(command: str, rest: list[str], trusted: bool) -> int:
         from lightning_maxmargin.reproduce.command import reproduce
 
         return reproduce(rest, trusted)
+    elif command in ("evaluate", "compare"):
+        return _text_command(command, rest)
     else:
         from lightning_maxmargin.run.lightning_cli import run_trainer
 
@@ -108,8 +119,7 @@ def _run_command(command: str, rest: list[str], trusted: bool) -> int:
 def _print_help(command: str) -> None:
     from lightning_maxmargin.run import parsers
 
-    makers = {"path": parsers.path_parser, "reproduce": parsers.reproduce_parser, "report": parsers.report_parser}
-    makers[command]().print_help()
+    getattr(parsers, f"{command}_parser")().print_help()
 
 
 def _report(args: list[str]) -> int:
@@ -120,6 +130,20 @@ def _report(args: list[str]) -> int:
 
     print(write_report(run_dir))
     return 0
+
+
+def _text_command(command: str, args: list[str]) -> int:
+    from lightning_maxmargin.run import parsers
+    from lightning_maxmargin.text.packages import require_text_extra
+
+    require_text_extra("transformers")
+    if command == "compare":
+        from lightning_maxmargin.text.compare import compare
+
+        return compare(parsers.compare_parser().parse_args(args))
+    from lightning_maxmargin.text.evaluate import evaluate
+
+    return evaluate(parsers.evaluate_parser().parse_args(args))
 
 
 def _interrupted(argv: Sequence[str]) -> int:

@@ -14,9 +14,9 @@ from typing import Literal
 from lightning_maxmargin.errors import InputError
 
 Format = Literal["gap", "near one", "number", "text"]
-#: Who measures a key: MarginMonitor, HeadMonitor (of one head, or of all together), EnsembleMonitor, the module or the
-#: command line.
-Source = Literal["selector", "head", "heads", "ensemble", "module", "run"]
+#: Who measures a key: MarginMonitor, HeadMonitor (of one head, or of all together), EnsembleMonitor, TextMonitor, the
+#: module or the command line.
+Source = Literal["selector", "head", "heads", "ensemble", "text", "module", "run"]
 
 #: What a key holds; None where it is undefined.
 Value = float | str | None
@@ -117,8 +117,17 @@ _TABLE = (
     Key("val/selection/accuracy", "share of validation examples whose planted token is selected", ("module",)),
     Key("test/accuracy", "share of test examples classified correctly", ("module", "run")),
     Key("test/selection/accuracy", "share of test examples whose planted token is selected", ("module", "run")),
-    Key("rationale/auprc", "agreement of the attention with marked rationales: area under precision and recall",
-        ("run",)),
+    Key("rationale/auprc", "agreement of the attention with marked rationales: area under precision and recall, mean "
+        "over documents", ("run", "text")),
+    Key("rationale/r_precision", "share marked among as many of the heaviest words as are marked", ("text",)),
+    Key("rationale/token_f1", "F1 of as many of the heaviest words as are marked, mean over documents", ("text",)),
+    Key("rationale/iou_f1", "F1 of spans of these words that overlap a marked one by half", ("text",)),
+    Key("rationale/documents", "test documents with marked words", ("text",)),
+    Key("margin/median_lead", "median over documents of (best score - second) / norm of the weights", ("text",)),
+    Key("text/truncated", "documents of all splits that were cut at max_length", ("text",)),
+    Key("text/empty", "documents with nothing to select", ("text",)),
+    Key("val/loss", "mean loss of validation documents", ("text",)),
+    Key("monitor/final_seconds", "spent on the evaluation of all documents at the end", ("text",)),
     Key("svm/duality_gap", "distance between the SVM's value and its proven bound", ("selector", "head")),
     Key("svm/violation", "largest violation of a row of the SVM", ("selector", "head")),
     Key("svm/support", "rows of the SVM that are tight", ("selector", "head")),
@@ -244,4 +253,5 @@ def markdown(*sources: Source) -> str:
 
 
 if __name__ == "__main__":
-    print(markdown("selector", "ensemble", "module", "run"), markdown("head", "heads"), sep="\n\n")
+    for sources in (("selector", "ensemble", "module", "run"), ("head", "heads"), ("text",)):
+        print(markdown(*sources), end="\n\n")

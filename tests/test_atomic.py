@@ -9,7 +9,7 @@ from threading import Thread
 import pytest
 
 import lightning_maxmargin
-from lightning_maxmargin.atomic import whole, write_text
+from lightning_maxmargin.atomic import whole, whole_folder, write_text
 
 ROOT = Path(lightning_maxmargin.__file__).parent
 
@@ -36,6 +36,25 @@ def test_racing_writers_leave_one_whole_file(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert path.read_text() in texts
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def write_files(folder: Path, *texts: str) -> None:
+    folder.mkdir()
+    for i, text in enumerate(texts):
+        (folder / f"{i}.txt").write_text(text, encoding="utf-8")
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    with pytest.raises(UnicodeEncodeError), whole_folder(path) as part:
+        write_files(part, "half", "\ud800")
+    assert list(tmp_path.iterdir()) == []
+    with whole_folder(path) as part:
+        write_files(part, "before")
+    with pytest.raises(OSError, match="not empty"), whole_folder(path) as part:
+        write_files(part, "after")
+    assert (path / "0.txt").read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 
 

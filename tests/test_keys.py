@@ -28,7 +28,11 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("file", "sources"),
-    [("README.md", ("selector", "ensemble", "module", "run")), ("docs/python.md", ("head", "heads"))],
+    [
+        ("README.md", ("selector", "ensemble", "module", "run")),
+        ("docs/python.md", ("head", "heads")),
+        ("docs/text.md", ("text",)),
+    ],
 )
 def test_the_tables_of_the_docs_are_made_from_the_registry(file: str, sources: tuple[Any, ...]) -> None:
     assert keys.markdown(*sources) in (ROOT / file).read_text(), f"{file}: python -m lightning_maxmargin.keys"

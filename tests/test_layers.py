@@ -129,11 +129,22 @@ def test_a_probe_knows_no_lightning() -> None:
     assert strays("probe", {"probe", "core", "svm", "metrics", "errors", "keys"}) == []
 
 
-def test_data_and_text_hold_no_model() -> None:
+def test_data_hold_no_model() -> None:
     assert strays("data", {"data", "core", "errors"}) == []
-    assert strays("text", {"text", "data", "core", "errors", "atomic"}) == []
-    found = {i.name for p in MODULES if room(p) in ("data", "text") for i in imports(p)}
-    assert f"{PACKAGE}.core.model" not in found
+    assert f"{PACKAGE}.core.model" not in {i.name for p in MODULES if room(p) == "data" for i in imports(p)}
+
+
+def test_text_reads_and_measures_and_trains_nothing() -> None:
+    """Lightning knows it by its data alone; it solves no SVM."""
+    assert strays("text", {"text", "data", "core", "metrics", "probe", "errors", "atomic"}) == []
+    lightning = {p.name for p in MODULES if room(p) == "text" for i in imports(p) if i.name.split(".")[0] in LIGHTNING}
+    assert lightning == {"data.py"}
+
+
+def test_text_holds_one_model() -> None:
+    """Everything else takes it, or hidden states, as they are given."""
+    room_of_text = [p for p in MODULES if room(p) == "text"]
+    assert [p.name for p in room_of_text if "TokenSelector" in p.read_text(encoding="utf-8")] == ["model.py"]
 
 
 def test_errors_atomic_and_keys_are_the_ground() -> None:
@@ -178,7 +189,9 @@ def test_heavy_imports_wait_until_they_are_used() -> None:
         for i in imports(path)
         if i.at_import and i.name.split(".")[0] in HEAVY
     ]
-    assert found == []
+    # The model inherits from transformers; test_the_data_of_text_load_no_model says that it waits itself.
+    assert {name.split(":")[0] for name in found} <= {"text/model.py"}
+    assert {name.split()[1].split(".")[0] for name in found} <= {"transformers"}
 
 
 @pytest.mark.parametrize(
@@ -203,6 +216,7 @@ IMPORTS = {
     "mathematics": f"from {PACKAGE} import TokenSelector, solve_att_svm, solve_joint_svm; import {PACKAGE}.optim",
     "theirs": "import pytorch_lightning, torchmetrics",
     "module": f"from {PACKAGE} import JointSelection, MarginMonitor; from {PACKAGE}.data import PaperData",
+    "text": f"from {PACKAGE} import TextData; import {PACKAGE}.run.lightning_cli",
 }
 
 
@@ -232,3 +246,9 @@ def test_importing_the_module_loads_nothing_heavy(loaded: dict[str, set[str]]) -
     """What Lightning and torchmetrics load themselves is theirs."""
     assert HEAVY & (loaded["module"] - loaded["theirs"]) == set()
     assert f"{PACKAGE}.modules" in loaded["module"]
+
+
+def test_the_data_of_text_load_no_model(loaded: dict[str, set[str]]) -> None:
+    assert f"{PACKAGE}.text.data" in loaded["text"]
+    assert {f"{PACKAGE}.text.model", f"{PACKAGE}.modules.text"} & loaded["text"] == set()
+    assert HEAVY & (loaded["text"] - loaded["theirs"]) == set()

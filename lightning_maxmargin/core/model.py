@@ -233,7 +233,9 @@ def _check_choice(name: str, given: str, known: tuple[str, ...]) -> None:
 
 
 def _unit_prompt(prompt: ListOf[float] | None, dim: int) -> Tensor:
-    z = torch.eye(dim)[0].double() if prompt is None else torch.tensor(prompt, dtype=torch.float64)
+    if prompt is None:  # no numbers to look at: a model may be made on the meta device, without any
+        return torch.eye(dim)[0]
+    z = torch.tensor(prompt, dtype=torch.float64)
     if z.shape != (dim,) or not z.norm() > 0:
         raise InputError(
             f"model.prompt: {list(z.shape)} numbers or all zero; expected a nonzero vector of length {dim}"

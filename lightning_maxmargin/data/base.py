@@ -65,6 +65,10 @@ class SequenceData(pl.LightningDataModule):
         """The whole split, or None where there is none."""
         return self.splits.get(split)
 
+    def has_split(self, split: str) -> bool:
+        """Whether there is such a split."""
+        return split in self.splits
+
     def texts(self, split: str) -> list[list[str]] | None:
         """The words or sentences behind the tokens, where the data are text."""
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +24,14 @@ def epoch_order(n: int, seed: int, epoch: int, shuffle: bool) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
 
 
+class Rows(Protocol):
+    """A data set that gives the batch of some of its rows, such as :class:`Sequences`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Tensor) -> Any: ...
+
+
 class BatchLoader:
     """This process's part of every batch, in the order of :func:`epoch_order`.
 
@@ -41,7 +50,7 @@ class BatchLoader:
         [2, 2, 1]
     """
 
-    def __init__(self, data: Sequences, batch_size: int | None = None, shuffle: bool = False, seed: int = 0) -> None:
+    def __init__(self, data: Rows, batch_size: int | None = None, shuffle: bool = False, seed: int = 0) -> None:
         self.data, self.shuffle, self.seed = data, shuffle, seed
         self.batch_size = min(batch_size or len(data), len(data))
         self.epoch = 0
@@ -49,7 +58,7 @@ class BatchLoader:
         self.batch_sampler = None  # Lightning looks for it on whatever has a sampler
         self._next = 0
         self._resumed = False
-        self._whole: Sequences | None = None
+        self._whole: Any = None
 
     def __len__(self) -> int:
         return -(-len(self.data) // self.batch_size)
@@ -58,7 +67,7 @@ class BatchLoader:
         """The epoch that Lightning counts, and so the order of the batches."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[Sequences]:
+    def __iter__(self) -> Iterator[Any]:
         self._next = self._next if self._resumed else 0
         self._resumed = False
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -66,7 +75,8 @@ class BatchLoader:
             order = torch.arange(len(self.data))
             if self._whole is None:
                 # One object for all epochs, which keeps what is known of its keys.
-                self._whole = self.data if world == 1 else self.data[order[rank::world]]
+                same = world == 1 and isinstance(self.data, Sequences)
+                self._whole = self.data if same else self.data[order[rank::world]]
         else:
             order = epoch_order(len(self.data), self.seed, self.epoch, self.shuffle)
         while self._next < len(self):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_maxmargin.figures import style
+from lightning_maxmargin.figures.curves import draw_curves
 from lightning_maxmargin.figures.ensemble import draw_ensemble
 from lightning_maxmargin.figures.paths import draw_paths
 from lightning_maxmargin.figures.read import Array, Metrics, RunFiles
@@ -28,7 +29,8 @@ def draw_figures(run: RunFiles, out: Path) -> list[Path]:
     Args:
         run: the files of the run.
         out: the folder for ``paths.png``, ``ensemble.png``, ``direction_gap.png``, ``relative_margin.png`` and
-            ``selected_mass.png``. One of these left there by an earlier drawing and without data now is removed.
+            ``selected_mass.png``, or of a run on text ``curves.png`` alone. One of these left there by an earlier
+            drawing and without data now is removed.
 
     Returns:
         The files drawn, in this order; a figure without data is not among them.
@@ -37,6 +39,7 @@ def draw_figures(run: RunFiles, out: Path) -> list[Path]:
         OSError: the folder cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
+    of_text = run.corpus is not None
     kinds: dict[str, Callable[[RunFiles], Figure | None] | None] = {
         "paths": draw_paths,
         "ensemble": draw_ensemble if run.metrics.has("ensemble/settled") else None,
@@ -44,6 +47,9 @@ def draw_figures(run: RunFiles, out: Path) -> list[Path]:
         "relative_margin": draw_relative_margin,
         "selected_mass": draw_selected_mass,
     }
+    # The limits describe no training on real text: there are the curves of any classifier instead.
+    kinds = {name: None if of_text else draw for name, draw in kinds.items()}
+    kinds["curves"] = draw_curves if of_text else None
     drawn = []
     for name, draw in kinds.items():
         path = out / f"{name}.png"

@@ -67,17 +67,23 @@ def show(example: Example) -> Shown:
     selection = ""
     if example.planted is not None:
         selection = "planted token selected" if example.planted == example.selected else "another token selected"
-    label = f"class {example.label:g}" if example.by_class else f"label {example.label:+g}".replace("-", "−")
+    label = _label(example)
     tokens = [_token(example, t) for t in range(first, last)]
     after = len(example.tokens) - last
     return Shown(example.index, label, _prediction(example), outcome, selection, tokens, first, after)
 
 
+def _label(example: Example) -> str:
+    if isinstance(example.label, str):
+        return f"label {example.label}"
+    return f"class {example.label:g}" if example.by_class else f"label {example.label:+g}".replace("-", "−")
+
+
 def _prediction(example: Example) -> str:
     if example.prediction is None:
         return "logit —"
-    if example.by_class:
-        return f"predicted class {example.prediction}"
+    if example.by_class or isinstance(example.prediction, str):
+        return f"predicted {'' if isinstance(example.prediction, str) else 'class '}{example.prediction}"
     return f"logit {example.prediction:+.2f}".replace("-", "−")
 
 

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import zipfile
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,44 @@ from numpy.typing import NDArray
 from lightning_maxmargin.errors import InputError
 
 Array = NDArray[Any]
+#: What the report reads of corpus.json and test.json.
+CORPUS = {
+    "accuracy": dict,
+    "mean_pool": dict | None,
+    "classes": list,
+    "confusion": list,
+    "words": list,
+    "findings": list,
+}
+TEST = {"labels": list, "documents": int, "confusion": list, "thirds": dict}
 RERUN_HINT = "run `maxmargin fit` into a new --run_dir"
 
 
 @dataclass(frozen=True)
 class Example:
-    """One text example of ``tokens.jsonl``; ``prediction`` is the logit, or with classes an int, the class."""
+    """One text example of ``tokens.jsonl``; ``prediction`` is the logit, or the class as an int or by name.
+
+    Of documents by :class:`~lightning_maxmargin.modules.text.TextSelection` also what each word says for the predicted
+    label, its probability, and lead and entropy of the attention.
+    """
 
     index: int
-    label: float
-    prediction: float | int | None
+    label: float | str
+    prediction: float | int | str | None
     tokens: list[str]
     attention: list[float]
     selected: int
     planted: int | None
+    evidence: list[float] | None = None
+    probability: float | None = None
+    lead: float | None = None
+    entropy: float | None = None
 
     @property
     def right(self) -> bool | None:
         """Whether the prediction agrees with the label; None where there is no finite prediction."""
+        if isinstance(self.prediction, str) or isinstance(self.label, str):
+            return self.prediction == self.label
         if self.prediction is None or not math.isfinite(self.prediction):
             return None
         if self.by_class:
@@ -44,6 +64,8 @@ class Example:
     @property
     def by_class(self) -> bool:
         """Whether label and prediction are class indices; a logit is written as a float."""
+        if isinstance(self.label, str):
+            return True
         return isinstance(self.prediction, int) and self.label >= 0
 
 
@@ -84,6 +106,8 @@ class RunFiles:
         metrics: ``metrics.csv``; no steps where the run logged nothing.
         paths: arrays of ``paths.npz`` (2-d data alone), else None.
         examples: ``tokens.jsonl`` (text alone), else empty.
+        corpus: ``corpus.json`` of a run of TextSelection, else None.
+        test: its ``test.json``, else None.
     """
 
     run_dir: Path
@@ -92,6 +116,8 @@ class RunFiles:
     metrics: Metrics
     paths: dict[str, Array] | None
     examples: list[Example]
+    corpus: dict[str, Any] | None = None
+    test: dict[str, Any] | None = None
 
     @classmethod
     def load(cls, run_dir: str | Path) -> RunFiles:
@@ -113,6 +139,8 @@ class RunFiles:
             metrics=_read_metrics(run_dir / "metrics.csv"),
             paths=_read_paths(run_dir / "paths.npz"),
             examples=_read_examples(run_dir / "tokens.jsonl"),
+            corpus=_read_measured(run_dir / "corpus.json", CORPUS),
+            test=_read_measured(run_dir / "test.json", TEST),
         )
 
     def number(self, key: str) -> float | None:
@@ -155,6 +183,19 @@ def _read_summary(path: Path) -> dict[str, Any]:
     if not isinstance(summary, dict):
         raise _damaged(path, "not an object of named numbers")
     return summary
+
+
+def _read_measured(path: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(_read_text(path))
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    wrong = [k for k, kind in wanted.items() if not isinstance(found, dict) or not isinstance(found.get(k), kind)]
+    if wrong:
+        raise _damaged(path, f"`{wrong[0]}` is missing or not what it should be")
+    return found
 
 
 def _read_metrics(path: Path) -> Metrics:
@@ -224,18 +265,25 @@ def _read_examples(path: Path) -> list[Example]:
 def _read_example(path: Path, line: int, text: str) -> Example:
     try:
         given = json.loads(text)
-        example = Example(*(given[f.name] for f in fields(Example)))
+        # What came later may be absent, as from an older run.
+        example = Example(**{f.name: given[f.name] for f in fields(Example) if f.default is MISSING or f.name in given})
         if not isinstance(example.tokens, list):
             raise TypeError("`tokens` is no list")
         tokens = [str(t) for t in example.tokens]
         attention = [float(a) if a is not None else 0.0 for a in example.attention]
-        selected, label = int(example.selected), float(example.label)
+        selected, label = (
+            int(example.selected),
+            example.label if isinstance(example.label, str) else float(example.label),
+        )
     except KeyError as error:
         raise _damaged(path, f"line {line} has no {error}") from error
     except (ValueError, TypeError) as error:
         raise _damaged(path, f"line {line}: {error}") from error
+    if example.evidence is not None and len(example.evidence) != len(tokens):
+        raise _damaged(path, f"line {line}: {len(tokens)} tokens, evidence of {len(example.evidence)}")
     planted = example.planted if isinstance(example.planted, int) and example.planted >= 0 else None
-    if not isinstance(example.prediction, int | float | None):
+    kinds = str | None if isinstance(label, str) else int | float | None
+    if not isinstance(example.prediction, kinds):
         raise _damaged(path, f"line {line}: `prediction` is no number")
     if len(attention) != len(tokens) or not 0 <= selected < max(len(tokens), 1):
         raise _damaged(path, f"line {line}: {len(tokens)} tokens, {len(attention)} weights, selected {selected}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -19,8 +20,17 @@ from lightning_maxmargin.run.summary import write_summary
 def finish_fit(run_dir: Path, tested: dict[str, Any], seconds: float, report: bool) -> None:
     """Completes ``summary.json``, writes the report and prints the table, all from the files of the run."""
     known = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    is_text = (run_dir / "corpus.json").is_file()
+    if is_text:
+        # Not measured where there are several selectors, or the encoder was trained.
+        known.setdefault("margin/median_lead", None)
     summary = write_summary(run_dir, {**known, **tested, "seconds": seconds})
     print_summary(summary)
+    if is_text:
+        from lightning_maxmargin.text.card import write_card
+
+        write_card(run_dir)
+        print_findings(run_dir)
     # Unwrapped, to be copied.
     if not report:
         print(f"run {run_dir}")
@@ -43,9 +53,18 @@ def print_summary(summary: dict[str, Any]) -> None:
         console.print(f"[bold]note[/bold] {summary['message']}")
 
 
+def print_findings(run_dir: Path) -> None:
+    """What is wrong with a run on text, a sentence each."""
+    console = Console()
+    for finding in json.loads((run_dir / "corpus.json").read_text(encoding="utf-8"))["findings"]:
+        console.print("[bold]found[/bold]", escape(finding["sentence"]))
+
+
 def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if summary["ensemble/instances"]:
         return _ensemble_lines(summary)
+    if "margin/median_lead" in summary:
+        return _text_lines(summary)
 
     def pair(first: str, second: str, form: str = ".4f") -> str:
         return f"{_text(summary[first], form)}, {_text(summary[second], form)}"
@@ -90,6 +109,23 @@ def _ensemble_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("median relative margin", _text(summary["relative_margin/attention"])),
         ("median norm", _text(summary["norm/attention"], ".2e")),
     ]
+
+
+def _text_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = [("test accuracy", _text(summary["test/accuracy"]))]
+    if summary["rationale/auprc"] is not None:
+        lines += [
+            ("marked words: AUPRC, R-precision", f"{_text(summary['rationale/auprc'])}, "
+             f"{_text(summary['rationale/r_precision'])}"),
+            ("test documents with marked words", f"{summary['rationale/documents']:,.0f}"),
+        ]  # fmt: skip
+    lines += [
+        ("median lead, entropy of the attention", f"{_text(summary['margin/median_lead'])}, "
+         f"{_text(summary['attention/entropy'])}"),
+        ("attention SVM", f"{summary['status/attention'] or '-'}, relative margin "
+         f"{_text(summary['relative_margin/attention'])}"),
+    ]  # fmt: skip
+    return lines
 
 
 def _text(x: float | None, form: str = ".4f") -> str:

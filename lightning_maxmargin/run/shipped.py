@@ -74,3 +74,24 @@ def with_files(argv: Sequence[str]) -> list[str]:
         else:
             found.append(given)
     return found
+
+
+#: Classes that a command line names by their bare names although their modules are imported on first use.
+TEXT_CLASSES = ("TextData", "TextSelection")
+TEXT_CONFIG = "text/finetune"
+
+
+def with_text(argv: Sequence[str]) -> list[str]:
+    """Arguments with full names of text's classes, and its config where there is none: its data need its model.
+
+    Example:
+        >>> with_text(["--data", "TextData", "--config", "mine.yaml"])
+        ['--data', 'lightning_maxmargin.TextData', '--config', 'mine.yaml']
+    """
+    found = []
+    for given in argv:
+        flag, equals, value = given.rpartition("=")
+        found.append(f"{flag}{equals}lightning_maxmargin.{value}" if value in TEXT_CLASSES else given)
+    has_config = any(given in FLAGS or given.startswith("--config=") for given in argv)
+    is_text = any(given.endswith("lightning_maxmargin.TextData") for given in found)
+    return ["--config", find_config(TEXT_CONFIG), *found] if is_text and not has_config else found

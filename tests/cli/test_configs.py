@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from lightning_maxmargin.keys import measured_by
+from lightning_maxmargin.text.packages import MINILM
 from tests.conftest import ROOT, config
 
 CONFIGS = sorted(str(p.relative_to(ROOT / "configs"))[:-5] for p in (ROOT / "configs").rglob("*.yaml"))
@@ -18,6 +20,10 @@ TASKS = [c for c in CONFIGS if c.startswith(("joint/", "attention/"))]
 # As long as the configs say: slow, and measured again by scripts/claims.py (of attention/, visual1 alone: the others
 # are trained by maxmargin reproduce). The same bounds hold after fewer steps.
 FULL = pytest.param((), marks=pytest.mark.slow, id="full length")
+
+
+MISSING = [name for name in ("transformers", MINILM) if find_spec(name) is None]
+needs_text = pytest.mark.skipif(bool(MISSING), reason=f"the text extra is missing: {', '.join(MISSING)}")
 
 
 def steps(number: int, *words: str) -> Any:
@@ -29,7 +35,8 @@ def test_there_are_configs_for_the_whole_contract() -> None:
         *(f"joint/{x}" for x in ("tight", "relaxed", "random")),
         *(f"attention/{x}" for x in ("single_global", "single_local", "multi", "losses", "visual1", "visual2")),
         "tensor",
-        "text/planted",
+        *(f"text/{x}" for x in ("planted", "reviews", "finetune", "rationale")),
+        *(f"text/symptoms/{x}" for x in ("stuck", "too_long", "too_much_decay", "too_short")),
     }
     assert named <= set(CONFIGS)
 
@@ -54,6 +61,17 @@ def test_config_runs_and_fills_the_run_directory(name: str, maxmargin: Any) -> N
     for file in ("config.yaml", "metrics.csv", "summary.json", "checkpoints/last.ckpt", "report.html"):
         assert (outcome.run_dir / file).is_file(), file
     assert "run_dir" not in yaml.safe_load((outcome.run_dir / "config.yaml").read_text())
+
+
+@needs_text
+@pytest.mark.parametrize("name", [c for c in CONFIGS if c.startswith("text/") and c != "text/planted"])
+def test_config_of_text_runs(name: str, tmp_path: Path, maxmargin: Any) -> None:
+    (tmp_path / "own.csv").write_text("text,label\n" + "a fine film,good\na dull film,bad\n" * 10)
+    words = ("--data.train", "own.csv", "--data.test", "own.csv", "--trainer.max_epochs", "1")
+    outcome = maxmargin("fit", "--config", config(name), *words, "--data.cache_dir", str(tmp_path))
+    assert outcome.status == 0, outcome.err
+    assert "test/accuracy" in outcome.summary
+    assert (outcome.run_dir / "model" / "config.json").is_file()
 
 
 @pytest.mark.parametrize("length", [steps(500), FULL])

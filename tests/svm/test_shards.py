@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm import RowProblem, Solution, certify, certify_infeasible, solve_att_svm
+from lightning_maxmargin.svm import RowProblem, Solution, certify, certify_infeasible, only, solve_att_svm
 from lightning_maxmargin.svm.shards import solve_shards
 from lightning_maxmargin.svm.sources import LocalShard, MappedSource, ShardSummary, as_source, shards_of
 
@@ -192,3 +192,21 @@ def test_every_look_reads_each_block_once() -> None:
     source = as_source(in_blocks(keys, 16))
     assert source is not None
     assert [part.start for part in shards_of(source, selected, None, None, None)] == [0, 16, 32, 48]
+
+
+def test_a_block_may_leave_out_padding_that_all_of_its_sequences_have() -> None:
+    g = torch.Generator().manual_seed(3)
+    keys = torch.randn(60, 9, 24, generator=g, dtype=torch.float64)
+    lengths = torch.arange(60) // 10 + 4
+    mask = torch.arange(9) < lengths[:, None]
+    scores = keys @ torch.randn(24, generator=g, dtype=torch.float64)
+    selected = scores.masked_fill(~mask, -torch.inf).argmax(1)
+    blocks = [keys[i : i + 10, : int(lengths[i])] for i in range(0, 60, 10)]
+    ragged = only(solve_att_svm(blocks, selected, mask=mask))
+    whole = only(solve_att_svm(keys, selected, mask=mask))
+    assert ragged.status == whole.status == "certified"
+    assert torch.allclose(ragged.direction, whole.direction, atol=1e-7)
+    assert ragged.support.tolist() == whole.support.tolist()
+    assert torch.allclose(ragged.dual, whole.dual, atol=1e-6)
+    with pytest.raises(InputError, match="block from sequence 50: 4 tokens, but its mask has later ones"):
+        solve_att_svm([*blocks[:5], blocks[5][:, :4]], selected, mask=mask)

@@ -1,0 +1,317 @@
+"""Trains a token selector on the hidden states of a pretrained encoder, and its top layers if asked to."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torchmetrics import MeanMetric
+
+from lightning_maxmargin.core.attention import masked_softmax
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.probe.text import TextUnits
+from lightning_maxmargin.reduce import leave_group_at_exit, reduce_over
+from lightning_maxmargin.text.batches import Batch
+from lightning_maxmargin.text.model import MaxMarginForSequenceClassification, SelectionOutput, pooled_units
+from lightning_maxmargin.text.rationales import plausibility_metrics, word_scores
+from lightning_maxmargin.text.saving import build_model, load_start
+from lightning_maxmargin.text.tuning import add_lora, encoder_parameters, train_top_layers
+
+
+class TextSelection(pl.LightningModule):
+    """``logits = V X' softmax(X p)`` over hidden states X of :class:`~lightning_maxmargin.text.TextData`.
+
+    The encoder is frozen and its hidden states are read from the cache: an epoch of a thousand reviews takes a second.
+    With ``finetune_layers`` or ``lora_rank`` the last ``finetune_epochs`` train the encoder as well, from the frozen
+    solution on. Everything else of training is Lightning's: accumulation, clipping, precision, early stopping.
+
+    Args:
+        parametrization: ``p``, ``W`` or ``KQ`` (W = K Q' of this ``rank``).
+        query: ``shared``, or ``cls``: the text's own first token asks (W or KQ).
+        rank: of K and Q.
+        per_class: one selector a class, instead of one for all.
+        token_scale: length of a token; the effective rate of p.
+        lr: of attention and head.
+        attention_decay: decoupled weight decay of p; more of it finds what people mark, less classifies better.
+        head_decay: of the head.
+        label_smoothing: of the cross entropy.
+        class_weights: ``none``, or ``balanced``: each class counts alike, however rare.
+        dropout: of the entries of a token.
+        train: ``both``, or ``head``: keys and p stay as ``init_from`` has them.
+        init_from: a directory of an earlier selector, where attention (and the head, of the same labels) begin.
+        finetune_layers: top layers of the encoder that are trained too.
+        lora_rank: trains adapters of this rank in all linear maps of the encoder instead (needs peft).
+        finetune_epochs: the last epochs, in which the encoder is trained.
+        finetune_lr: of the encoder.
+        optimizer: any torch optimizer; rates and decays are those above.
+        lr_scheduler: any torch schedule; constant where None.
+
+    Raises:
+        InputError: choices that do not go together.
+
+    Example:
+        >>> module = TextSelection(attention_decay=4.0)
+        >>> module.hparams.attention_decay
+        4.0
+    """
+
+    def __init__(
+        self,
+        parametrization: Literal["p", "W", "KQ"] = "p",
+        query: Literal["shared", "cls"] = "shared",
+        rank: int | None = None,
+        per_class: bool = False,
+        token_scale: float = 8.0,
+        lr: float = 1e-2,
+        attention_decay: float = 1.0,
+        head_decay: float = 1.0,
+        label_smoothing: float = 0.0,
+        class_weights: Literal["none", "balanced"] = "none",
+        dropout: float = 0.0,
+        train: Literal["both", "head"] = "both",
+        init_from: str | None = None,
+        finetune_layers: int = 0,
+        lora_rank: int = 0,
+        finetune_epochs: int = 2,
+        finetune_lr: float = 5e-5,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        self.options: Any = self.hparams
+        self.make_optimizer, self.make_scheduler = optimizer, lr_scheduler
+        self.tunes_encoder = bool(finetune_layers or lora_rank)
+        self.strict_loading = False  # a frozen encoder is not in the checkpoint
+        self.model: MaxMarginForSequenceClassification | None = None
+        self.class_weight: Tensor | None = None
+        self.val_accuracy, self.test_accuracy = MeanMetric(), MeanMetric()
+        self.plausibility = plausibility_metrics()
+        self._check()
+
+    def _check(self) -> None:
+        h = self.options
+        if h.parametrization == "p" and (h.query == "cls" or h.rank):
+            raise InputError("model: query cls and rank need parametrization W or KQ; p is the same for all texts")
+        if h.rank and h.parametrization != "KQ":
+            raise InputError("model.rank: is of K and Q; use parametrization KQ")
+        if h.finetune_layers and h.lora_rank:
+            raise InputError("model: finetune_layers trains layers, lora_rank adapters instead; give one of them")
+        if h.train == "head" and h.init_from is None:
+            raise InputError("model.train: head needs the attention of an earlier selector; name it with init_from")
+        for name in ("lr", "token_scale", "finetune_lr"):
+            if not h[name] > 0:
+                raise InputError(f"model.{name}: {h[name]}; expected a positive number")
+        for name in ("attention_decay", "head_decay", "finetune_layers", "lora_rank", "finetune_epochs"):
+            if h[name] < 0:
+                raise InputError(f"model.{name}: {h[name]}; expected zero or more")
+        for name in ("label_smoothing", "dropout"):
+            if not 0 <= h[name] < 1:
+                raise InputError(f"model.{name}: {h[name]}; expected a number from 0 to below 1")
+
+    # --- the model --------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        leave_group_at_exit()
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.model is None and data.names:
+            self.set_model(build_model(data.spec, data.encoder, data.names, self._shape()))
+            if self.options.init_from:
+                assert self.model is not None
+                load_start(self.model, Path(self.options.init_from))
+        if stage == "fit" and self.options.class_weights == "balanced":
+            self.class_weight = balanced(data.labelled("train").labels, len(data.names))
+
+    def _shape(self) -> dict[str, Any]:
+        names = ("parametrization", "query", "rank", "per_class", "token_scale")
+        return {name: self.options[name] for name in names}
+
+    def set_model(self, model: MaxMarginForSequenceClassification) -> None:
+        """Takes this model and freezes of it what is not trained."""
+        model.requires_grad_(True)
+        model.encoder.requires_grad_(False)
+        if self.options.train == "head":
+            for selector in model.parts:
+                for parameter in selector.attention_parameters.values():
+                    parameter.requires_grad_(False)
+        if self.options.lora_rank:
+            add_lora(model.encoder, self.options.lora_rank)
+        elif self.options.finetune_layers:
+            train_top_layers(model.encoder, self.options.finetune_layers)
+        self.model = model
+
+    @property
+    def tuning(self) -> bool:
+        """Whether the encoder is trained now, or was."""
+        if not self.tunes_encoder:
+            return False
+        last = self.trainer.max_epochs or 0
+        return self.trainer.state.fn != "fit" or self.current_epoch >= last - self.options.finetune_epochs
+
+    def forward(self, batch: Batch) -> SelectionOutput:
+        """Logits, selection and evidence of a batch; hidden states from the cache where the encoder is as it came."""
+        assert self.model is not None
+        if "keys" in batch and not self.tuning:
+            keys, values, mask = pooled_units(batch["keys"], batch["values"], batch["mask"], batch.get("unit_ids"))
+            return self.model.select(keys, values, mask, batch["keys"][:, 0], self._dropout)
+        output = self.model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], unit_ids=batch.get("unit_ids")
+        )
+        return output
+
+    def units(self, batch: Batch) -> TextUnits:
+        """Keys, queries, scores and attention of a batch from the cache, on the CPU: what the monitor measures."""
+        assert self.model is not None
+        keys, values, mask = pooled_units(batch["keys"], batch["values"], batch["mask"], batch.get("unit_ids"))
+        data = self.model.sequences(keys, values, mask, batch["keys"][:, 0])
+        scores = self.model.parts[0].scores(data)
+        found = (data.keys, mask, data.queries, scores, masked_softmax(scores, mask))
+        return TextUnits(*(None if x is None else x.cpu() for x in found))  # type: ignore[arg-type]
+
+    @property
+    def _dropout(self) -> float:
+        return float(self.options.dropout) if self.training else 0.0
+
+    # --- training ---------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        assert self.model is not None
+        h = self.options
+        selectors = list(self.model.parts)
+        groups = [
+            {"params": [p for s in selectors for p in s.attention_parameters.values()], "name": "attention",
+             "lr": h.lr, "weight_decay": h.attention_decay},
+            {"params": [p for s in selectors for p in s.head_parameters.values()], "name": "head",
+             "lr": h.lr, "weight_decay": h.head_decay},
+            {"params": encoder_parameters(self.model.encoder), "name": "encoder",
+             "lr": h.finetune_lr, "weight_decay": 0.01},
+        ]  # fmt: skip
+        trained = [{**g, "params": kept} for g in groups if (kept := [p for p in g["params"] if p.requires_grad])]
+        optimizer = self.make_optimizer(trained)
+        if self.make_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
+        }
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self._losses(batch, self(batch)).sum()
+        reduce = reduce_over(self.trainer.world_size)
+        # DDP averages gradients over processes, whose parts of a batch may differ by a document.
+        size = reduce.sum(torch.tensor(float(len(batch["index"])), device=self.device))
+        self.log("train/loss", reduce.sum(loss.detach()) / size)
+        return loss * self.trainer.world_size / size
+
+    def _losses(self, batch: Batch, output: SelectionOutput) -> Tensor:
+        """Cross entropy of each document, (b,)."""
+        assert output.logits is not None
+        weight = None if self.class_weight is None else self.class_weight.to(output.logits)
+        smoothing = self.options.label_smoothing if self.training else 0.0
+        return cross_entropy(
+            output.logits.float(), batch["labels"], weight=weight, label_smoothing=smoothing, reduction="none"
+        )
+
+    # --- evaluation -------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        output = self(batch)
+        self._accuracy(self.val_accuracy, batch, output)
+        self.log("val/accuracy", self.val_accuracy, on_step=False, on_epoch=True)
+        loss = self._losses(batch, output).mean()
+        self.log("val/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch["index"]), sync_dist=True)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> SelectionOutput:
+        output = self(batch)
+        self._accuracy(self.test_accuracy, batch, output)
+        self.log("test/accuracy", self.test_accuracy, on_step=False, on_epoch=True)
+        split = self.trainer.datamodule.splits["test"]  # type: ignore[attr-defined]
+        scores = word_scores(split, batch["index"].tolist(), self.weights(batch, output))
+        if scores is not None:
+            self.plausibility.update(*scores)
+        return output
+
+    def on_test_epoch_end(self) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data.splits["test"].documents.rationales is not None:
+            # Computed on all processes: each holds a part of the documents.
+            self.log_dict({f"rationale/{name}": float(x) for name, x in self.plausibility.compute().items()})
+            self.log("rationale/documents", float(self.plausibility["auprc"].documents))  # type: ignore[arg-type]
+        self.plausibility.reset()
+
+    @staticmethod
+    def weights(batch: Batch, output: SelectionOutput) -> list[Any]:
+        """Attention on each document's units, (u,) float64 arrays; of the predicted label's selector where there are
+        several."""
+        assert output.selection is not None
+        assert output.logits is not None
+        selection = output.selection
+        if selection.ndim == 3:
+            selection = selection[torch.arange(len(selection)), output.logits.argmax(1)]
+        units = batch["unit_ids"].max(1).values + 1 if "unit_ids" in batch else None
+        inside = (
+            batch["mask"] if units is None else torch.arange(selection.shape[1], device=units.device) < units[:, None]
+        )
+        return [row[on].double().cpu().numpy() for row, on in zip(selection, inside, strict=True)]
+
+    @staticmethod
+    def _accuracy(metric: MeanMetric, batch: Batch, output: SelectionOutput) -> None:
+        assert output.logits is not None
+        metric.update((output.logits.argmax(1) == batch["labels"]).float())
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """``index``, ``logits``, ``selection``, ``evidence`` and ``scores``."""
+        output = self(batch)
+        return {"index": batch["index"], **{k: v.cpu() for k, v in output.items()}}
+
+    # --- checkpoints ------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what is trained and the model's configuration; a frozen encoder is read where it came from."""
+        assert self.model is not None
+        frozen = {f"model.encoder.{k}" for k, p in self.model.encoder.named_parameters() if not p.requires_grad}
+        frozen |= {f"model.encoder.{k}" for k, _ in self.model.encoder.named_buffers()}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        checkpoint["text"] = {
+            "names": data.names, "spec": asdict(data.spec), "encoder": data.encoder.identity, "shape": self._shape(),
+        }  # fmt: skip
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The model of the checkpoint, of whatever data these are.
+
+        Raises:
+            InputError: another encoder, layers, units or labels.
+        """
+        kept = checkpoint.get("text")
+        if kept is None:
+            raise InputError("ckpt_path: it is no checkpoint of a TextSelection")
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        now = {"spec": asdict(data.spec), "encoder": data.encoder.identity, "shape": self._shape()}
+        if data.names:
+            now["names"] = data.names
+        other = [name for name, value in now.items() if value != kept[name]]
+        if other:
+            raise InputError(
+                f"ckpt_path: it is of another {' and '.join(other)}: {kept[other[0]]}, not {now[other[0]]}"
+            )
+        data.names = kept["names"]
+        if self.model is None:
+            self.set_model(build_model(replace(data.spec), data.encoder, data.names, self._shape()))
+
+
+def balanced(labels: Tensor, classes: int) -> Tensor:
+    """Weights n / (K n_k) of the classes, (K,).
+
+    Example:
+        >>> balanced(torch.tensor([0, 0, 0, 1]), 2).tolist()
+        [0.6666666865348816, 2.0]
+    """
+    counts = torch.bincount(labels, minlength=classes).clamp_min(1)
+    return len(labels) / (classes * counts.float())

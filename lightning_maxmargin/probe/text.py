@@ -1,0 +1,129 @@
+"""What an evaluation measures of a text selector: lead and entropy of its attention, and its Att-SVM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.core import select
+from lightning_maxmargin.keys import Value
+from lightning_maxmargin.metrics.direction import direction_gap
+from lightning_maxmargin.metrics.margin import attention_margin, relative_margin, score_rows
+from lightning_maxmargin.metrics.selection import entropy, selected_mass
+
+#: Entries of keys in float64 above which the SVM reads them in blocks: 256 MB.
+NUMBERS_IN_MEMORY = 32_000_000
+
+
+class TextUnits(NamedTuple):
+    """Scaled keys of documents, as attention sees them."""
+
+    keys: Tensor  # (n, u, d)
+    mask: Tensor  # (n, u) bool
+    queries: Tensor | None  # (n, d)
+    scores: Tensor  # (n, u)
+    attention: Tensor  # (n, u)
+
+
+def leads(scores: Tensor, mask: Tensor, norm: float) -> Tensor:
+    """(best score - second)/||p|| of each document with two units or more.
+
+    Args:
+        scores: (n, u).
+        mask: (n, u) bool.
+        norm: of p or W.
+
+    Example:
+        >>> leads(torch.tensor([[3.0, 1.0, 0.0]]), torch.ones(1, 3, dtype=torch.bool), norm=2.0).tolist()
+        [1.0]
+    """
+    rows = score_rows(scores, select(scores, mask), mask)
+    return rows.min(1).values[mask.sum(1) > 1] / norm if norm > 0 else rows.new_zeros(int((mask.sum(1) > 1).sum()))
+
+
+class SelectionSums:
+    """Leads, entropies and mass of the attention, batch after batch."""
+
+    def __init__(self, norm: float) -> None:
+        self.norm = norm
+        self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._margins: list[float] = []
+
+    def update(self, scores: Tensor, attention: Tensor, mask: Tensor) -> None:
+        """Adds (b, u) scores, attention and mask; documents without a unit are left out."""
+        there = mask.any(1)
+        scores, attention, mask = scores[there].double(), attention[there].double(), mask[there]
+        selected = select(scores, mask)
+        self._parts.append((leads(scores, mask, self.norm), entropy(attention), selected_mass(attention, selected)))
+        if len(scores):
+            self._margins.append(attention_margin(scores, selected, self.norm, mask))
+
+    def compute(self) -> dict[str, Value]:
+        """The numbers of all."""
+        if not self._parts:
+            return {}
+        lead, spread, mass = (torch.cat(parts) for parts in zip(*self._parts, strict=True))
+        return {
+            "margin/median_lead": float(lead.median()) if len(lead) else None,
+            "margin/attention": min(self._margins, default=None),
+            "attention/entropy": float(spread.mean()) if len(spread) else None,
+            "attention/selected_mass": float(mass.mean()) if len(mass) else None,
+        }
+
+
+def attention_svm(
+    units: Callable[[], Iterator[TextUnits]], direction: Tensor, numbers: int, longest: int
+) -> dict[str, Value]:
+    """Status of the Att-SVM of what is selected now, and the gap and relative margin of the direction against it.
+
+    Args:
+        units: makes the documents' units anew, part by part; parts of like length cost least.
+        direction: p (d,) or W (d, dq).
+        numbers: entries of the keys, with padding.
+        longest: units of the longest document.
+    """
+    from lightning_maxmargin.svm import only, solve_att_svm
+
+    masks, selected, queries, margins, kept = [], [], [], [], []
+    for part in units():
+        # A document of fewer than two units asks nothing of the direction.
+        several = part.mask.sum(1) > 1
+        kept.append(several)
+        scores, mask = part.scores[several].double(), part.mask[several]
+        selected.append(select(scores, mask))
+        margins.append(score_rows(scores, selected[-1], mask).flatten())
+        masks.append(padded_to(mask, longest))
+        queries += [] if part.queries is None else [part.queries[several].double()]
+    if not sum(map(len, selected)):
+        return {}
+
+    def blocks() -> Iterator[Any]:
+        return (part.keys[several] for part, several in zip(units(), kept, strict=True))
+
+    keys: Any = blocks
+    if numbers <= NUMBERS_IN_MEMORY:
+        keys = torch.cat([padded_to(block, longest) for block in blocks()]).double()
+    z = torch.cat(queries) if queries else None
+    solution = only(solve_att_svm(keys, torch.cat(selected), queries=z, mask=torch.cat(masks)))
+    norm = float(direction.norm())
+    values: dict[str, Value] = {
+        "status/attention": solution.status.value, "svm/duality_gap": solution.gap, "svm/violation": solution.violation,
+        "svm/support": float(len(solution.support)), "svm/limit": "strict",
+    }  # fmt: skip
+    if solution.certified and norm > 0:
+        gap = direction_gap(direction, solution.direction)
+        values |= {
+            "direction_gap/strict": gap,
+            "direction_gap/attention": gap,
+            "relative_margin/attention": relative_margin(float(torch.cat(margins).min()) / norm, solution.margin),
+        }
+    return values
+
+
+def padded_to(tokens: Tensor, longest: int) -> Tensor:
+    """(n, u, ...) with zeros up to ``longest`` units."""
+    more = longest - tokens.shape[1]
+    return torch.cat([tokens, tokens.new_zeros(len(tokens), more, *tokens.shape[2:])], 1) if more > 0 else tokens
