@@ -122,7 +122,10 @@ def train(
             optimizer.zero_grad()
             inside = training.inside[:, rows]
             logits = answers(units[rows], p, v).logits
-            losses = cross_entropy(logits.flatten(0, 1), training.labels[:, rows].flatten(), reduction="none")
+            losses = cross_entropy(
+                logits.flatten(0, 1), training.labels[:, rows].flatten(), reduction="none",
+                label_smoothing=recipe.label_smoothing,
+            )  # fmt: skip
             ((losses.view_as(inside) * inside).sum(1) / inside.sum(1).clamp_min(1)).sum().backward()
             assert p.grad is not None
             p.grad *= training.moves[:, None]
