@@ -52,7 +52,11 @@ class TextMonitor(Monitor):
         data = trainer.datamodule  # type: ignore[attr-defined]
         generator = torch.Generator().manual_seed(data.seed)
         split: Split = data.labelled("train")
-        self._split, self._tuned = split, False
+        self._split = split
+        self._counts = {
+            f"text/{name}": float(sum(part.counts[name] for part in data.splits.values()))
+            for name in ("truncated", "empty")
+        }
         self._sample = torch.randperm(len(split), generator=generator)[: self.samples].sort().values.tolist()
 
     def on_train_batch_end(self, *_: Any) -> None:
@@ -84,7 +88,7 @@ class TextMonitor(Monitor):
     @torch.no_grad()
     def measure(self, step: int, pl_module: pl.LightningModule, readings: None) -> dict[str, Value]:
         model: MaxMarginForSequenceClassification = pl_module.model  # type: ignore[assignment]
-        values: dict[str, Value] = {}
+        values: dict[str, Value] = dict(self._counts)
         texts = range(len(self._split)) if self._ending and self.final else self._sample
         selector = model.parts[0]
         values["norm/attention"] = norm = float(selector.direction.norm())

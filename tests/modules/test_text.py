@@ -153,6 +153,15 @@ def test_the_monitor_keeps_to_its_budget_and_measures_all_at_the_end(tiny_encode
     assert monitor.last["monitor/final_seconds"] is not None
 
 
+def test_what_was_cut_and_what_is_empty_is_counted_over_all_splits(tiny_encoder: Path, tmp_path: Path) -> None:  # noqa: F811
+    data, monitor = text_data(tmp_path, tiny_encoder, max_length=6), TextMonitor(samples=10)
+    write_rows(tmp_path / "train.jsonl", [*reviews(40, 0), {"text": " ", "label": "bad"}])
+    fitted(TextSelection(), data, 1, callbacks=[monitor])
+    cut = sum(int(split.pieces.truncated.sum()) for split in data.splits.values())
+    assert monitor.last["text/truncated"] == cut > 40  # the test split's among them
+    assert monitor.last["text/empty"] == 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
