@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
 from lightning_maxmargin.data.sampling import BatchLoader
 from lightning_maxmargin.errors import InputError
@@ -18,7 +17,7 @@ from lightning_maxmargin.text.encoders import DEFAULT
 from lightning_maxmargin.text.hidden import HiddenStates, cached_hidden
 from lightning_maxmargin.text.pretrained import Pieces, PretrainedEncoder, pretrained_encoder, special_ids
 from lightning_maxmargin.text.records import Documents, read_documents, read_splits, split_of
-from lightning_maxmargin.text.splits import check_labels, stratified
+from lightning_maxmargin.text.splits import check_labels, label_numbers, stratified
 
 #: What each command reads.
 STAGES = {"fit": ("train", "val", "test"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
@@ -202,19 +201,9 @@ class TextData(pl.LightningDataModule):
         """The split with labels as numbers; those of documents that have none, or another, stay unknown."""
         split = self.splits[name]
         if split.labels is None and split.documents.labels is not None:
-            split = split.with_labels(self._numbers(split.documents.labels, name))
+            split = split.with_labels(torch.tensor(label_numbers(split.documents.labels, self.names, f"data.{name}")))
             self.splits[name] = split
         return split
-
-    def _numbers(self, labels: list[str], name: str) -> Tensor:
-        known: Mapping[str, int] = {label: k for k, label in enumerate(self.names)}
-        unknown = next((i for i, label in enumerate(labels) if label not in known), None)
-        if unknown is not None:
-            raise InputError(
-                f"data.{name}: document {unknown + 1} has the label {labels[unknown]!r:.60}, which the model does not "
-                f"know; it knows {', '.join(self.names[:10])}"
-            )
-        return torch.tensor([known[label] for label in labels])
 
     def train_dataloader(self) -> BatchLoader:
         return BatchLoader(self.labelled("train"), self.batch_size, shuffle=True, seed=self.seed)

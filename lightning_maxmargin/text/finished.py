@@ -14,6 +14,7 @@ from lightning_maxmargin.text.model import MaxMarginForSequenceClassification
 from lightning_maxmargin.text.pretrained import PretrainedEncoder, word_pieces
 from lightning_maxmargin.text.records import Documents, read_documents, read_splits, split_of
 from lightning_maxmargin.text.saving import load_model
+from lightning_maxmargin.text.splits import label_numbers
 
 if TYPE_CHECKING:
     from lightning_maxmargin.text.data import TextData
@@ -97,15 +98,7 @@ class FinishedRun:
     def _numbers(self, documents: Documents) -> Any:
         import torch
 
-        known = {name: k for k, name in enumerate(self.names)}
-        labels = documents.labels or []
-        unknown = next((i for i, name in enumerate(labels) if name not in known), None)
-        if unknown is not None:
-            raise InputError(
-                f"{documents.source}: document {unknown + 1} has the label {labels[unknown]!r:.60}, which the model "
-                f"does not know; it knows {', '.join(self.names[:10])}"
-            )
-        return torch.tensor([known[name] for name in labels])
+        return torch.tensor(label_numbers(documents.labels or [], self.names, documents.source))
 
     def training_data(self) -> TextData:
         """Training and validation documents as the run had them, with the hidden states of the encoder as it came.

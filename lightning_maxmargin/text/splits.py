@@ -45,6 +45,26 @@ def check_labels(
     return _ordered(counts)
 
 
+def label_numbers(labels: Sequence[str], names: Sequence[str], where: str) -> list[int]:
+    """The place of each label among the names of a model.
+
+    Raises:
+        InputError: a label that the model does not know; ``where`` says of what.
+
+    Example:
+        >>> label_numbers(["pos", "neg"], ["neg", "pos"], "data.test")
+        [1, 0]
+    """
+    known = {name: k for k, name in enumerate(names)}
+    unknown = next((i for i, label in enumerate(labels) if label not in known), None)
+    if unknown is not None:
+        raise InputError(
+            f"{where}: document {unknown + 1} has the label {labels[unknown]!r:.60}, which the model does not know; "
+            f"it knows {', '.join(names[:10])}"
+        )
+    return [known[label] for label in labels]
+
+
 def stratified(labels: Sequence[str], share: float, seed: int) -> tuple[list[int], list[int]]:
     """Numbers of the documents to train on and to validate on, each label divided alike.
 
