@@ -1,77 +1,23 @@
-"""Runs everything the README claims and prints asked beside measured; exit status 1 if a claim does not hold.
+"""Runs what README claims and prints asked beside measured; exit status 1 if a claim does not hold.
 
     .venv/bin/python scripts/claims.py [--out docs/claims.md]
 
-Needs the extras text and test (scikit-learn is the mean-pool baseline). Takes about six minutes on two cores.
+Claims on text of your own are those of text_claims.py. Needs the extras text and test (scikit-learn is the mean-pool baseline). Takes about six minutes on two cores.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
+from claim import Row, command, fit, report, summary
 from jsonargparse import auto_cli
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-ROOT = Path(__file__).parent.parent
-RUNS = Path(tempfile.mkdtemp(prefix="maxmargin-claims-"))
 TWO_PROCESSES = "--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp"
 SEEDS = (0, 1, 2)
-
-
-@dataclass
-class Row:
-    """One claim: what was asked, what was measured, by which command."""
-
-    claim: str
-    asked: str
-    measured: str
-    holds: bool
-    command: str
-
-
-def fit(name: str, config: str, options: str = "") -> Path:
-    """The run directory of this command; run once per name."""
-    run_dir = RUNS / name
-    if not run_dir.exists():
-        call = [sys.executable, "-m", "lightning_maxmargin", *command(config, options).split()[1:]]
-        extra = [
-            "--run_dir",
-            str(run_dir),
-            "--wandb",
-            "disabled",
-            "--report",
-            "false",
-            "--trainer.enable_progress_bar",
-            "false",
-        ]
-        # One thread: the operations are small, and a busy neighbour makes a second thread slower, not faster.
-        done = subprocess.run(
-            [*call, *extra], cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-        if done.returncode:
-            raise SystemExit(f"{command(config, options)} ended with status {done.returncode}:\n{done.stderr}")
-    return run_dir
-
-
-def command(config: str, options: str = "") -> str:
-    """The command as a user types it."""
-    return f"maxmargin fit --config configs/{config}.yaml {options}".strip()
-
-
-def summary(run_dir: Path) -> dict[str, Any]:
-    return json.loads((run_dir / "summary.json").read_text())
 
 
 def at_most(claim: str, key: str, limit: float, name: str, config: str, options: str = "") -> Row:
@@ -221,28 +167,8 @@ def main(out: str | None = None) -> None:
         out: a Markdown file for the table, besides the terminal.
     """
     rows = [row for part in track(PARTS, description="claims") for row in part()]
-    table = Table("claim", "asked", "measured", "holds")
-    for row in rows:
-        table.add_row(row.claim, row.asked, row.measured, "yes" if row.holds else "NO")
-    Console().print(table)
-    if out is not None:
-        Path(out).write_text(markdown(rows), encoding="utf-8")
-    sys.exit(0 if all(row.holds for row in rows) else 1)
-
-
-def markdown(rows: list[Row]) -> str:
-    """The table for the documentation."""
-    from lightning_maxmargin.run.directory import versions
-
-    lines = [
-        "# Claims", "",
-        "Made by `.venv/bin/python scripts/claims.py --out docs/claims.md`; each line by the command at its end.", "",
-        f"Versions: {versions()}.", "", "| claim | asked | measured | holds | command |", "|---|---|---|---|---|",
-    ]  # fmt: skip
-    for r in rows:
-        escaped = r.command.replace("|", "\\|")
-        lines.append(f"| {r.claim} | {r.asked} | {r.measured} | {'yes' if r.holds else 'no'} | `{escaped}` |")
-    return "\n".join(lines) + "\n"
+    made_by = ".venv/bin/python scripts/claims.py --out docs/claims.md"
+    sys.exit(report(rows, out, "Theory, ensembles and planted text", made_by))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ data = TextData(train=str(folder / "reviews.csv"), test=str(folder / "test.csv")
 # works; the monitor logs after each epoch how stable the selections are (the median lead).
 
 # %%
-model = TextSelection(lr=5e-3, attention_decay=1.0, head_decay=0.1)
+model = TextSelection()
 monitor = TextMonitor(samples=200)
 trainer = pl.Trainer(
     max_epochs=10, accelerator="cpu", callbacks=[monitor], default_root_dir=folder, logger=False,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +13,7 @@ import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from lightning_maxmargin.core.attention import masked_softmax
@@ -19,6 +22,7 @@ from lightning_maxmargin.probe.text import TextUnits
 from lightning_maxmargin.reduce import leave_group_at_exit, reduce_over
 from lightning_maxmargin.text.batches import Batch
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification, SelectionOutput, pooled_units
+from lightning_maxmargin.text.rate import cooled
 from lightning_maxmargin.text.rationales import plausibility_metrics, word_scores
 from lightning_maxmargin.text.saving import build_model, load_start
 from lightning_maxmargin.text.tuning import add_lora, encoder_parameters, train_top_layers
@@ -49,8 +53,10 @@ class TextSelection(pl.LightningModule):
         lora_rank: trains adapters of this rank in all linear maps of the encoder instead (needs peft).
         finetune_epochs: the last epochs, in which the encoder is trained.
         finetune_lr: of the encoder.
+        cooldown: share of the steps, the last ones, over which rates fall linearly to zero; 0 keeps them constant. The
+            encoder's falls over this share of its own epochs.
         optimizer: any torch optimizer; rates and decays are those above.
-        lr_scheduler: any torch schedule; constant where None.
+        lr_scheduler: any torch schedule instead of ``cooldown``.
 
     Raises:
         InputError: choices that do not go together.
@@ -69,9 +75,9 @@ class TextSelection(pl.LightningModule):
         per_class: bool = False,
         token_scale: float = 8.0,
         lr: float = 1e-2,
-        attention_decay: float = 1.0,
-        head_decay: float = 1.0,
-        label_smoothing: float = 0.0,
+        attention_decay: float = 2.0,
+        head_decay: float = 0.3,
+        label_smoothing: float = 0.1,
         class_weights: Literal["none", "balanced"] = "none",
         dropout: float = 0.0,
         train: Literal["both", "head"] = "both",
@@ -80,6 +86,7 @@ class TextSelection(pl.LightningModule):
         lora_rank: int = 0,
         finetune_epochs: int = 2,
         finetune_lr: float = 5e-5,
+        cooldown: float = 0.5,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -114,6 +121,10 @@ class TextSelection(pl.LightningModule):
         for name in ("label_smoothing", "dropout"):
             if not 0 <= h[name] < 1:
                 raise InputError(f"model.{name}: {h[name]}; expected a number from 0 to below 1")
+        if not 0 <= h.cooldown <= 1:
+            raise InputError(f"model.cooldown: {h.cooldown}; expected a share from 0 to 1")
+        if h.cooldown and self.make_scheduler is not None:
+            raise InputError("model: cooldown and lr_scheduler both set the rate; give cooldown 0 beside a schedule")
 
     # --- the model --------------------------------------------------------------------------------------------
 
@@ -194,12 +205,23 @@ class TextSelection(pl.LightningModule):
         ]  # fmt: skip
         trained = [{**g, "params": kept} for g in groups if (kept := [p for p in g["params"] if p.requires_grad])]
         optimizer = self.make_optimizer(trained)
-        if self.make_scheduler is None:
+        if self.make_scheduler is None and not h.cooldown:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
-        }
+        schedule = self._cooldown(optimizer) if self.make_scheduler is None else self.make_scheduler(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _cooldown(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise InputError("model.cooldown: the run has no last step; give trainer.max_epochs, or --model.cooldown 0")
+        epochs, share = self.trainer.max_epochs or -1, self.options.cooldown
+        tuned = steps if epochs == -1 else round(steps * min(1.0, self.options.finetune_epochs / epochs))
+        last = {"encoder": int(tuned)}
+        factors: list[Callable[[int], float]] = [
+            partial(cooled, steps=int(steps), share=share, last=last.get(group["name"]))
+            for group in optimizer.param_groups
+        ]
+        return LambdaLR(optimizer, factors)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self._losses(batch, self(batch)).sum()

@@ -10,11 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LambdaLR
 
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.columns import Answers, Packed, Recipe, Tokens, answers, fold_batches
 from lightning_maxmargin.text.hidden import cached_hidden
 from lightning_maxmargin.text.pretrained import PretrainedEncoder, special_ids
+from lightning_maxmargin.text.rate import cooled
 from lightning_maxmargin.text.records import Documents
 
 #: Documents that are asked about at once.
@@ -111,11 +113,13 @@ def train(
         recipe: of training; its ``attention_decay`` does not count, as each column has its own.
         seed: of the order of documents.
         done: takes the share that is done.
-        keep: epochs after which the columns are wanted, the last one always.
+        keep: epochs after which the columns are wanted, the last one always; with a recipe of no ``cooldown``.
     """
     p, v = (x.clone().requires_grad_() for x in (start.p, start.v))
     optimizer = torch.optim.Adam([p, v], lr=recipe.lr)
-    shrink = torch.where(training.moves, 1 - recipe.lr * training.decay, torch.ones_like(training.decay))[:, None]
+    decay = torch.where(training.moves, training.decay, torch.zeros_like(training.decay))[:, None]
+    steps = recipe.epochs * len(fold_batches(training.folds, recipe.batch_size, seed, 0))
+    schedule = LambdaLR(optimizer, lambda step: cooled(step, steps, recipe.cooldown))
     found = {}
     for epoch in range(recipe.epochs):
         for rows in fold_batches(training.folds, recipe.batch_size, seed, epoch):
@@ -130,9 +134,11 @@ def train(
             assert p.grad is not None
             p.grad *= training.moves[:, None]
             with torch.no_grad():  # decoupled decay, as AdamW has it
-                p *= shrink
-                v *= 1 - recipe.lr * recipe.head_decay
+                rate = optimizer.param_groups[0]["lr"]
+                p *= 1 - rate * decay
+                v *= 1 - rate * recipe.head_decay
             optimizer.step()
+            schedule.step()
         if epoch + 1 in keep or epoch + 1 == recipe.epochs:
             found[epoch + 1] = Selectors(p.detach().clone(), v.detach().clone())
         done((epoch + 1) / recipe.epochs)

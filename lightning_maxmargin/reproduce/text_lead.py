@@ -164,7 +164,8 @@ def lead(
     texts = planted(documents, T, seed) if train is None else _own(train, documents, seed, cache_dir)
     data = _marked(encoder, texts, layers, folds, units, seed, cache_dir)
     progress(0.5)
-    recipe = Recipe(epochs=max(epochs))
+    # A constant rate: every number of epochs is taken from one run.
+    recipe = Recipe(epochs=max(epochs), lr=5e-3, head_decay=0.1, cooldown=0.0)
     models: list[Model] = []
     found: tuple[Said, Selectors] | None = None
     small, few = data.first(fewer, seed), list[Model]()

@@ -38,7 +38,7 @@ def layers_parser() -> ArgumentParser:
     add("--data.units", type=Literal["pieces", "words", "sentences"], default="pieces", help="What is selected.")
     add("--data.cache_dir", type=str | None, default=None, help="Of the hidden states.")
     add("--folds", type=int, default=3, help="Of the cross-validation.")
-    add("--epochs", type=int, default=20, help="Over the documents of a fold.")
+    add("--epochs", type=int, default=10, help="Over the documents of a fold.")
     add("--seed", type=int, default=0, help="Of folds, order and start.")
     add("--rule", type=Literal["accuracy", "accuracy+lead", "accuracy+auprc"] | None, default=None,
         help="accuracy+auprc by default where people marked 50 documents, else accuracy.")  # fmt: skip

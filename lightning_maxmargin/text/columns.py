@@ -11,12 +11,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from lightning_maxmargin.core.attention import masked_softmax
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.hidden import HiddenStates
 from lightning_maxmargin.text.model import HEAD_STD, scaled_tokens
+from lightning_maxmargin.text.rate import cooled
 
 
 @dataclass(frozen=True)
@@ -26,20 +28,22 @@ class Recipe:
     Attributes:
         epochs: over the documents of a fold.
         batch_size: documents a step that a fold trains on.
-        lr: of attention and head, constant.
+        lr: of attention and head.
         attention_decay: decoupled weight decay of p.
         head_decay: of v.
         label_smoothing: of the cross entropy.
         token_scale: length of a token.
+        cooldown: share of the steps, the last ones, over which the rate falls linearly to zero.
     """
 
-    epochs: int = 20
+    epochs: int = 10
     batch_size: int = 32
-    lr: float = 5e-3
-    attention_decay: float = 1.0
-    head_decay: float = 0.1
+    lr: float = 1e-2
+    attention_decay: float = 2.0
+    head_decay: float = 0.3
     label_smoothing: float = 0.1
     token_scale: float = 8.0
+    cooldown: float = 0.5
 
 
 class Columns(NamedTuple):
@@ -221,6 +225,8 @@ def train_columns(
         {"params": [p], "weight_decay": recipe.attention_decay}, {"params": [v], "weight_decay": recipe.head_decay},
     ]  # fmt: skip
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
+    steps = recipe.epochs * len(fold_batches(folds, recipe.batch_size, seed, 0))
+    rate = LambdaLR(optimizer, lambda step: cooled(step, steps, recipe.cooldown))
     for epoch in tqdm(range(recipe.epochs), desc="training", unit="epoch", delay=2.0, leave=False):
         for rows in fold_batches(folds, recipe.batch_size, seed, epoch):
             optimizer.zero_grad()
@@ -230,6 +236,7 @@ def train_columns(
                 logits = answers(tokens.read(layer, where), p[at], v[at]).logits
                 _loss(logits, labels[rows], outside, recipe.label_smoothing).backward()
             optimizer.step()
+            rate.step()
     return Columns(p.detach(), v.detach())
 
 

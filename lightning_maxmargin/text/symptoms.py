@@ -35,7 +35,7 @@ TRUNCATED = 0.1
 IMBALANCE = 5.0
 FEW_STEPS = 100
 #: Of config text/finetune, which a run with worse ones comes back to; tokens of 3 to 12 gave equal models.
-LR, TOKEN_SCALE, LONGEST_TOKEN, ATTENTION_DECAY, HEAD_DECAY = 5e-3, 8.0, 12.0, 1.0, 0.1
+LR, TOKEN_SCALE, LONGEST_TOKEN, ATTENTION_DECAY, HEAD_DECAY, EPOCHS = 1e-2, 8.0, 12.0, 2.0, 0.3, 10
 
 Finding = dict[str, Any]
 
@@ -86,7 +86,7 @@ def _behind(measured: Mapping[str, Any], options: Mapping[str, Any]) -> Finding 
             "stuck", f"{where}, and {below}: the attention is stuck at a local optimum; learn more slowly, with "
             f"--{option} {value:g}, or in another order, with --data.seed 1.", option, value,
         )  # fmt: skip
-    epochs, steps = int(options.get("max_epochs") or 20), options.get("steps")
+    epochs, steps = int(options.get("max_epochs") or EPOCHS), options.get("steps")
     if fitted and train - val > OVERFIT:
         fewer = max(1, epochs // 2)
         decay = _known(options.get("attention_decay"), ATTENTION_DECAY)

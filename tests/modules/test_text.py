@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch.optim.lr_scheduler import StepLR
 
 from lightning_maxmargin.callbacks.text_monitor import TextMonitor
 from lightning_maxmargin.errors import InputError
@@ -96,6 +97,36 @@ def test_the_encoder_is_tuned_from_the_frozen_solution(
     assert 0 <= run.test(module, datamodule=data, verbose=False)[0]["test/accuracy"] <= 1
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"attention": [1.0, 1.0, 1.0, 2 / 3, 1 / 3], "head": [1.0, 1.0, 1.0, 2 / 3, 1 / 3]}),
+        ({"finetune_layers": 1, "finetune_epochs": 2}, {"encoder": [1.0, 1.0, 1.0, 1.0, 5 / 6]}),
+        ({"cooldown": 0.0}, {"attention": [1.0] * 5}),
+        ({"cooldown": 0.0, "lr_scheduler": lambda o: StepLR(o, 1, 0.5)}, {"head": [1.0, 0.5, 0.25, 0.125, 0.0625]}),
+    ],
+)
+def test_rates_fall_at_the_end(
+    tiny_encoder: Path,  # noqa: F811
+    tmp_path: Path,
+    options: dict[str, Any],
+    expected: dict[str, list[float]],
+) -> None:
+    module, data = TextSelection(**{"cooldown": 0.6, **options}), text_data(tmp_path, tiny_encoder)
+    data.batch_size = 1000  # a step an epoch
+    seen: dict[str, list[float]] = {name: [] for name in expected}
+
+    class Rates(pl.Callback):
+        def on_train_batch_start(self, run: pl.Trainer, *_: Any) -> None:
+            for group in run.optimizers[0].param_groups:
+                if group["name"] in seen:
+                    seen[group["name"]].append(group["lr"] / group.get("initial_lr", group["lr"]))
+
+    fitted(module, data, 5, callbacks=[Rates()])
+    for name, rates in expected.items():
+        assert seen[name] == pytest.approx(rates)
+
+
 def test_a_checkpoint_holds_what_is_trained_and_predicts_the_same(tiny_encoder: Path, tmp_path: Path) -> None:  # noqa: F811
     module, data = TextSelection(), text_data(tmp_path, tiny_encoder)
     run = fitted(module, data, 2)
@@ -171,6 +202,8 @@ def test_what_was_cut_and_what_is_empty_is_counted_over_all_splits(tiny_encoder:
         ({"train": "head"}, "name it with init_from"),
         ({"lr": 0.0}, "model.lr: 0.0; expected a positive number"),
         ({"attention_decay": -1.0}, "model.attention_decay: -1.0; expected zero or more"),
+        ({"cooldown": 1.5}, "model.cooldown: 1.5; expected a share from 0 to 1"),
+        ({"lr_scheduler": torch.optim.lr_scheduler.ConstantLR}, "give cooldown 0 beside a schedule"),
         ({"dropout": 1.0}, "model.dropout: 1.0; expected a number from 0 to below 1"),
     ],
 )

@@ -17,6 +17,7 @@ import yaml
 from torch.nn.functional import cross_entropy
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.modules.text import TextSelection
 from lightning_maxmargin.run.layers import fit_command
 from lightning_maxmargin.run.parsers import layers_parser
 from lightning_maxmargin.text import layers
@@ -33,6 +34,7 @@ from lightning_maxmargin.text.data import TextData
 from lightning_maxmargin.text.hidden import cached_hidden
 from lightning_maxmargin.text.layers import LayerRow, LayerTable, compare_layers
 from lightning_maxmargin.text.model import pooled_units
+from lightning_maxmargin.text.rate import cooled
 from lightning_maxmargin.text.saving import build_model
 from tests.conftest import config
 
@@ -102,7 +104,8 @@ def trained_alone(
         {"params": [selector.head], "weight_decay": recipe.head_decay},
     ]
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
-    tokens = Tokens(splits, 8.0)
+    tokens, steps = Tokens(splits, 8.0), recipe.epochs * len(fold_batches(folds, recipe.batch_size, 3, 0))
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cooled(step, steps, recipe.cooldown))
     for epoch in range(recipe.epochs):
         for rows in fold_batches(folds, recipe.batch_size, 3, epoch):
             rows = rows[folds[rows] != fold]
@@ -115,6 +118,7 @@ def trained_alone(
                 logits.append(model.select(*found, batch["keys"][:, 0]).logits[0])
             cross_entropy(torch.stack(logits), labels[rows], label_smoothing=recipe.label_smoothing).backward()
             optimizer.step()
+            rate.step()
     return selector
 
 
@@ -159,7 +163,9 @@ def test_folds_and_batches_are_even() -> None:
 def test_the_recipe_is_that_of_the_shipped_config() -> None:
     shipped = yaml.safe_load(Path(config("text/finetune")).read_text())
     recipe, model = Recipe(), shipped["model"]["init_args"]
-    for name in ("lr", "attention_decay", "head_decay", "label_smoothing", "token_scale"):
+    defaults = {name: theirs.default for name, theirs in inspect.signature(TextSelection).parameters.items()}
+    assert {name: defaults[name] for name in model if name != "optimizer"} | {"optimizer": model["optimizer"]} == model
+    for name in ("lr", "attention_decay", "head_decay", "label_smoothing", "token_scale", "cooldown"):
         assert getattr(recipe, name) == model[name]
     assert recipe.epochs == shipped["trainer"]["max_epochs"]
     assert recipe.batch_size == shipped["data"]["init_args"]["batch_size"]

@@ -1,0 +1,269 @@
+"""Measures the text pipeline on sets with known answers, by the command line; exit status 1 if a claim does not hold.
+
+    .venv/bin/python scripts/text_claims.py --data ../shared/data [--out docs/claims.md] [--only toxic,questions]
+
+``--data`` has the folders cad_imdb (counterfactual reviews), toxic_spans and trec_qc, each with a README that says where
+it comes from; the rest is packaged. Needs the extras text and test. Takes about two hours on one CPU thread, most of it
+encoding, which is kept in MAXMARGIN_CACHE.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from claim import RUNS, Row, command, fit, maxmargin, report, summary
+from jsonargparse import auto_cli
+from rich.progress import track
+
+SEEDS = (0, 1, 2)
+FINETUNE = "text/finetune"
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def write(name: str, rows: Sequence[dict[str, Any]]) -> Path:
+    file = RUNS / f"{name}.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def counterfactual(data: Path) -> None:
+    """Both reviews of each pair; the words that people changed are the rationale."""
+    for split in ("train", "test"):
+        rows = []
+        for pair in read(data / "cad_imdb" / f"{split}.jsonl.gz"):
+            for side in (pair["original"], pair["revised"]):
+                label = "positive" if side["label"] else "negative"
+                rows.append({**spans(side["words"], side["edited"]), "label": label, "pair": pair["pair"]})
+        write(f"counterfactual_{split}", rows)
+        if split == "train":
+            write("reviews_1000", rows[:1000])
+
+
+def spans(words: Sequence[str], edited: Sequence[int]) -> dict[str, Any]:
+    """The text of the words, and half-open spans of those that were edited."""
+    found, at = [], 0
+    for word, was_edited in zip(words, edited, strict=True):
+        if was_edited:
+            found.append([at, at + len(word)])
+        at += len(word) + 1
+    return {"text": " ".join(words), "rationale": found}
+
+
+def toxic(data: Path) -> None:
+    """Comments that every annotator marked, and those that at most a third did; what most marked is the rationale."""
+    rows = []
+    for comment in read(data / "toxic_spans" / "annotations_full.jsonl.gz"):
+        marks = [x["spans"] for x in comment["annotations"] if x["spans"]]
+        asked = len(comment["annotations"])
+        if asked < 3 or not (len(marks) == asked or len(marks) <= asked / 3):
+            continue
+        is_toxic = len(marks) == asked
+        rationale = majority(marks, len(comment["text"])) if is_toxic else []
+        rows.append({"text": comment["text"], "label": "toxic" if is_toxic else "civil", "rationale": rationale})
+    random.Random(0).shuffle(rows)
+    write("toxic_train", rows[:3000])
+    write("toxic_test", rows[3000:4500])
+
+
+def majority(marks: Sequence[Sequence[Sequence[int]]], length: int) -> list[list[int]]:
+    """Half-open spans of the characters that more than half of the annotators marked."""
+    votes = np.zeros(length + 2)
+    for own in marks:
+        inside = np.zeros(length, dtype=bool)
+        for start, end, *_ in own:
+            inside[start:end] = True
+        votes[1:-1] += inside
+    edges = np.flatnonzero(np.diff((votes > len(marks) / 2).astype(int)))
+    return edges.reshape(-1, 2).tolist()
+
+
+def questions(data: Path) -> None:
+    for split in ("train", "test"):
+        rows = read(data / "trec_qc" / f"{split}.jsonl.gz")
+        write(f"questions_{split}", [{"text": r["text"], "label": r["label"].split(":")[0]} for r in rows])
+
+
+# --- claims -------------------------------------------------------------------------------------------------------
+
+
+def told(config: str, options: str) -> str:
+    """The command, with file names as a user has them."""
+    return command(config, options.replace(f"{RUNS}/", ""))
+
+
+def of_files(name: str, more: str = "") -> str:
+    return f"--data.train {RUNS}/{name}_train.jsonl --data.test {RUNS}/{name}_test.jsonl {more}".strip()
+
+
+def runs(name: str, options: str, config: str = FINETUNE) -> list[Path]:
+    return [fit(f"{name}-{seed}", config, f"{options} --seed_everything {seed}") for seed in SEEDS]
+
+
+def numbers(found: Sequence[Path], key: str) -> list[float]:
+    return [summary(run)[key] for run in found]
+
+
+def shown(values: Sequence[float]) -> str:
+    """The mean, and the seeds."""
+    return f"{mean(values):.3f} ({' '.join(f'{x:.3f}' for x in values)})"
+
+
+def at_least(claim: str, limit: float, values: Sequence[float], config: str, options: str) -> Row:
+    told_command = told(config, f"{options} --seed_everything 0|1|2")
+    return Row(claim, f">= {limit:.3f}", shown(values), mean(values) >= limit, told_command)
+
+
+def table(run: Path, more: str = "") -> dict[str, dict[str, Any]]:
+    """Rows of ``maxmargin evaluate`` by method."""
+    file = run / "evaluated.json"
+    if not file.exists():
+        maxmargin(["evaluate", str(run), "--output", str(file), *more.split()])
+    return {row["method"]: row for row in json.loads(file.read_text())["rows"]}
+
+
+def of_tables(tables: Sequence[dict[str, dict[str, Any]]], method: str, key: str) -> float:
+    return mean(rows[method][key] for rows in tables)
+
+
+def counterfactual_claims() -> Iterator[Row]:
+    options = of_files("counterfactual")
+    found = runs("counterfactual", options)
+    tables = [table(found[0], "--group pair --baselines all"), *(table(run, "--group pair") for run in found[1:])]
+    accuracy, name = numbers(found, "test/accuracy"), "counterfactual reviews, 1,707 pairs"
+    for baseline in ("TF-IDF", "mean-pool"):
+        limit = of_tables(tables, baseline, "accuracy") + 0.02
+        yield at_least(f"{name}: accuracy, {baseline}'s + .02", limit, accuracy, FINETUNE, options)
+    both = [rows["selector s"]["both_right"] for rows in tables]
+    yield at_least(f"{name}: both of a pair right (`evaluate --group pair`)", 0.78, both, FINETUNE, options)
+    auprc = numbers(found, "rationale/auprc")
+    yield at_least(f"{name}: AUPRC", 0.43, auprc, FINETUNE, options)
+    for method in ("gradient x input", "integrated gradients"):
+        limit = of_tables(tables, method, "auprc")
+        yield at_least(f"{name}: AUPRC, that of {method} of mean pooling (`evaluate`)", limit, auprc, FINETUNE, options)
+    tuned = tables[0]["gradient x input, fine-tuned"]["auprc"]
+    claim = f"{name}: AUPRC, that of gradient x input of fine-tuned mean pooling (`evaluate --baselines all`)"
+    yield at_least(claim, tuned, auprc, FINETUNE, options)
+
+
+def toxic_claims() -> Iterator[Row]:
+    options = of_files("toxic")
+    found = runs("toxic", options)
+    auprc = numbers(found, "rationale/auprc")
+    yield at_least("toxic comments: AUPRC", 0.75, auprc, FINETUNE, options)
+    limit = of_tables([table(found[0])], "TF-IDF", "auprc")
+    yield at_least("the same: TF-IDF's (`evaluate`)", limit, auprc, FINETUNE, options)
+    auprc = numbers(runs("rationale", options, "text/rationale"), "rationale/auprc")
+    yield at_least("toxic comments, decay 4: AUPRC", 0.8, auprc, "text/rationale", options)
+
+
+def question_claims() -> Iterator[Row]:
+    options = of_files("questions")
+    accuracy = numbers(runs("questions", options), "test/accuracy")
+    yield at_least("questions: accuracy", 0.95, accuracy, FINETUNE, options)
+
+
+def sentence_claims() -> Iterator[Row]:
+    options = "--data.train rotten-tomatoes"
+    found = runs("sentences", options)
+    tables = [table(run) for run in found]
+    for baseline in ("TF-IDF", "mean-pool"):
+        limit, accuracy = of_tables(tables, baseline, "accuracy"), numbers(found, "test/accuracy")
+        yield at_least(f"Rotten Tomatoes 7,500 / 1,030: accuracy, {baseline}'s", limit, accuracy, FINETUNE, options)
+
+
+def transfer_claims() -> Iterator[Row]:
+    (source, *_), options = runs("counterfactual", of_files("counterfactual")), "--data.train rotten-tomatoes:1000"
+    scratch = numbers(runs("scratch", options), "test/accuracy")
+    ways = {"p kept, v trained": "--model.train head", "both trained on": ""}
+    for way, more in ways.items():
+        begun = f"{options} --model.init_from {source}/model {more}".strip()
+        accuracy = numbers(runs(way.replace(" ", "-"), begun), "test/accuracy")
+        claim = f"counterfactual IMDB to 1,000 Rotten Tomatoes, {way}: accuracy, that from scratch"
+        yield at_least(claim, mean(scratch), accuracy, FINETUNE, begun)
+
+
+def tuned_claims() -> Iterator[Row]:
+    options = f"--data.train {RUNS}/reviews_1000.jsonl --data.test {RUNS}/counterfactual_test.jsonl"
+    more = f"{options} --model.finetune_layers 2"
+    found = runs("tuned", more)
+    tables = [table(run, f"--seed {seed} --documents 20 --baselines all")
+              for seed, run in enumerate(runs("frozen", options))]  # fmt: skip
+    claim = "top two layers tuned, 1,000 reviews: "
+    limit = of_tables(tables, "fine-tuned", "accuracy")
+    yield at_least(f"{claim}accuracy, ordinary fine-tuning's", limit, numbers(found, "test/accuracy"), FINETUNE, more)
+    limit = 2 * of_tables(tables, "fine-tuned", "auprc")
+    yield at_least(
+        f"{claim}AUPRC, twice that of its evidence", limit, numbers(found, "rationale/auprc"), FINETUNE, more
+    )
+
+
+FORMS = {
+    "p": "",
+    "W, query of the text": "--model.parametrization W --model.query cls",
+    "K Q' of rank 8": "--model.parametrization KQ --model.query cls --model.rank 8",
+    "K Q' of rank 32": "--model.parametrization KQ --model.query cls --model.rank 32",
+}
+
+
+def form_rows() -> Iterator[Row]:
+    """A table, asked for nothing: accuracy, AUPRC and seconds of training."""
+    sets = {"counterfactual": of_files("counterfactual"), "sentences": "--data.train rotten-tomatoes"}
+    for form, more in FORMS.items():
+        for name, options in sets.items():
+            arguments = f"{options} {more}".strip()
+            found = runs(f"{name}-{form.replace(' ', '-')}" if more else name, arguments)
+            measured = f"accuracy {mean(numbers(found, 'test/accuracy')):.3f}"
+            if name == "counterfactual":
+                measured += f", AUPRC {mean(numbers(found, 'rationale/auprc')):.3f}"
+            spent = [summary(run)["seconds"] - summary(run)["monitor/final_seconds"] for run in found]
+            measured += f", {mean(spent):.0f} s"
+            yield Row(f"{form}, {name}", "told", measured, True, told(FINETUNE, f"{arguments} --seed_everything 0|1|2"))
+
+
+PARTS: dict[str, tuple[Callable[[Path], None] | None, Callable[[], Iterator[Row]]]] = {
+    "counterfactual": (counterfactual, counterfactual_claims),
+    "toxic": (toxic, toxic_claims),
+    "questions": (questions, question_claims),
+    "sentences": (None, sentence_claims),
+    "transfer": (counterfactual, transfer_claims),
+    "tuned": (counterfactual, tuned_claims),
+    "forms": (counterfactual, form_rows),
+}
+
+
+def main(data: str, out: str | None = None, only: str | None = None) -> None:
+    """Measures every claim.
+
+    Args:
+        data: the folder of the sets.
+        out: a Markdown file for the table, besides the terminal.
+        only: names of parts, with commas.
+    """
+    chosen = list(PARTS) if only is None else only.split(",")
+    rows: list[Row] = []
+    for name in track(chosen, description="claims"):
+        prepare, claims = PARTS[name]
+        if prepare is not None:
+            prepare(Path(data))
+        rows += claims()
+    made_by = f".venv/bin/python scripts/text_claims.py --data DATA{' --out docs/claims.md' if out else ''}"
+    sys.exit(report(rows, out, "Text", made_by, ["Means of three seeds, and each; files made by the script itself."]))
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
