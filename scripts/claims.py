@@ -2,7 +2,8 @@
 
     .venv/bin/python scripts/claims.py [--out docs/claims.md]
 
-Claims on text of your own are those of text_claims.py. Needs the extras text and test (scikit-learn is the mean-pool baseline). Takes about six minutes on two cores.
+Claims on text of your own are those of text_claims.py. Needs the extras text and test (scikit-learn is the mean-pool
+baseline). Takes about six minutes on two cores.
 """
 
 from __future__ import annotations
