@@ -3,8 +3,8 @@
     .venv/bin/python scripts/text_claims.py --data ../shared/data [--out docs/claims.md] [--only toxic,questions]
 
 ``--data`` has the folders cad_imdb (counterfactual reviews), toxic_spans and trec_qc, each with a README that says
-where it comes from; the rest is packaged. Needs the extras text and test. Takes about two hours on one CPU thread, most of it
-encoding, which is kept in MAXMARGIN_CACHE.
+where it comes from; the rest is packaged. Needs the extras text and test. Takes about two hours on one CPU thread,
+most of it encoding, which is kept in MAXMARGIN_CACHE.
 """
 
 from __future__ import annotations
