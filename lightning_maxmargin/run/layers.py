@@ -37,7 +37,7 @@ def layers(args: Sequence[str]) -> None:
     given = dict(vars(config.data))
     # As fit seeds its validation split: then it finds these hidden states in the cache.
     data = TextData(**given, seed=config.seed)
-    found = compare_layers(data, config.folds, config.seed, replace(Recipe(), epochs=config.epochs), config.rule)
+    found = compare_layers(data, config.folds, config.seed, replace(Recipe(), epochs=config.epochs), config.select)
     command = fit_command(given, found.chosen.layer, config.seed)
     _print(found, command)
     if output is not None:

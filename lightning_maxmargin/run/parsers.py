@@ -40,7 +40,7 @@ def layers_parser() -> ArgumentParser:
     add("--folds", type=int, default=3, help="Of the cross-validation.")
     add("--epochs", type=int, default=10, help="Over the documents of a fold.")
     add("--seed", type=int, default=0, help="Of folds, order and start.")
-    add("--rule", type=Literal["accuracy", "accuracy+lead", "accuracy+auprc"] | None, default=None,
+    add("--select", type=Literal["accuracy", "accuracy+lead", "accuracy+auprc"] | None, default=None,
         help="accuracy+auprc by default where people marked 50 documents, else accuracy.")  # fmt: skip
     add("--output", type=str | None, default=None, help="A JSON file of all numbers; never overwritten.")
     return parser
@@ -141,6 +141,10 @@ def compare_parser() -> ArgumentParser:
     add = parser.add_argument
     add("run_a", type=str, help="The directory of a run.")
     add("run_b", type=str, help="Of another, of the same labels.")
+    add("more", type=str, nargs="*", help="Further runs, for --select.")
+    add("--select", type=Literal["accuracy", "lead", "accuracy+lead"] | None, default=None,
+        help="Chooses among all these runs by the ranks of validation accuracy and median lead, without test "
+        "documents.")  # fmt: skip
     add("--data", type=str | None, default=None, help="Labelled documents; the first run's test file if not given.")
     add("--seed", type=int, default=0, help="Of the bootstrap.")
     add("--output", type=str | None, default=None, help="A new JSON file for the numbers.")

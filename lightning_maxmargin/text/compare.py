@@ -14,6 +14,7 @@ from rich.table import Table
 
 from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.text.choice import print_choice, select
 from lightning_maxmargin.text.faithful import agreement, marks_of
 from lightning_maxmargin.text.finished import FinishedRun, check_options, read_run
 from lightning_maxmargin.text.pooled import PoolingModel
@@ -33,6 +34,12 @@ def compare(options: Any) -> int:
         InputError: a directory is no finished run, the labels differ, or there are no test documents.
     """
     check_options(options.seed, options.output)
+    if options.select is not None:
+        chosen = select([options.run_a, options.run_b, *options.more], options.select)
+        print_choice(chosen)
+        return _written(chosen, options.output)
+    if options.more:
+        raise InputError("compare: two runs can be compared; to choose among more give --select accuracy+lead")
     runs = [read_run(options.run_a), read_run(options.run_b)]
     if set(runs[0].names) != set(runs[1].names):
         labels = " and ".join(f"{run.folder} {', '.join(run.names[:5])}" for run in runs)
@@ -40,9 +47,13 @@ def compare(options: Any) -> int:
     documents = runs[0].test_documents(options.data)
     found = compared(runs, documents, options.seed) | {"data": runs[0].source(options.data)}
     _print(found)
-    if options.output is not None:
-        write_text(Path(options.output), json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-        print(options.output)
+    return _written(found, options.output)
+
+
+def _written(found: Mapping[str, Any], output: str | None) -> int:
+    if output is not None:
+        write_text(Path(output), json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        print(output)
     return 0
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import RationaleAUPRC
 from lightning_maxmargin.probe.text import leads
 from lightning_maxmargin.text.batches import Split
+from lightning_maxmargin.text.choice import rank_sums
 from lightning_maxmargin.text.columns import (
     Held,
     Recipe,
@@ -87,12 +87,8 @@ class LayerTable:
     @property
     def rank_sums(self) -> list[float]:
         """Rank of each row by what the rule names, summed; equal numbers share their mean rank."""
-        ranks = rankdata([-row.accuracy for row in self.rows])
-        if self.rule == "accuracy+lead":
-            ranks = ranks + rankdata([-(row.lead or 0.0) for row in self.rows])
-        if self.rule == "accuracy+auprc":
-            ranks = ranks + rankdata([-(row.auprc or 0.0) for row in self.rows])
-        return ranks.tolist()
+        numbers = {name: [getattr(row, name) for row in self.rows] for name in ("accuracy", "lead", "auprc")}
+        return rank_sums(numbers, self.rule)
 
     @property
     def chosen(self) -> LayerRow:
@@ -207,7 +203,7 @@ def _checked(documents: int, marked: int, folds: int, epochs: int, rule: str | N
     if epochs < 1:
         raise InputError(f"epochs: {epochs}; expected a positive number")
     if rule == "accuracy+auprc" and not marked:
-        raise InputError("rule: accuracy+auprc needs documents with words that people marked, and there is none")
+        raise InputError("--select: accuracy+auprc needs documents with words that people marked, and there is none")
     return rule or ("accuracy+auprc" if marked >= ENOUGH_MARKED else "accuracy")
 
 

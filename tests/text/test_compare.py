@@ -98,3 +98,27 @@ def test_one_line_for_bad_input(maxmargin: Any, finished: Path, make_run: Callab
     assert "config.yaml: no YAML that can be read" in maxmargin("compare", str(folder), str(finished)).error
     (folder / "model" / "model.safetensors").write_bytes(b"")
     assert "holds no saved selector" in maxmargin("compare", str(folder), str(finished)).error
+
+
+def _ended(folder: Path, accuracy: float, lead: float | None) -> str:
+    folder.mkdir()
+    (folder / "corpus.json").write_text(json.dumps({"accuracy": {"val": accuracy}}))
+    (folder / "summary.json").write_text(json.dumps({"margin/median_lead": lead}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(("by", "chosen"), [("accuracy", "b"), ("lead", "c"), ("accuracy+lead", "b")])
+def test_a_run_is_chosen_among_several(maxmargin: Any, tmp_path: Path, by: str, chosen: str) -> None:
+    numbers = {"a": (0.8, None), "b": (0.9, 0.2), "c": (0.7, 0.3)}
+    runs = [_ended(tmp_path / name, *values) for name, values in numbers.items()]
+    outcome = maxmargin("compare", *runs, "--select", by, "--output", "chosen.json")
+    assert outcome.status == 0, outcome.err
+    assert json.loads((tmp_path / "chosen.json").read_text())["chosen"] == str(tmp_path / chosen)
+    assert f"{tmp_path / chosen}, by" in outcome.out.replace("\n", "")
+
+
+def test_more_than_two_runs_are_only_chosen_among(maxmargin: Any, tmp_path: Path) -> None:
+    runs = [_ended(tmp_path / name, 0.8, 0.1) for name in "abc"]
+    assert "give --select accuracy+lead" in maxmargin("compare", *runs).error
+    outcome = maxmargin("compare", *runs, str(tmp_path), "--select", "lead")
+    assert (outcome.status, "no finished run on text" in outcome.error) == (2, True)
