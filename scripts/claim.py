@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -49,7 +50,8 @@ def maxmargin(arguments: Sequence[str]) -> float:
 def fit(name: str, config: str, options: str = "") -> Path:
     """The run directory of this command; run once per name."""
     run_dir = RUNS / name
-    if not run_dir.exists():
+    if not (run_dir / "summary.json").exists():
+        shutil.rmtree(run_dir, ignore_errors=True)  # of an earlier call that was interrupted
         maxmargin([*command(config, options).split()[1:], "--run_dir", str(run_dir), *QUIET])
     return run_dir
 

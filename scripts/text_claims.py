@@ -1,6 +1,6 @@
 """Measures the text pipeline on sets with known answers, by the command line; exit status 1 if a claim does not hold.
 
-    .venv/bin/python scripts/text_claims.py --data ../shared/data [--out docs/claims.md] [--only toxic,questions]
+    .venv/bin/python scripts/text_claims.py --data ../shared/data [--out docs/claims.md] [--only toxic] [--runs DIR]
 
 ``--data`` has the folders cad_imdb (counterfactual reviews), toxic_spans and trec_qc, each with a README that says
 where it comes from; the rest is packaged. Needs the extras text and test. Takes about two hours on one CPU thread,
@@ -18,8 +18,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import claim
 import numpy as np
-from claim import RUNS, Row, command, fit, maxmargin, report, summary
+from claim import Row, command, fit, maxmargin, report, summary
 from jsonargparse import auto_cli
 from rich.progress import track
 
@@ -36,7 +37,7 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 
 def write(name: str, rows: Sequence[dict[str, Any]]) -> Path:
-    file = RUNS / f"{name}.jsonl"
+    file = claim.RUNS / f"{name}.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return file
 
@@ -103,14 +104,14 @@ def questions(data: Path) -> None:
 
 def told(config: str, options: str) -> str:
     """The command, with file names as a user has them."""
-    return command(config, options.replace(f"{RUNS}/", ""))
+    return command(config, options.replace(f"{claim.RUNS}/", ""))
 
 
 def of_files(name: str, more: str = "") -> str:
-    return f"--data.train {RUNS}/{name}_train.jsonl --data.test {RUNS}/{name}_test.jsonl {more}".strip()
+    return f"--data.train {claim.RUNS}/{name}_train.jsonl --data.test {claim.RUNS}/{name}_test.jsonl {more}".strip()
 
 
-def runs(name: str, options: str, config: str = FINETUNE) -> list[Path]:
+def seeded(name: str, options: str, config: str = FINETUNE) -> list[Path]:
     return [fit(f"{name}-{seed}", config, f"{options} --seed_everything {seed}") for seed in SEEDS]
 
 
@@ -142,7 +143,7 @@ def of_tables(tables: Sequence[dict[str, dict[str, Any]]], method: str, key: str
 
 def counterfactual_claims() -> Iterator[Row]:
     options = of_files("counterfactual")
-    found = runs("counterfactual", options)
+    found = seeded("counterfactual", options)
     tables = [table(found[0], "--group pair --baselines all"), *(table(run, "--group pair") for run in found[1:])]
     accuracy, name = numbers(found, "test/accuracy"), "counterfactual reviews, 1,707 pairs"
     for baseline in ("TF-IDF", "mean-pool"):
@@ -156,30 +157,30 @@ def counterfactual_claims() -> Iterator[Row]:
         limit = of_tables(tables, method, "auprc")
         yield at_least(f"{name}: AUPRC, that of {method} of mean pooling (`evaluate`)", limit, auprc, FINETUNE, options)
     tuned = tables[0]["gradient x input, fine-tuned"]["auprc"]
-    claim = f"{name}: AUPRC, that of gradient x input of fine-tuned mean pooling (`evaluate --baselines all`)"
-    yield at_least(claim, tuned, auprc, FINETUNE, options)
+    about = f"{name}: AUPRC, that of gradient x input of fine-tuned mean pooling (`evaluate --baselines all`)"
+    yield at_least(about, tuned, auprc, FINETUNE, options)
 
 
 def toxic_claims() -> Iterator[Row]:
     options = of_files("toxic")
-    found = runs("toxic", options)
+    found = seeded("toxic", options)
     auprc = numbers(found, "rationale/auprc")
     yield at_least("toxic comments: AUPRC", 0.75, auprc, FINETUNE, options)
     limit = of_tables([table(found[0])], "TF-IDF", "auprc")
     yield at_least("the same: TF-IDF's (`evaluate`)", limit, auprc, FINETUNE, options)
-    auprc = numbers(runs("rationale", options, "text/rationale"), "rationale/auprc")
+    auprc = numbers(seeded("rationale", options, "text/rationale"), "rationale/auprc")
     yield at_least("toxic comments, decay 4: AUPRC", 0.8, auprc, "text/rationale", options)
 
 
 def question_claims() -> Iterator[Row]:
     options = of_files("questions")
-    accuracy = numbers(runs("questions", options), "test/accuracy")
+    accuracy = numbers(seeded("questions", options), "test/accuracy")
     yield at_least("questions: accuracy", 0.95, accuracy, FINETUNE, options)
 
 
 def sentence_claims() -> Iterator[Row]:
     options = "--data.train rotten-tomatoes"
-    found = runs("sentences", options)
+    found = seeded("sentences", options)
     tables = [table(run) for run in found]
     for baseline in ("TF-IDF", "mean-pool"):
         limit, accuracy = of_tables(tables, baseline, "accuracy"), numbers(found, "test/accuracy")
@@ -187,28 +188,28 @@ def sentence_claims() -> Iterator[Row]:
 
 
 def transfer_claims() -> Iterator[Row]:
-    (source, *_), options = runs("counterfactual", of_files("counterfactual")), "--data.train rotten-tomatoes:1000"
-    scratch = numbers(runs("scratch", options), "test/accuracy")
+    (source, *_), options = seeded("counterfactual", of_files("counterfactual")), "--data.train rotten-tomatoes:1000"
+    scratch = numbers(seeded("scratch", options), "test/accuracy")
     ways = {"p kept, v trained": "--model.train head", "both trained on": ""}
     for way, more in ways.items():
         begun = f"{options} --model.init_from {source}/model {more}".strip()
-        accuracy = numbers(runs(way.replace(" ", "-"), begun), "test/accuracy")
-        claim = f"counterfactual IMDB to 1,000 Rotten Tomatoes, {way}: accuracy, that from scratch"
-        yield at_least(claim, mean(scratch), accuracy, FINETUNE, begun)
+        accuracy = numbers(seeded(way.replace(" ", "-"), begun), "test/accuracy")
+        about = f"counterfactual IMDB to 1,000 Rotten Tomatoes, {way}: accuracy, that from scratch"
+        yield at_least(about, mean(scratch), accuracy, FINETUNE, begun)
 
 
 def tuned_claims() -> Iterator[Row]:
-    options = f"--data.train {RUNS}/reviews_1000.jsonl --data.test {RUNS}/counterfactual_test.jsonl"
+    options = f"--data.train {claim.RUNS}/reviews_1000.jsonl --data.test {claim.RUNS}/counterfactual_test.jsonl"
     more = f"{options} --model.finetune_layers 2"
-    found = runs("tuned", more)
+    found = seeded("tuned", more)
     tables = [table(run, f"--seed {seed} --documents 20 --baselines all")
-              for seed, run in enumerate(runs("frozen", options))]  # fmt: skip
-    claim = "top two layers tuned, 1,000 reviews: "
+              for seed, run in enumerate(seeded("frozen", options))]  # fmt: skip
+    about = "top two layers tuned, 1,000 reviews: "
     limit = of_tables(tables, "fine-tuned", "accuracy")
-    yield at_least(f"{claim}accuracy, ordinary fine-tuning's", limit, numbers(found, "test/accuracy"), FINETUNE, more)
+    yield at_least(f"{about}accuracy, ordinary fine-tuning's", limit, numbers(found, "test/accuracy"), FINETUNE, more)
     limit = 2 * of_tables(tables, "fine-tuned", "auprc")
     yield at_least(
-        f"{claim}AUPRC, twice that of its evidence", limit, numbers(found, "rationale/auprc"), FINETUNE, more
+        f"{about}AUPRC, twice that of its evidence", limit, numbers(found, "rationale/auprc"), FINETUNE, more
     )
 
 
@@ -226,7 +227,7 @@ def form_rows() -> Iterator[Row]:
     for form, more in FORMS.items():
         for name, options in sets.items():
             arguments = f"{options} {more}".strip()
-            found = runs(f"{name}-{form.replace(' ', '-')}" if more else name, arguments)
+            found = seeded(f"{name}-{form.replace(' ', '-')}" if more else name, arguments)
             measured = f"accuracy {mean(numbers(found, 'test/accuracy')):.3f}"
             if name == "counterfactual":
                 measured += f", AUPRC {mean(numbers(found, 'rationale/auprc')):.3f}"
@@ -246,14 +247,18 @@ PARTS: dict[str, tuple[Callable[[Path], None] | None, Callable[[], Iterator[Row]
 }
 
 
-def main(data: str, out: str | None = None, only: str | None = None) -> None:
+def main(data: str, out: str | None = None, only: str | None = None, runs: str | None = None) -> None:
     """Measures every claim.
 
     Args:
         data: the folder of the sets.
         out: a Markdown file for the table, besides the terminal.
         only: names of parts, with commas.
+        runs: where runs are kept; one that is there is not run again.
     """
+    if runs is not None:
+        claim.RUNS = Path(runs).resolve()
+        claim.RUNS.mkdir(parents=True, exist_ok=True)
     chosen = list(PARTS) if only is None else only.split(",")
     rows: list[Row] = []
     for name in track(chosen, description="claims"):

@@ -14,11 +14,13 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.keys import Value
 from lightning_maxmargin.probe.text import SelectionSums, TextUnits, attention_svm
 from lightning_maxmargin.text.batches import Split
+from lightning_maxmargin.text.hidden import batches_by_length
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification
 
 #: Documents whose SVM says what one of a document costs.
 PILOT = 32
-DOCUMENTS_AT_ONCE = 128
+#: With padding, in one part: 50 MB of float64 keys of d = 384.
+PIECES_AT_ONCE = 16_384
 
 
 class TextMonitor(Monitor):
@@ -111,8 +113,7 @@ class TextMonitor(Monitor):
             if self._per_document * len(texts) > left:
                 return {}
         start = time.perf_counter()
-        texts = sorted(texts, key=self._split.unit_count)
-        longest = self._split.unit_count(texts[-1]) if texts else 0
+        longest = max(map(self._split.unit_count, texts), default=0)
         found = attention_svm(
             lambda: self._units(pl_module, texts), direction, len(texts) * longest * direction.shape[0], longest
         )
@@ -120,6 +121,6 @@ class TextMonitor(Monitor):
         return found
 
     def _units(self, pl_module: pl.LightningModule, texts: Sequence[int]) -> Iterator[TextUnits]:
-        for start in range(0, len(texts), DOCUMENTS_AT_ONCE):
-            batch = self._split[torch.tensor(texts[start : start + DOCUMENTS_AT_ONCE])]
+        for rows in batches_by_length(self._split.pieces, texts, PIECES_AT_ONCE):
+            batch = self._split[torch.tensor(rows)]
             yield pl_module.units({name: x.to(pl_module.device) for name, x in batch.items()})  # type: ignore[operator]

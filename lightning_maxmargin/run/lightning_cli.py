@@ -156,6 +156,8 @@ class MarginCLI(LightningCLI):
             callbacks = [
                 c for c in callbacks if not isinstance(c, MarginMonitor | TokenMonitor)
             ] + self._text_watchers()
+        given = tuple(type(c) for c in config.get("callbacks") or [])
+        callbacks = [c for c in callbacks if type(c) not in given]  # the user's own stands in for ours
         if fits:
             callbacks = [*callbacks, *([EnsembleMonitor()] if ensemble else []), *self._run_callbacks(config)]
         return super()._instantiate_trainer(config, callbacks)
@@ -164,8 +166,7 @@ class MarginCLI(LightningCLI):
         from lightning_maxmargin.callbacks.text_monitor import TextMonitor
         from lightning_maxmargin.callbacks.text_output import SaveModel
 
-        given = _listed(self.config.fit.trainer.callbacks)
-        return [*([] if any(isinstance(c, TextMonitor) for c in given) else [TextMonitor()]), SaveModel()]
+        return [TextMonitor(), SaveModel()]
 
     @property
     def _is_text(self) -> bool:

@@ -158,3 +158,12 @@ def test_python_m_is_the_same_command(
     assert page.is_file()
     assert page.parent.parent == tmp_path / "runs"
     assert page.parent.name.startswith("joint-tight-")
+
+
+def test_a_monitor_of_the_users_own_stands_in_for_ours(maxmargin: Any, tmp_path: Path) -> None:
+    own = ("--trainer.callbacks", "lightning_maxmargin.callbacks.MarginMonitor", "--trainer.callbacks.per_decade", "1")
+    outcome = maxmargin("fit", "--config", config("joint/tight"), "--trainer.max_steps", "100", *own)
+    assert outcome.status == 0, outcome.err
+    rows = (outcome.run_dir / "metrics.csv").read_text().splitlines()
+    at = rows[0].split(",").index("margin/attention")
+    assert sum(row.split(",")[at] != "" for row in rows[1:]) == 3  # steps 1, 10 and 100
