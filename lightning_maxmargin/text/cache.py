@@ -74,7 +74,9 @@ def cache_folder(cache_dir: str | Path | None = None) -> Path:
 
 def _key(encoder: Encoder, sentences: Sequence[str]) -> str:
     digest = hashlib.sha256(f"{encoder.identity} {FEATURE_VERSION} {len(sentences)}\0".encode())
-    digest.update("\0".join(sentences).encode())
+    for sentence in sentences:
+        text = sentence.encode("utf-8", "surrogatepass")
+        digest.update(len(text).to_bytes(8, "little") + text)  # a separator may stand in a sentence
     return digest.hexdigest()[:24]
 
 

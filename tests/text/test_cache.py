@@ -56,6 +56,12 @@ def test_the_cache_is_keyed_by_all_it_depends_on(
     assert encoder.calls == [3, 3]
 
 
+def test_sentences_that_join_to_the_same_text_do_not_share_a_file(tmp_path: Path, encoder: Counting) -> None:
+    for sentences in (["good\0bad", "film"], ["good", "bad\0film"], ["\ud800", "film"]):
+        cached_vectors(encoder, sentences, tmp_path)
+    assert encoder.calls == [2, 2, 2]
+
+
 @pytest.mark.parametrize("damage", ["number", "truncated", "empty", "other rows"])
 def test_a_damaged_cache_is_rebuilt(tmp_path: Path, encoder: Counting, damage: str) -> None:
     wanted = cached_vectors(encoder, SENTENCES, tmp_path)
