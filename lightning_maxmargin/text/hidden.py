@@ -187,7 +187,7 @@ def _encode(
         for start in range(done, len(pieces), TEXTS_A_NOTE):
             texts = range(start, min(start + TEXTS_A_NOTE, len(pieces)))
             for part in batches_by_length(pieces, texts, CPU_PIECES if device.type == "cpu" else GPU_PIECES):
-                found = _hidden(network, encoder, pieces, part, device)
+                found = hidden_states(network, encoder, pieces, part, device)
                 for file, states in files.items():
                     _store(states, found[file.layer], pieces, part)
                 bar.update(sum(int(pieces.starts[i + 1] - pieces.starts[i]) for i in part))
@@ -218,9 +218,10 @@ def padded_ids(pieces: Pieces, texts: Sequence[int], padding: int = 0) -> tuple[
     return pad(ids, batch_first=True, padding_value=padding), pad(mask, batch_first=True)
 
 
-def _hidden(
+def hidden_states(
     network: nn.Module, encoder: PretrainedEncoder, pieces: Pieces, texts: Sequence[int], device: torch.device
 ) -> Any:
+    """Hidden states (b, T, d) of these texts at each layer that the network has."""
     ids, mask = padded_ids(pieces, texts, encoder.tokenizer.pad_token_id or 0)
     found = network(input_ids=ids.to(device), attention_mask=mask.to(device), output_hidden_states=True).hidden_states
     if any(states.shape != (*ids.shape, encoder.dim) for states in found):

@@ -29,13 +29,13 @@ def encoder(word_encoder: Path) -> PretrainedEncoder:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The texts that are encoded, with a note every four of them."""
     texts: list[int] = []
-    own = hidden._hidden
+    own = hidden.hidden_states
 
     def counting(network: Any, encoder: Any, pieces: Any, part: Any, device: Any) -> Any:
         texts.extend(part)
         return own(network, encoder, pieces, part, device)
 
-    monkeypatch.setattr(hidden, "_hidden", counting)
+    monkeypatch.setattr(hidden, "hidden_states", counting)
     monkeypatch.setattr(hidden, "TEXTS_A_NOTE", 4)
     return texts
 
@@ -79,18 +79,18 @@ def test_an_interrupted_run_goes_on(
 ) -> None:
     wanted = numbers(cached(encoder, tmp_path / "whole"))
     encoded.clear()
-    counting = hidden._hidden
+    counting = hidden.hidden_states
 
     def interrupted(*args: Any) -> Any:
         if len(encoded) >= stopped_at:
             raise KeyboardInterrupt
         return counting(*args)
 
-    monkeypatch.setattr(hidden, "_hidden", interrupted)
+    monkeypatch.setattr(hidden, "hidden_states", interrupted)
     monkeypatch.setattr(hidden, "CPU_PIECES", 1)  # a text at a time
     with pytest.raises(KeyboardInterrupt):
         cached(encoder, tmp_path)
-    monkeypatch.setattr(hidden, "_hidden", counting)
+    monkeypatch.setattr(hidden, "hidden_states", counting)
     encoded.clear()
     monkeypatch.setattr(hidden, "CPU_PIECES", 2_048)
     found = numbers(cached(encoder, tmp_path))
@@ -170,14 +170,14 @@ def test_a_damaged_file_is_computed_again(
 
 
 def _encode_in(folder: Path, encoder: PretrainedEncoder, log: Path) -> None:
-    own = hidden._hidden
+    own = hidden.hidden_states
 
     def counting(network: Any, encoder: Any, pieces: Any, part: Any, device: Any) -> Any:
         with log.open("a") as file:
             file.write("".join(f"{i}\n" for i in part))
         return own(network, encoder, pieces, part, device)
 
-    hidden._hidden = counting
+    hidden.hidden_states = counting
     hidden.TEXTS_A_NOTE = 4
     cached(encoder, folder)
 
@@ -240,8 +240,8 @@ def test_no_texts_and_empty_ones(encoder: PretrainedEncoder, tmp_path: Path) -> 
 
 def test_a_number_beyond_float16_is_cut(encoder: PretrainedEncoder, tmp_path: Path, encoded: list[int],
                                         monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    counting = hidden._hidden
-    monkeypatch.setattr(hidden, "_hidden", lambda *args: [1e6 * torch.ones_like(x) for x in counting(*args)])
+    counting = hidden.hidden_states
+    monkeypatch.setattr(hidden, "hidden_states", lambda *args: [1e6 * torch.ones_like(x) for x in counting(*args)])
     assert all(np.array_equal(x, np.full_like(x, 65504.0)) for x in numbers(cached(encoder, tmp_path)))
 
 
