@@ -43,7 +43,21 @@ class FiniteGuard(Callback):
         places: dict[Tensor, int] = {p: k for k, p in enumerate(named.values())}
         self._at_once, self._later = all(map(waiting.answers_at_once, places)), LaterCheck(places)
 
-        def before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        def before(optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+            closure = args[1] if len(args) > 1 else kwargs.get("closure")
+            if closure is None:
+                look(optimizer)
+                return None
+
+            # Under automatic optimization the closure, which the step calls, makes the gradients.
+            def then_look() -> Any:
+                loss = closure()
+                look(optimizer)
+                return loss
+
+            return (args[0], then_look, *args[2:]), {k: x for k, x in kwargs.items() if k != "closure"}
+
+        def look(optimizer: Optimizer) -> None:
             moving = _moving(optimizer)
             if moving and not self._at_once:
                 self._later.before_step(moving, pl_module.global_step)

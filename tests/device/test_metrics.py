@@ -62,7 +62,8 @@ CLASSES_AND_UPDATES: list[tuple[str, dict[str, Any], tuple[Any, ...]]] = [
 @pytest.mark.parametrize(("name", "args", "options"), FUNCTIONS)
 @covers(*(f"metrics.{name}" for name, _, _ in FUNCTIONS), "metrics.Agreement")
 def test_every_function(gpu: Gpu, name: str, args: Any, options: Any) -> None:
-    agree(getattr(metrics, name), *args, **options)
+    found = agree(getattr(metrics, name), *args, **options)
+    assert isinstance(found, metrics.Agreement) == (name in ("agreement", "span_agreement"))
 
 
 @pytest.mark.parametrize(("name", "options", "args"), CLASSES_AND_UPDATES)
