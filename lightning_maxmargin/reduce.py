@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch import distributed as dist
 
@@ -29,6 +30,11 @@ class AllReduce:
 def reduce_over(world_size: int) -> Reduce:
     """What reduces over so many processes."""
     return AllReduce() if world_size > 1 else OneProcess()
+
+
+def number_on(device: torch.device, x: float) -> Tensor:
+    """This number on a device, written there: ``torch.tensor`` copies it from the host, which waits for the device."""
+    return torch.full((), float(x), device=device)
 
 
 def leave_group_at_exit() -> None:

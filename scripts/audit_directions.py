@@ -1,6 +1,6 @@
 """Exact directions against mpmath: 6,000 problems of which most have a key with several values, at gaps 1 to 10,000.
 
-    .venv/bin/python scripts/audit_directions.py [--quick] [--seed N]
+    .venv/bin/python scripts/audit_directions.py [--quick] [--seed N] [--masks]
 
 A thousand problems of each kind (no copies; one, several; nearly, 1e-16 to 1e-6 apart; near ties of values), half of
 them in float32, with p and W, with and without padding, logistic and exponential. Each by the exact direction of one
@@ -23,6 +23,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from lightning_maxmargin.core import waiting
 from tests.core.copy_cases import KINDS, ROUTES, answers, draw_case, reference, relative_error, underflows
 
 SHAPES = [(queries, mask) for queries in (False, True) for mask in (False, True)]
@@ -67,7 +68,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the problems")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--masks", action="store_true", help="by the roads of a GPU, masks in place of branches")
     options = parser.parse_args()
+    if options.masks:
+        waiting.answers_at_once = lambda x: False
     tallies = audit(100 if options.quick else 1000, options.seed)
     table = Table("kind", "dtype", "route", "problems", "worst error", "of what is allowed", "failed")
     for (kind, dtype, route), t in tallies.items():

@@ -9,8 +9,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_maxmargin.callbacks.later import LaterCheck
+from lightning_maxmargin.core import waiting
 from lightning_maxmargin.errors import NonFiniteError
 
 
@@ -20,50 +23,110 @@ class FiniteGuard(Callback):
     At the first NaN or Inf it stops with the tensor, the step and the samples named, and keeps the last good weights
     in ``checkpoints/last_good.ckpt`` of the run directory. A Trainer alone trains on with ruined weights and exits 0.
 
+    On a GPU no step waits for the check: its answer is read up to 16 optimizer steps later (and before a validation and
+    at the end), and until then the weights stay as they were before the bad step (see ``callbacks/later.py``).
+
     Raises:
         NonFiniteError: a gradient is not finite.
     """
 
     def __init__(self) -> None:
         self._handles: list[Any] = []
-        self._batch: Any = None
+        self._names: list[str] = []
+        self._at_once, self._later = True, LaterCheck({})
+        # With the step that each begins at, as far back as one may be asked for.
+        self._batches: list[tuple[int, Any]] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        names = {p: name for name, p in pl_module.named_parameters()}
+        named = dict(pl_module.named_parameters())
+        self._names, self._batches = list(named), []
+        places: dict[Tensor, int] = {p: k for k, p in enumerate(named.values())}
+        self._at_once, self._later = all(map(waiting.answers_at_once, places)), LaterCheck(places)
 
-        def check(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            for p in (p for group in optimizer.param_groups for p in group["params"]):
+        def before(optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+            closure = args[1] if len(args) > 1 else kwargs.get("closure")
+            if closure is None:
+                look(optimizer)
+                return None
+
+            # Under automatic optimization the closure, which the step calls, makes the gradients.
+            def then_look() -> Any:
+                loss = closure()
+                look(optimizer)
+                return loss
+
+            return (args[0], then_look, *args[2:]), {k: x for k, x in kwargs.items() if k != "closure"}
+
+        def look(optimizer: Optimizer) -> None:
+            moving = _moving(optimizer)
+            if moving and not self._at_once:
+                self._later.before_step(moving, pl_module.global_step)
+                return
+            for p in moving:
                 # A sum is finite only if every entry is, but for overflow; one number to check instead of a tensor.
-                if p.grad is not None and not math.isfinite(p.grad.sum()) and not p.grad.isfinite().all():
-                    raise NonFiniteError(self._message(pl_module, names.get(p, "a parameter")))
+                if not math.isfinite(p.grad.sum()) and not p.grad.isfinite().all():  # type: ignore[union-attr, arg-type]
+                    self._stop(pl_module, pl_module.global_step, places.get(p, -1))
 
-        self._handles = [o.register_step_pre_hook(check) for o in trainer.optimizers]
+        def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            moving = _moving(optimizer)
+            if moving and not self._at_once:
+                self._later.after_step(moving)
+                self._read(pl_module)
+
+        hooks = [(o.register_step_pre_hook(before), o.register_step_post_hook(after)) for o in trainer.optimizers]
+        self._handles = [handle for pair in hooks for handle in pair]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._batch = batch
+        self._batches.append((trainer.global_step, batch))
+        if self._at_once:
+            del self._batches[:-1]
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._read(pl_module, now=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for handle in self._handles:
             handle.remove()
+        self._read(pl_module, now=True)
+        self._batches = []
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, NonFiniteError):
             trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last_good.ckpt")
 
-    def _message(self, pl_module: pl.LightningModule, name: str) -> str:
-        samples = self._bad_samples(pl_module)
+    def _read(self, pl_module: pl.LightningModule, now: bool = False) -> None:
+        """Stops if it is known by now, or asked now, that a gradient was not finite."""
+        known = (pl_module.global_step, self._later.answer()) if now else self._later.due()
+        if known is None:
+            return
+        until, found = known
+        if found is not None:
+            self._stop(pl_module, *found)
+        # Batches before the one of that step are not asked for again.
+        while len(self._batches) > 1 and self._batches[1][0] <= until:
+            del self._batches[0]
+
+    def _stop(self, pl_module: pl.LightningModule, step: int, place: int) -> None:
+        name = self._names[place] if place >= 0 else "a parameter"
+        samples = self._bad_samples(pl_module, step)
         where = f" (samples {', '.join(map(str, samples[:10]))})" if samples else ""
-        return (
-            f"the gradient of {name} is not finite at step {pl_module.global_step}{where}: stopped before the weights "
+        raise NonFiniteError(
+            f"the gradient of {name} is not finite at step {step}{where}: stopped before the weights "
             "changed; check these samples, or lower the learning rate"
         )
 
-    def _bad_samples(self, pl_module: pl.LightningModule) -> list[int]:
+    def _bad_samples(self, pl_module: pl.LightningModule, step: int) -> list[int]:
+        batch = next((batch for start, batch in reversed(self._batches) if start <= step), None)
         losses = getattr(pl_module, "sample_losses", None)
-        index = getattr(self._batch, "index", None)
+        index = getattr(batch, "index", None)
         if losses is None or index is None:
             return []
         with torch.no_grad():
-            return index[~losses(self._batch).isfinite()].tolist()
+            return index[~losses(batch).isfinite()].tolist()
+
+
+def _moving(optimizer: Optimizer) -> list[Tensor]:
+    """The parameters that have a gradient."""
+    return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

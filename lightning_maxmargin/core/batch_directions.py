@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.core import waiting
 from lightning_maxmargin.core.batch import Instances, sum_of_products
 from lightning_maxmargin.core.drift import log_drift
 from lightning_maxmargin.core.losses import MarginLoss
@@ -108,10 +109,14 @@ def instance_directions(
         # The selected one's key with another value pulls nowhere, whatever its weight.
         exponent = exponent.masked_fill(first == (first * chosen).sum(0), -torch.inf)
     w, size, largest = _weights(exponent, c, zeros)
-    if not float(size.amin()) > MIN_WEIGHT_SUM:
+    parts = (exponent, c, shifted, total, lead, anchor)
+    if not waiting.answers_at_once(size):
+        again = _weights(*_logarithms(*parts), zeros)
+        enough = size > MIN_WEIGHT_SUM
+        w, size, largest = (torch.where(enough, x, y) for x, y in zip((w, size, largest), again, strict=True))
+    elif not float(size.amin()) > MIN_WEIGHT_SUM:
         at = (~(size > MIN_WEIGHT_SUM)).nonzero()[:, 0]
-        exponent, c = _logarithms(*(x.index_select(-1, at) for x in (exponent, c, shifted, total, lead, anchor)))
-        w[..., at], size[at], largest[at] = _weights(exponent, c, zeros)
+        w[..., at], size[at], largest[at] = _weights(*_logarithms(*(x.index_select(-1, at) for x in parts)), zeros)
     pull = _pull_by_differences(data, w, chosen) if near else _pull(data, w.addcmul_(chosen, w.sum(0), value=-1))
     return InstanceDirections(
         attention=pull.div_(size.clamp_min(torch.finfo(w.dtype).tiny)),
@@ -155,11 +160,12 @@ def _exp2(x: Tensor, zero: bool = True) -> Tensor:
 
 def _chosen(shifted: Tensor) -> Tensor:
     """1 at the first largest token of each sequence, 0 elsewhere: a product with booleans takes 6 times as long."""
-    chosen = shifted.sign().add_(1)
-    # A tie is rare but for a zero start.
-    if float(chosen.sum(0).amax()) > 1:
-        chosen = torch.zeros_like(chosen).scatter_(0, shifted.argmax(0, keepdim=True), 1.0)
-    return chosen
+    if waiting.answers_at_once(shifted):
+        chosen = shifted.sign().add_(1)
+        # A tie is rare but for a zero start.
+        if float(chosen.sum(0).amax()) <= 1:
+            return chosen
+    return torch.zeros_like(shifted).scatter_(0, shifted.argmax(0, keepdim=True), 1.0)
 
 
 def _pull(data: Instances, w: Tensor) -> Tensor:

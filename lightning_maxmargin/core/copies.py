@@ -25,13 +25,15 @@ class Copies:
     Attributes:
         first: (n, T) int64, the first token of the sequence with this token's key, for keys that come with several
             values; its own place for other tokens. None where no key has several values.
-        near: whether some sequence has keys that are near and not equal.
-        equal: whether some sequence has equal keys, whatever their values.
+        near: whether some sequence may have keys that are near and not equal.
+        equal: whether some sequence may have equal keys, whatever their values.
+        empty: whether some sequence may have no token at all.
     """
 
     first: Tensor | None
     near: bool
     equal: bool
+    empty: bool = False
 
     def of(self, selected: Tensor) -> Tensor | None:
         """True at tokens with the selected one's key if it has several values, and at itself, (n, T); None for none.
@@ -43,13 +45,14 @@ class Copies:
         return None if self.first is None else self.first == self.first.gather(1, selected[:, None])
 
 
-def find_copies(keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Copies:
+def find_copies(keys: Tensor, values: Tensor, mask: Tensor | None = None, ask: bool = True) -> Copies:
     """Compares all pairs of each sequence: n T^2 d products in float32, 3 s for 1,000 texts of 256 tokens of 384.
 
     Args:
         keys: (n, T, d).
         values: (n, T, dv); the keys themselves where they are one.
         mask: (n, T) bool; padding is like no token.
+        ask: whether to read what was found. Without, nothing waits for the device, and what may be counts as being.
 
     Example:
         >>> keys, values = torch.tensor([[[1.0, 2.0], [3.0, 1.0], [1.0, 2.0]]]), torch.tensor([[[1.0], [1.0], [2.0]]])
@@ -64,8 +67,11 @@ def find_copies(keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Cop
     if not parts:
         return Copies(None, near=False, equal=False)
     firsts, *flags = zip(*parts, strict=True)
-    several, near, equal = torch.stack([torch.stack(flag).any() for flag in flags]).tolist()
-    return Copies(torch.cat(firsts) if several else None, near, equal)
+    if not ask:
+        return Copies(torch.cat(firsts), near=True, equal=True, empty=mask is not None)
+    flags.append([keys.new_zeros((), dtype=torch.bool) if mask is None else ~mask.any(1).all()])
+    several, near, equal, empty = torch.stack([torch.stack(flag).any() for flag in flags]).tolist()
+    return Copies(torch.cat(firsts) if several else None, near, equal, empty)
 
 
 def _find(keys: Tensor, values: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -88,13 +94,17 @@ def _pairs_equal(tokens: Tensor) -> Tensor:
     """(n, T, T) bool, by a hash of each token's bits: true for equal tokens, and for others once in 2^60."""
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tokens.element_size()]
     # -0 becomes 0; a multiplication moves bits up, a shift down: numbers like .5 and 2 differ in their top bits alone.
-    x = (tokens + 0.0).contiguous().view(bits).long() * -7046029254386353131
-    x = (x ^ (x >> 32)) * -4658895280553007687
-    x = x ^ (x >> 29)
-    g = torch.Generator().manual_seed(0)
-    odd = torch.randint(-(2**62), 2**62, (tokens.shape[2],), generator=g).to(tokens.device) * 2 + 1
+    x = _mixed((tokens + 0.0).contiguous().view(bits).long())
+    odd = _mixed(torch.arange(1, tokens.shape[2] + 1, device=tokens.device)) * 2 + 1
     marks = (x * odd).sum(2)
     return marks[:, :, None] == marks[:, None]
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """int64 whose every bit depends on every bit of x."""
+    x = x * -7046029254386353131
+    x = (x ^ (x >> 32)) * -4658895280553007687
+    return x ^ (x >> 29)
 
 
 def _units(keys: Tensor) -> tuple[Tensor, Tensor]:

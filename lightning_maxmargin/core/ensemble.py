@@ -76,6 +76,7 @@ class EnsembleState:
         self.steps = 0
         self._last: InstanceDirections | None = None
         self._gamma = token_scores(data, self.head)
+        data.copies  # noqa: B018  (asked before the first step: no step waits for a device)
 
     def _start(self, name: str, start: Tensor | None, shape: tuple[int, ...]) -> Tensor:
         if start is None:

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.core import waiting
 from lightning_maxmargin.core.drift import log_drift
 from lightning_maxmargin.core.losses import MarginLoss
 from lightning_maxmargin.core.selection import hide, select, take_token
@@ -15,6 +16,8 @@ from lightning_maxmargin.core.sequences import Sequences
 
 #: Numbers in one block of differences of keys: 1 MiB of float32.
 BLOCK_NUMBERS = 2**18
+#: The same on a device, where a block costs launches: 64 MiB of float32.
+DEVICE_BLOCK_NUMBERS = 2**24
 
 
 class Reduce(Protocol):
@@ -96,25 +99,30 @@ def exact_directions(
         [1.0, 1.0]
     """
     reduce = reduce or OneProcess()
-    if data.mask is not None and not data.mask.any(1).all():
-        # A sequence without a token has no softmax: it leaves the loss, as if it were not there.
-        full = data.mask.any(1)
-        data, scores = data[full], scores[full]
-    alpha = select(scores, data.mask)
-    copies = data.copies()
-    centred = hide(scores - take_token(scores, alpha)[:, None], data.mask)
+    copies, mask, full = data.copies(), data.mask, None
+    if copies.empty and mask is not None:
+        # A sequence without a token has no softmax: it leaves the loss, as if it were not there, by weights of 0.
+        full = mask.any(1)
+        mask = mask | ~full[:, None]
+    alpha = select(scores, mask)
+    centred = hide(scores - take_token(scores, alpha)[:, None], mask)
     e = centred.exp()
     mass = e.sum(1, keepdim=True)
     log_s, s = centred - mass.log(), e / mass
 
     token_values = data.values @ v
     anchor = take_token(token_values, alpha)
-    live = _live(alpha, data)
+    live = _live(alpha, scores, mask)
     lead = (token_values - anchor[:, None]).masked_fill(~live, 0.0)
     equal = _as_good(lead, token_values, data.values, v, alpha, live)
     drift = (s * lead).sum(1)
     m = data.labels * (anchor + drift)
-    log_slope = loss.log_slope(m)
+    log_slope, losses = loss.log_slope(m), loss.value(m)
+    log_losses = loss.log_value(m) if loss.log_value is not None else torch.full_like(m, torch.nan)
+    count = m.new_full((), len(m)) if full is None else full.sum().to(m)
+    if full is not None:
+        log_slope, log_losses = (x.masked_fill(~full, -torch.inf) for x in (log_slope, log_losses))
+        losses = losses.masked_fill(~full, 0.0)
     c = lead - drift[:, None]
     c_sign, c_log = c.sign(), c.abs().log()
     if equal is not None:
@@ -126,20 +134,18 @@ def exact_directions(
         exponent = exponent.masked_fill(same, -torch.inf)
     tops = reduce.max(torch.stack([_largest(exponent), _largest(log_slope)]))
     weights = data.labels[:, None] * c_sign * (exponent - _finite(tops[0])).exp()
-    head_weights = (log_slope - tops[1]).exp()
+    head_weights = (log_slope - _finite(tops[1])).exp()
 
     attention = (_pull_by_differences if copies.near else _pull)(data, weights, alpha)
     head = _sum(((head_weights * data.labels)[:, None] * s), data.values)
-    losses = loss.value(m)
-    log_losses = loss.log_value(m) if loss.log_value is not None else torch.full_like(m, torch.nan)
     top_loss = reduce.max(_largest(log_losses)[None])[0]
     numbers = torch.stack(
         [
             weights.abs().sum(),
             head_weights.sum(),
             losses.sum(),
-            (log_losses - top_loss).exp().sum(),
-            losses.new_tensor(len(m)),
+            (log_losses - _finite(top_loss)).exp().sum(),
+            count,
         ]
     )
     total = reduce.sum(torch.cat([attention.flatten(), head, numbers]))
@@ -167,18 +173,30 @@ def _as_good(
     """
     rounding = 8 * values.shape[2] * torch.finfo(lead.dtype).eps
     doubtful = live & (lead.abs() <= rounding * token_values.abs().max()) if lead.numel() else live
-    i, t = doubtful.nonzero(as_tuple=True)
-    if not len(i):
-        return None
-    terms = (values[i, t] - values[i, alpha[i]]) * v
-    recomputed = terms.sum(1)
-    lead[i, t] = recomputed.where(recomputed.abs() > 4 * torch.finfo(lead.dtype).eps * terms.abs().sum(1), 0.0)
+    if waiting.answers_at_once(lead):
+        i, t = doubtful.nonzero(as_tuple=True)
+        if not len(i):
+            return None
+        lead[i, t] = _by_differences(values[i, t] - values[i, alpha[i]], v)
+    else:
+        anchor, T, d = take_token(values, alpha)[:, None], *values.shape[1:]
+        block = max(1, DEVICE_BLOCK_NUMBERS // max(1, T * d))
+        for rows in (slice(at, at + block) for at in range(0, len(values), block)):
+            again = _by_differences(values[rows] - anchor[rows], v)
+            lead[rows] = torch.where(doubtful[rows], again, lead[rows])
     return doubtful & (lead == 0)
 
 
-def _live(alpha: Tensor, data: Sequences) -> Tensor:
+def _by_differences(differences: Tensor, v: Tensor) -> Tensor:
+    """v'(x - y) of differences (..., d), 0 within the rounding of its terms."""
+    terms = differences * v
+    value = terms.sum(-1)
+    return value.where(value.abs() > 4 * torch.finfo(value.dtype).eps * terms.abs().sum(-1), 0.0)
+
+
+def _live(alpha: Tensor, scores: Tensor, mask: Tensor | None) -> Tensor:
     """True at real tokens other than the selected one."""
-    live = torch.ones(data.keys.shape[:2], dtype=torch.bool, device=alpha.device) if data.mask is None else data.mask
+    live = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
     return live.scatter(1, alpha[:, None], False)
 
 

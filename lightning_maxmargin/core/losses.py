@@ -173,13 +173,15 @@ def loss_by_instance(losses: Sequence[str | Loss]) -> MarginLoss:
     """
     found = [find_loss(loss, "ensemble: loss", MarginLoss) for loss in losses]
     parts = {id(part): part for part in found}
-    kinds = {key: torch.tensor([id(part) == key for part in found]) for key in parts}
+    kinds = {torch.device("cpu"): {key: torch.tensor([id(part) == key for part in found]) for key in parts}}
 
     def pick(attribute: str) -> Callable[[Tensor], Tensor]:
         def f(m: Tensor) -> Tensor:
+            if m.device not in kinds:  # once: a copy to a device waits for it
+                kinds[m.device] = {key: kind.to(m.device) for key, kind in kinds[torch.device("cpu")].items()}
             whole = torch.empty_like(m)
             for key, part in parts.items():
-                whole = torch.where(kinds[key].to(m.device), getattr(part, attribute)(m), whole)
+                whole = torch.where(kinds[m.device][key], getattr(part, attribute)(m), whole)
             return whole
 
         return f

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.core import waiting
 from lightning_maxmargin.core.copies import Copies, find_copies
 from lightning_maxmargin.errors import InputError
 
@@ -58,7 +60,10 @@ class Sequences:
         return self._map(lambda t: t[rows])
 
     def to(self, *args: object, **kwargs: object) -> Sequences:
-        """Like ``Tensor.to``; a dtype is given to floating tensors alone."""
+        """Like ``Tensor.to``; a dtype is given to floating tensors alone, and no copy to a device waits for it."""
+        given = (*args, kwargs.get("device"))
+        if any(isinstance(x, str | torch.device) and torch.device(x).type != "cpu" for x in given):
+            kwargs = {"non_blocking": True, **kwargs}
         keep = {k: v for k, v in kwargs.items() if k != "dtype"}
         dtype_given = "dtype" in kwargs or any(isinstance(a, torch.dtype) for a in args)
         plain = [a for a in args if not isinstance(a, torch.dtype)]
@@ -80,10 +85,13 @@ class Sequences:
         return other
 
     def copies(self) -> Copies:
-        """Which keys are equal or near: found once, and again where keys, values or mask have been written to."""
+        """Which keys are equal or near: found once, and again where keys, values or mask have been written to.
+
+        Asked on the CPU, the answer goes along to a device and to parts of the data; a device itself is not asked.
+        """
         stamp = self._stamp()
         if self._copies is None or self._copies[0] != stamp:
-            found = find_copies(self.keys, self.values, self.mask)
+            found = find_copies(self.keys, self.values, self.mask, ask=waiting.answers_at_once(self.keys))
             # The tensors are held as well, because another one might get the id of one that is gone.
             self._copies = stamp, (self.keys, self.values, self.mask), found
         return self._copies[2]
@@ -106,7 +114,7 @@ class Sequences:
             if not known.near or moved.keys.dtype == self.keys.dtype:
                 first = None if known.first is None else f(known.first)
                 held = (moved.keys, moved.values, moved.mask)
-                moved._copies = moved._stamp(), held, Copies(first, known.near, known.equal)
+                moved._copies = moved._stamp(), held, replace(known, first=first)
         return moved
 
     @staticmethod

@@ -18,7 +18,7 @@ from lightning_maxmargin.core.stack import pack
 from lightning_maxmargin.core.updates import UpdateRule, update_rule
 from lightning_maxmargin.errors import InputError, NonFiniteError
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
-from lightning_maxmargin.reduce import leave_group_at_exit, reduce_over
+from lightning_maxmargin.reduce import leave_group_at_exit, number_on, reduce_over
 from lightning_maxmargin.schedule import steps_now
 
 T = TypeVar("T")
@@ -209,7 +209,7 @@ class Ensemble(pl.LightningModule):
             optimizer.step()
         loss = reduce_over(self.trainer.world_size).sum(self.state.loss_now.double().sum()) / self.count
         self.log("train/loss", loss.float())
-        self.log("step", float(self.global_step))
+        self.log("step", number_on(self.device, self.global_step))
 
     def measure(self) -> EnsembleResult:
         """Every instance against its own SVMs, of all processes; all of them must call it.

@@ -33,7 +33,7 @@ from lightning_maxmargin.core.model import Init, Output
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import SelectionAccuracy, label_rows
 from lightning_maxmargin.optim import NormalizedGD
-from lightning_maxmargin.reduce import leave_group_at_exit, reduce_over
+from lightning_maxmargin.reduce import leave_group_at_exit, number_on, reduce_over
 from lightning_maxmargin.schedule import steps_now
 
 Gradient = Literal["exact", "centred", "naive"]
@@ -223,7 +223,7 @@ class JointSelection(pl.LightningModule):
                 optimizer.step(partial(_same, loss))
         self.log("train/loss", loss)
         # Lightning would count batches: this puts the loss on the axis of the monitors.
-        self.log("step", float(self.global_step))
+        self.log("step", number_on(self.device, self.global_step))
 
     def _train_exact(self, batch: Sequences, optimizer: LightningOptimizer, reduce: Reduce, steps: int) -> Tensor:
         raw = optimizer.optimizer
@@ -268,7 +268,7 @@ class JointSelection(pl.LightningModule):
 
     def _fill_autograd(self, batch: Sequences, reduce: Reduce) -> Tensor:
         self.optimizers(use_pl_optimizer=False).zero_grad()  # type: ignore[union-attr]
-        size = reduce.sum(torch.tensor(float(len(batch)), device=self.device))
+        size = reduce.sum(number_on(self.device, len(batch)))
         output = self.selector(batch, "naive" if self.gradient == "naive" else "centred")
         # DDP averages gradients over ranks, so the sum over this rank's part is multiplied by their number.
         loss = loss_per_sequence(self.loss, output.logits, batch.labels).sum() / size

@@ -19,7 +19,7 @@ from torchmetrics import MeanMetric
 from lightning_maxmargin.core.attention import masked_softmax
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.probe.text import TextUnits
-from lightning_maxmargin.reduce import leave_group_at_exit, reduce_over
+from lightning_maxmargin.reduce import leave_group_at_exit, number_on, reduce_over
 from lightning_maxmargin.text.batches import Batch
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification, SelectionOutput, pooled_units
 from lightning_maxmargin.text.rate import cooled
@@ -67,6 +67,8 @@ class TextSelection(pl.LightningModule):
         4.0
     """
 
+    class_weight: Tensor | None
+
     def __init__(
         self,
         parametrization: Literal["p", "W", "KQ"] = "p",
@@ -97,7 +99,8 @@ class TextSelection(pl.LightningModule):
         self.tunes_encoder = bool(finetune_layers or lora_rank)
         self.strict_loading = False  # a frozen encoder is not in the checkpoint
         self.model: MaxMarginForSequenceClassification | None = None
-        self.class_weight: Tensor | None = None
+        # A buffer, since a copy to a device waits for it; not kept, because the labels say it.
+        self.register_buffer("class_weight", None, persistent=False)
         self.val_accuracy, self.test_accuracy = MeanMetric(), MeanMetric()
         self.plausibility = plausibility_metrics()
         self._check()
@@ -169,17 +172,18 @@ class TextSelection(pl.LightningModule):
         """Logits, selection and evidence of a batch; hidden states from the cache where the encoder is as it came."""
         assert self.model is not None
         if "keys" in batch and not self.tuning:
-            keys, values, mask = pooled_units(batch["keys"], batch["values"], batch["mask"], batch.get("unit_ids"))
+            keys, values, mask = _pooled(batch)
             return self.model.select(keys, values, mask, batch["keys"][:, 0], self._dropout)
         output = self.model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], unit_ids=batch.get("unit_ids")
-        )
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], unit_ids=batch.get("unit_ids"),
+            unit_mask=batch.get("unit_mask"),
+        )  # fmt: skip
         return output
 
     def units(self, batch: Batch) -> TextUnits:
         """Keys, queries, scores and attention of a batch from the cache, on the CPU: what the monitor measures."""
         assert self.model is not None
-        keys, values, mask = pooled_units(batch["keys"], batch["values"], batch["mask"], batch.get("unit_ids"))
+        keys, values, mask = _pooled(batch)
         data = self.model.sequences(keys, values, mask, batch["keys"][:, 0])
         scores = self.model.parts[0].scores(data)
         found = (data.keys, mask, data.queries, scores, masked_softmax(scores, mask))
@@ -227,7 +231,7 @@ class TextSelection(pl.LightningModule):
         loss = self._losses(batch, self(batch)).sum()
         reduce = reduce_over(self.trainer.world_size)
         # DDP averages gradients over processes, whose parts of a batch may differ by a document.
-        size = reduce.sum(torch.tensor(float(len(batch["index"])), device=self.device))
+        size = reduce.sum(number_on(self.device, len(batch["index"])))
         self.log("train/loss", reduce.sum(loss.detach()) / size)
         return loss * self.trainer.world_size / size
 
@@ -326,6 +330,13 @@ class TextSelection(pl.LightningModule):
         data.names = kept["names"]
         if self.model is None:
             self.set_model(build_model(replace(data.spec), data.encoder, data.names, self._shape()))
+
+
+def _pooled(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys, values and mask of the units of a batch from the cache."""
+    return pooled_units(
+        batch["keys"], batch["values"], batch["mask"], batch.get("unit_ids"), batch.get("unit_mask")
+    )  # fmt: skip
 
 
 def balanced(labels: Tensor, classes: int) -> Tensor:

@@ -120,7 +120,7 @@ def regularization_path(
         joint = JointPath(data, chosen, starts, generator).solve(R[order])
         points, heads = [p for p, _ in joint], np.stack([v for _, v in joint])[np.argsort(order)]
         return _result(data, chosen, R, [points[i] for i in np.argsort(order)], torch.from_numpy(heads), None)
-    head = _head(head, data)
+    head, selected = _head(head, data), None if selected is None else selected.cpu()
     fixed_head = AttentionPath(data, head, chosen, selected, _cone(data, selected, cone), starts, generator)
     points = fixed_head.solve(R[order])
     return _result(data, chosen, R, [points[i] for i in np.argsort(order)], None, head)

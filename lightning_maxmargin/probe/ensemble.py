@@ -101,9 +101,13 @@ def measure(
         values: (B, n, T, dv); the keys where None.
         queries: (B, n, dq), or None where p was trained.
         mask: (B, n, T) bool.
+
+    All of these on any device; what is measured is on the CPU.
     """
     from lightning_maxmargin.svm import solve_att_svm
 
+    keys, labels = keys.cpu(), labels.cpu()
+    values, queries, mask = (None if x is None else x.cpu() for x in (values, queries, mask))
     inputs = InstanceStack(keys, labels, keys if values is None else values, queries, mask)
     weight, head = _instances_first(state.attention), _instances_first(state.head)
     a = inputs.scores(weight)

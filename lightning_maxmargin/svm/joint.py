@@ -158,7 +158,7 @@ def _check_limit(limit: str, norm_ratio: float | Tensor | None, count: int | Non
         raise InputError(f"limit {limit!r} is unknown: use one of {', '.join(LIMITS)}")
     if limit != "rate_coupled":
         return np.zeros(shape)
-    rho = np.asarray(np.nan if norm_ratio is None else norm_ratio, dtype=np.float64)
+    rho = to_array(torch.nan if norm_ratio is None else norm_ratio, "norm_ratio")
     if rho.shape not in ((), shape):
         each = "" if count is None else f", or one for each of {count} instances"
         raise InputError(f"norm_ratio has shape {list(rho.shape)}: pass a number{each}")

@@ -16,7 +16,8 @@ from lightning_maxmargin.text.records import Documents
 from lightning_maxmargin.text.units import units_of
 
 #: A batch by name: index (b,), labels (b,) where there are some, input_ids and attention_mask (b, t), mask (b, t) true
-#: on pieces that may be selected, unit_ids (b, t) unless pieces are the units, and of a frozen encoder keys and values.
+#: on pieces that may be selected, unit_ids (b, t) and unit_mask (b, u), true on units, unless pieces are the units, and
+#: of a frozen encoder keys and values.
 Batch = dict[str, Tensor]
 
 
@@ -59,6 +60,9 @@ class Split:
         batch["mask"] = self._padded([~self.special[self.pieces.of(i)] for i in texts])
         if self.units != "pieces":
             batch["unit_ids"] = self._padded([self.unit_ids[self.pieces.of(i)] for i in texts], -1)
+            # Counted here, where it is free: on a device how many units there are would have to be waited for.
+            counts = 1 + (batch["unit_ids"].amax(1) if batch["unit_ids"].numel() else torch.full((len(texts),), -1))
+            batch["unit_mask"] = torch.arange(max(1, int(counts.max()))) < counts[:, None]
         if self.labels is not None:
             batch["labels"] = self.labels[rows]
         if self.hidden is not None:

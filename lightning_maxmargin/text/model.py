@@ -115,6 +115,7 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
 
         per_class = [selector(2) for _ in range(classes)] if config.per_class else [selector(classes)]
         self.selectors = nn.ModuleList(per_class)
+        self._special_ids: dict[torch.device, Tensor] = {}
         self.post_init()
 
     @property
@@ -138,6 +139,7 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
         token_type_ids: Tensor | None = None,
         unit_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        unit_mask: Tensor | None = None,
         **_: Any,
     ) -> SelectionOutput:
         """Logits, selection and evidence of texts.
@@ -148,6 +150,7 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
             token_type_ids: not read: a text is one segment.
             unit_ids: (b, t), the unit of each piece, -1 for none; the pieces themselves where None.
             labels: (b,) int64, for the loss.
+            unit_mask: (b, u), whose shape says how many units there are; counted where None.
 
         Raises:
             InputError: units are words or sentences and no unit_ids are given (only ``TextSelector`` makes them).
@@ -163,7 +166,7 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
         ).hidden_states
         keys, values = states[self.config.key_layer], states[self.config.value_layer]
         mask = attention_mask.bool() & ~self._special(input_ids)
-        output = self.select(*pooled_units(keys, values, mask, unit_ids), keys[:, 0])
+        output = self.select(*pooled_units(keys, values, mask, unit_ids, unit_mask), keys[:, 0])
         if labels is not None:
             assert output.logits is not None
             output.loss = cross_entropy(output.logits, labels)
@@ -214,8 +217,12 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
         return nn.functional.dropout(token, dropout) if dropout else token
 
     def _special(self, input_ids: Tensor) -> Tensor:
-        special = torch.tensor(self.config.special_ids, dtype=input_ids.dtype, device=input_ids.device)
-        return torch.isin(input_ids, special)
+        # Kept on each device, because a copy to one waits for it; no buffer, which loading would leave without numbers.
+        kept = self._special_ids.get(input_ids.device)
+        if kept is None:
+            kept = torch.tensor(self.config.special_ids, dtype=input_ids.dtype, device=input_ids.device)
+            self._special_ids[input_ids.device] = kept
+        return torch.isin(input_ids, kept)
 
 
 def scaled_tokens(states: Tensor, length: float) -> Tensor:
@@ -233,7 +240,9 @@ def _encoder_of(config: MaxMarginConfig) -> nn.Module:
     return without_final_norm(AutoModel.from_config(AutoConfig.for_model(own.pop("model_type"), **own)))
 
 
-def pooled_units(keys: Tensor, values: Tensor, mask: Tensor, unit_ids: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def pooled_units(
+    keys: Tensor, values: Tensor, mask: Tensor, unit_ids: Tensor | None, unit_mask: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Keys and values (b, u, d) of units, the means of their pieces, and their mask (b, u).
 
     Args:
@@ -241,11 +250,15 @@ def pooled_units(keys: Tensor, values: Tensor, mask: Tensor, unit_ids: Tensor | 
         values: (b, t, d).
         mask: (b, t) bool, pieces that may be selected.
         unit_ids: (b, t), -1 for none; pieces are their own units where None.
+        unit_mask: (b, u), of which the shape alone is read; where None, u is counted, which waits for a device.
     """
     if unit_ids is None:
         return keys, values, mask
     inside = mask & (unit_ids >= 0)
-    count = int(unit_ids.max()) + 1 if unit_ids.numel() and inside.any() else 1
+    if unit_mask is not None:
+        count = unit_mask.shape[1]
+    else:
+        count = int(unit_ids.max()) + 1 if unit_ids.numel() and inside.any() else 1
     units = torch.where(inside, unit_ids, count)
     size = torch.zeros(len(units), count + 1, device=keys.device).scatter_add_(1, units, inside.float())
     pooled = _means(keys, units, size)

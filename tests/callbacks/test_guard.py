@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_maxmargin import JointSelection
-from lightning_maxmargin.callbacks import FiniteGuard
+from lightning_maxmargin.callbacks import FiniteGuard, guard
+from lightning_maxmargin.callbacks.later import ASK_EVERY
 from lightning_maxmargin.core import Sequences
 from lightning_maxmargin.data import RandomData
 from lightning_maxmargin.errors import NonFiniteError
@@ -70,3 +72,42 @@ def test_command_line_says_it_in_one_line_and_exits_1(tmp_path: Path, maxmargin:
     assert outcome.status == 1
     assert "not finite at step 0 (samples 0, 1)" in outcome.error
     assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("gradient", ["exact", "centred"])
+@pytest.mark.parametrize("at", [0, 2, 9])
+def test_the_answer_that_comes_later_finds_the_weights_as_they_were(
+    gradient: Any, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the step, the samples and the weights are those of the check that asks at once."""
+    kept, said = [], []
+    for later in (False, True):
+        monkeypatch.setattr(guard, "waiting", SimpleNamespace(answers_at_once=lambda x, later=later: not later))
+        torch.manual_seed(0)
+        model = JointSelection(dim=32, gradient=gradient, attention_init="normal", head_init="normal")
+        folder = tmp_path / str(later)
+        trainer = pl.Trainer(
+            max_steps=100, max_epochs=-1, accelerator="cpu", callbacks=[FiniteGuard()], default_root_dir=folder,
+            logger=False, enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
+        )  # fmt: skip
+        with pytest.raises(NonFiniteError) as error:
+            trainer.fit(model, datamodule=Poisoned(at=at, n=40, batch_size=4, shuffle=False))
+        said.append(str(error.value))
+        assert trainer.global_step <= at + 2 * ASK_EVERY
+        kept.append(torch.load(folder / "checkpoints" / "last_good.ckpt", weights_only=True)["state_dict"])
+    assert said[0] == said[1]
+    assert f"at step {at} (samples {4 * at + 1})" in said[0]
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
+
+
+def test_what_no_answer_has_told_is_asked_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "waiting", SimpleNamespace(answers_at_once=lambda x: False))
+    model = JointSelection(dim=32, gradient="centred")
+    trainer = pl.Trainer(
+        max_steps=3, max_epochs=-1, accelerator="cpu", callbacks=[FiniteGuard()], default_root_dir=tmp_path,
+        logger=False, enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
+    )  # fmt: skip
+    with pytest.raises(NonFiniteError, match=r"at step 2 \(samples 9\)"):
+        trainer.fit(model, datamodule=Poisoned(at=2, n=12, batch_size=4, shuffle=False))
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert (tmp_path / "checkpoints" / "last_good.ckpt").exists()
