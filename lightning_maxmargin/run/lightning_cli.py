@@ -26,17 +26,20 @@ from lightning_maxmargin.callbacks import (
     FiniteGuard,
     Interrupt,
     MarginMonitor,
+    RankWatch,
     StepProgress,
     TokenMonitor,
 )
-from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.errors import InputError, RankError
 from lightning_maxmargin.modules.ensemble import Ensemble
 from lightning_maxmargin.modules.joint import JointSelection
+from lightning_maxmargin.ranks import print_failure
 from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, verify_checkpoint
 from lightning_maxmargin.run.config_errors import is_input, one_line
 from lightning_maxmargin.run.directory import make_run_dir, plan_run_dir
 from lightning_maxmargin.run.finish import finish_fit, refuse_existing, write_predictions
 from lightning_maxmargin.run.loggers import MarginWandbLogger, run_loggers
+from lightning_maxmargin.run.processes import check_nodes, limit_waiting, of_a_process
 from lightning_maxmargin.run.shipped import FLAGS
 from lightning_maxmargin.run.summary import RunSummary
 
@@ -62,6 +65,8 @@ class MarginCLI(LightningCLI):
     """LightningCLI whose fit owns a run directory and ends with a table and a report."""
 
     latest_parser: LightningArgumentParser | None = None
+    #: What the processes that are started like this one are given beside what the parser knows.
+    more_argv: Sequence[str] = ()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         MarginCLI.latest_parser = parser
@@ -77,6 +82,8 @@ class MarginCLI(LightningCLI):
         parser.add_argument(
             "--report", type=bool, default=True, help="Whether fit draws figures and writes report.html."
         )
+        parser.add_argument("--timeout", type=float | None, default=None, help="Seconds that processes wait for one "
+                            "another before the run ends; 600 where trainer.strategy has none.")  # fmt: skip
         parser.add_argument("--output", type=str, default="predictions.jsonl", help="The file that predict writes.")
         for key, callback in FIT_CALLBACKS.items():
             parser.add_lightning_class_args(callback, key)
@@ -121,6 +128,7 @@ class MarginCLI(LightningCLI):
                 raise InputError(f"ckpt_path: {path} is of data with {key} {now}, these have {of_data}")
 
     def before_instantiate_classes(self) -> None:
+        sys.argv += self.more_argv
         config = self.config[self.subcommand]
         if self.subcommand != "fit":
             if self.subcommand == "predict":
@@ -142,7 +150,13 @@ class MarginCLI(LightningCLI):
                 kwargs["logger"] = run_loggers(self.run_dir, config.name, config.wandb, config.wandb_project)
         elif isinstance(self.model, Ensemble):
             raise InputError(f"model: Ensemble is trained and measured by fit; there is nothing to {self.subcommand}")
+        self.ranks = RankWatch()
         trainer = super().instantiate_trainer(**kwargs)
+        # Before any other callback: what failed is told before the others tidy up after it.
+        trainer.callbacks.insert(0, self.ranks)  # type: ignore[attr-defined]
+        self.ranks.guard(trainer)
+        self.ranks.timeout = limit_waiting(trainer.strategy, self.config[self.subcommand].timeout)
+        check_nodes(trainer)
         if self.subcommand == "fit":
             # Last of all: a run that is refused leaves no directory.
             make_run_dir(self.run_dir)
@@ -191,9 +205,11 @@ class MarginCLI(LightningCLI):
         refused = False
         try:
             super()._run_subcommand(subcommand)
-        except InputError:
-            refused = subcommand == "fit" and not (self.run_dir / "metrics.csv").exists()
-            raise
+        except Exception as error:
+            found = self._failure(error)
+            is_refused = isinstance(found, InputError) or getattr(found, "status", 1) == 2
+            refused = is_refused and subcommand == "fit" and not (self.run_dir / "metrics.csv").exists()
+            raise found from error
         finally:
             for logger in self.trainer.loggers:
                 if isinstance(logger, MarginWandbLogger):
@@ -201,6 +217,16 @@ class MarginCLI(LightningCLI):
             if refused:
                 # After all, as by a checkpoint of other data: nothing is left that would stand in the way.
                 shutil.rmtree(self.run_dir, ignore_errors=True)
+
+    def _failure(self, error: Exception) -> BaseException:
+        """What ended the run: of several processes one prints the rank and the cause, when the others have ended."""
+        failure = self.ranks.failure
+        if failure is None:
+            return of_a_process(error)
+        self.ranks.end_others()
+        if self.ranks.prints:
+            print_failure(failure)
+        return RankError(str(failure), failure.status)
 
     def after_fit(self) -> None:
         seconds = time.perf_counter() - self.started
@@ -279,16 +305,18 @@ def _listed(plugins: Any) -> list[Any]:
     return list(plugins) if isinstance(plugins, list | tuple) else [] if plugins is None else [plugins]
 
 
-def run_trainer(about: dict[str, str], commands: dict[str, str]) -> MarginCLI:
+def run_trainer(about: dict[str, str], commands: dict[str, str], more_argv: Sequence[str] = ()) -> MarginCLI:
     """Runs what ``sys.argv`` orders of a Trainer.
 
     Args:
         about: keyword arguments of the parser: its description.
         commands: what each command does.
+        more_argv: what the parser does not know and the processes of a launcher must be given as well.
 
     Raises:
         InputError: the arguments or the configs are wrong: one line that says what, where and what to do.
     """
+    MarginCLI.more_argv = more_argv
     strict: dict[str, Any] = {"exit_on_error": False}
     helps = {name: {**strict, "description": commands[name]} for name in MarginCLI.subcommands()}
     try:
