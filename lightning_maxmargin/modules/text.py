@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 
 from lightning_maxmargin.core.attention import masked_softmax
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.modules.sharding import average_gradients, is_sharded, shard_encoder, whole_weights
 from lightning_maxmargin.probe.text import TextUnits
 from lightning_maxmargin.reduce import leave_group_at_exit, reduce_over
 from lightning_maxmargin.text.batches import Batch
@@ -146,6 +147,21 @@ class TextSelection(pl.LightningModule):
             train_top_layers(model.encoder, self.options.finetune_layers)
         self.model = model
 
+    def configure_model(self) -> None:
+        """Under ``ModelParallelStrategy`` the encoder's weights lie in parts; p, W and v are whole everywhere."""
+        if self.device_mesh is not None and self.model is not None and not is_sharded(self.model):
+            shard_encoder(self.model.encoder, self.device_mesh)
+
+    def gather_model(self) -> None:
+        """Puts a whole model in the place of a sharded one, on all processes, which all must call it."""
+        if self.model is None or not is_sharded(self.model):
+            return
+        weights, device = whole_weights(self.model), self.device
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.set_model(build_model(data.spec, data.encoder, data.names, self._shape()))
+        self.model.load_state_dict(weights)
+        self.model.to(device)
+
     @property
     def tuning(self) -> bool:
         """Whether the encoder is trained now, or was."""
@@ -208,6 +224,11 @@ class TextSelection(pl.LightningModule):
         size = reduce.sum(torch.tensor(float(len(batch["index"])), device=self.device))
         self.log("train/loss", reduce.sum(loss.detach()) / size)
         return loss * self.trainer.world_size / size
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Where the encoder is sharded nothing averages the gradients of what is not."""
+        if self.model is not None and is_sharded(self.model):
+            average_gradients(self.model)
 
     def _losses(self, batch: Batch, output: SelectionOutput) -> Tensor:
         """Cross entropy of each document, (b,)."""

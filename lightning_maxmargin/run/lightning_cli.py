@@ -26,6 +26,7 @@ from lightning_maxmargin.callbacks import (
     FiniteGuard,
     Interrupt,
     MarginMonitor,
+    Predictions,
     RankWatch,
     StepProgress,
     TokenMonitor,
@@ -36,10 +37,18 @@ from lightning_maxmargin.modules.joint import JointSelection
 from lightning_maxmargin.ranks import print_failure
 from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, verify_checkpoint
 from lightning_maxmargin.run.config_errors import is_input, one_line
-from lightning_maxmargin.run.directory import make_run_dir, plan_run_dir
-from lightning_maxmargin.run.finish import finish_fit, refuse_existing, write_predictions
+from lightning_maxmargin.run.directory import last_checkpoint, make_run_dir, plan_run_dir
+from lightning_maxmargin.run.finish import finish_fit, refuse_existing
 from lightning_maxmargin.run.loggers import MarginWandbLogger, run_loggers
-from lightning_maxmargin.run.processes import check_nodes, limit_waiting, of_a_process
+from lightning_maxmargin.run.processes import (
+    check_nodes,
+    check_precision,
+    check_sharding,
+    launchable_again,
+    limit_waiting,
+    of_a_process,
+    requeue_job,
+)
 from lightning_maxmargin.run.shipped import FLAGS
 from lightning_maxmargin.run.summary import RunSummary
 
@@ -95,6 +104,10 @@ class MarginCLI(LightningCLI):
             parser.set_defaults({"model": {"class_path": "lightning_maxmargin.JointSelection"}})
 
     def _parse_ckpt_path(self) -> None:
+        if self.config.subcommand == "fit":
+            self.run_dir = plan_run_dir(self.config.fit.run_dir, self.config.fit.name)
+            if own := last_checkpoint(self.run_dir):
+                self.config.fit.ckpt_path = str(own)
         path = self.config[self.config.subcommand].ckpt_path
         # Lightning is about to write the checkpoint's over them.
         self.given = self._linked()
@@ -105,7 +118,7 @@ class MarginCLI(LightningCLI):
         if path:
             if not Path(path).is_file():
                 raise InputError(f"ckpt_path: {path} is no file; name a checkpoint of an earlier run")
-            step = verify_checkpoint(Path(path))
+            self.step = step = verify_checkpoint(Path(path))
             if self.config.subcommand == "fit":
                 _need_steps(path, step, self.config.fit.trainer.max_steps)
         super()._parse_ckpt_path()
@@ -136,7 +149,6 @@ class MarginCLI(LightningCLI):
             config.trainer.logger = False
             return
         self.started = time.perf_counter()
-        self.run_dir = plan_run_dir(config.run_dir, config.name)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self._refuse_linked()
@@ -147,11 +159,13 @@ class MarginCLI(LightningCLI):
             kwargs["default_root_dir"] = str(self.run_dir)
             kwargs["plugins"] = [*_listed(config.trainer.plugins), CheckedCheckpointIO()]
             if config.trainer.logger in (None, True):
-                kwargs["logger"] = run_loggers(self.run_dir, config.name, config.wandb, config.wandb_project)
+                # A requeued job's own rows, up to the step that it goes on from.
+                kept = self.step if last_checkpoint(self.run_dir) else None
+                kwargs["logger"] = run_loggers(self.run_dir, config.name, config.wandb, config.wandb_project, kept)
         elif isinstance(self.model, Ensemble):
             raise InputError(f"model: Ensemble is trained and measured by fit; there is nothing to {self.subcommand}")
         self.ranks = RankWatch()
-        trainer = super().instantiate_trainer(**kwargs)
+        trainer = self._refusing_trainer(kwargs)
         # Before any other callback: what failed is told before the others tidy up after it.
         trainer.callbacks.insert(0, self.ranks)  # type: ignore[attr-defined]
         self.ranks.guard(trainer)
@@ -160,6 +174,19 @@ class MarginCLI(LightningCLI):
         if self.subcommand == "fit":
             # Last of all: a run that is refused leaves no directory.
             make_run_dir(self.run_dir)
+        return trainer
+
+    def _refusing_trainer(self, kwargs: dict[str, Any]) -> pl.Trainer:
+        """The trainer; what Lightning turns into something else, or raises of a scheduler's variables, is refused."""
+        config = self.config[self.subcommand]
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (RuntimeError, ValueError) as error:
+            if is_input(error) or not ("SLURM" in str(error) or "Strategy` does not support" in str(error)):
+                raise
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+        check_precision(config.trainer.precision, trainer)
+        check_sharding(trainer, self.model)
         return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:
@@ -232,6 +259,11 @@ class MarginCLI(LightningCLI):
         seconds = time.perf_counter() - self.started
         if self.config.fit.trainer.fast_dev_run:
             return
+        if self.interrupt.requeue:
+            # The job has seconds left: it goes on from its checkpoint when it runs again.
+            if self.trainer.is_global_zero:
+                print(requeue_job(self.run_dir))
+            return
         tested: dict[str, Any] = {}
         if self.datamodule.has_split("test") and is_overridden("test_step", self.model):
             tested = dict(self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)[0])
@@ -253,17 +285,19 @@ class MarginCLI(LightningCLI):
             )
 
     def predict(self, **kwargs: Any) -> None:
-        """Predicts and writes one JSON object per sequence or document."""
+        """Predicts and writes one JSON object per sequence or document, of all processes, in their order."""
+        path = Path(self.config.predict.output)
+        writer: Any = Predictions(path)
         if self._is_text:
             from lightning_maxmargin.callbacks.text_predictions import TextPredictions
 
-            writer = TextPredictions(Path(self.config.predict.output))
-            self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
-            self.trainer.predict(**{**kwargs, "return_predictions": False})
-            print(f"{writer.path} ({writer.count:,} documents)")
-            return
-        batches: list[Any] = self.trainer.predict(**kwargs) or []
-        write_predictions(Path(self.config.predict.output), batches)
+            writer = TextPredictions(path)
+        self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+        self.trainer.predict(**{**kwargs, "return_predictions": False})
+        if self.trainer.is_global_zero:
+            # Of the file: forked processes have written it.
+            with path.open(encoding="utf-8") as file:
+                print(f"{path} ({sum(1 for _ in file):,} documents)" if self._is_text else path)
 
 
 def _need_steps(path: str, step: int, max_steps: int) -> None:
@@ -320,17 +354,18 @@ def run_trainer(about: dict[str, str], commands: dict[str, str], more_argv: Sequ
     strict: dict[str, Any] = {"exit_on_error": False}
     helps = {name: {**strict, "description": commands[name]} for name in MarginCLI.subcommands()}
     try:
-        return MarginCLI(
-            pl.LightningModule,
-            pl.LightningDataModule,
-            save_config_callback=RunConfig,
-            seed_everything_default=0,
-            trainer_defaults=DEFAULTS,
-            parser_kwargs={"prog": "maxmargin", **about, **strict, **helps},
-            subclass_mode_data=True,
-            subclass_mode_model=True,
-            auto_configure_optimizers=False,
-        )
+        with launchable_again():
+            return MarginCLI(
+                pl.LightningModule,
+                pl.LightningDataModule,
+                save_config_callback=RunConfig,
+                seed_everything_default=0,
+                trainer_defaults=DEFAULTS,
+                parser_kwargs={"prog": "maxmargin", **about, **strict, **helps},
+                subclass_mode_data=True,
+                subclass_mode_model=True,
+                auto_configure_optimizers=False,
+            )
     except MisconfigurationException as error:
         # Lightning's own error for a trainer that cannot be: no such accelerator, strategy or optimizer.
         raise InputError(" ".join(str(error).split())) from error
