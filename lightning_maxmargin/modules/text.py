@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics import MeanMetric
@@ -223,12 +224,24 @@ class TextSelection(pl.LightningModule):
         # DDP averages gradients over processes, whose parts of a batch may differ by a document.
         size = reduce.sum(torch.tensor(float(len(batch["index"])), device=self.device))
         self.log("train/loss", reduce.sum(loss.detach()) / size)
-        return loss * self.trainer.world_size / size
+        return (loss + self._untouched()) * self.trainer.world_size / size
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Where the encoder is sharded nothing averages the gradients of what is not."""
-        if self.model is not None and is_sharded(self.model):
+        assert self.model is not None
+        if is_sharded(self.model):
             average_gradients(self.model)
+        if not self.tuning:
+            # Of _untouched: a gradient of 0 would still be a step of weight decay.
+            for parameter in encoder_parameters(self.model.encoder):
+                parameter.grad = None
+
+    def _untouched(self) -> Tensor | float:
+        """Zero, by way of weights whose turn has not come: DDP waits for the gradient of every weight in every step."""
+        if self.tuning or not isinstance(self.trainer.strategy, DDPStrategy):
+            return 0.0
+        assert self.model is not None
+        return sum((0.0 * parameter.sum() for parameter in encoder_parameters(self.model.encoder)), 0.0)
 
     def _losses(self, batch: Batch, output: SelectionOutput) -> Tensor:
         """Cross entropy of each document, (b,)."""

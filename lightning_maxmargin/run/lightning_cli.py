@@ -34,6 +34,7 @@ from lightning_maxmargin.callbacks import (
 from lightning_maxmargin.errors import InputError, RankError
 from lightning_maxmargin.modules.ensemble import Ensemble
 from lightning_maxmargin.modules.joint import JointSelection
+from lightning_maxmargin.modules.sharding import refuse_sharding
 from lightning_maxmargin.ranks import print_failure
 from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, verify_checkpoint
 from lightning_maxmargin.run.config_errors import is_input, one_line
@@ -182,6 +183,8 @@ class MarginCLI(LightningCLI):
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (RuntimeError, ValueError) as error:
+            if "ModelParallelStrategy" in str(error) and not is_overridden("configure_model", self.model):
+                refuse_sharding(self.model)
             if is_input(error) or not ("SLURM" in str(error) or "Strategy` does not support" in str(error)):
                 raise
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error

@@ -79,6 +79,17 @@ def test_evaluation_counts_every_sequence_once(tmp_path: Any, maxmargin: Any) ->
     assert one["test/accuracy"] * 13 == pytest.approx(round(one["test/accuracy"] * 13), abs=1e-5)
 
 
+def test_predictions_of_all_processes_are_written(tmp_path: Any, maxmargin: Any) -> None:
+    trained = maxmargin("fit", "--config", config("joint/random"), "--data.n", "7", "--trainer.max_steps", "20")
+    run = trained.run_dir
+    words = ("predict", "--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    one = maxmargin(*words, "--output", "one.jsonl")
+    two = maxmargin(*words, "--output", "new/two.jsonl", *TWO, "ddp_fork")
+    assert (one.status, two.status) == (0, 0), two.err
+    assert two.out.strip().splitlines()[-1] == "new/two.jsonl"
+    assert (tmp_path / "one.jsonl").read_text() == (tmp_path / "new" / "two.jsonl").read_text()
+
+
 @pytest.mark.slow
 def test_launched_as_a_user_does(maxmargin: Any) -> None:
     """``ddp`` starts the second process from the command line itself."""
