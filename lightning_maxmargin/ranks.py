@@ -26,8 +26,8 @@ from lightning_maxmargin.errors import InputError, NonFiniteError
 PERIOD = 0.25
 #: Seconds that a process waits for the others' words before it says who is missing.
 GRACE = 2.0
-#: What a process says whose neighbour has gone or stopped: Gloo's, NCCL's and the store's words, none of the user's.
-ECHO = re.compile(r"gloo|nccl|connection (closed|reset|was likely closed)|broken pipe|process ?group|store", re.I)
+#: What a process says whose neighbour has gone or stopped: Gloo's and NCCL's words (the store has errors of its own).
+ECHO = re.compile(r"gloo/|nccl|connection (closed|reset|was likely closed)|broken pipe|processgroup", re.I)
 #: Where a process waits for others: no place to hang in.
 WAITING_FILES = ("torch/distributed/", "torch/autograd/")
 
@@ -325,10 +325,16 @@ def print_failure(failure: Failure) -> None:
 
 def _end_of(pid: int) -> str:
     """How a process ended, which only its parent knows."""
+    end = time.monotonic() + 1.0
     with suppress(OSError, AttributeError):
-        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if found is not None and found.si_code != os.CLD_EXITED:
-            return f"killed by {signal.Signals(found.si_status).name}"
+        # Its first thread ends before the others do, and then it has not ended yet.
+        while time.monotonic() < end:
+            found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if found is not None and found.si_code != os.CLD_EXITED:
+                return f"killed by {signal.Signals(found.si_status).name}"
+            if found is not None:
+                return f"it ended with status {found.si_status}"
+            time.sleep(0.02)
     return "killed from outside, or out of memory"
 
 

@@ -90,8 +90,12 @@ class RankWatch(Callback):
 
     def blame(self, exception: BaseException) -> None:
         """Finds out who is to blame for an error of this process, and says so in it where it is another."""
-        # An interrupt and a request to end are somebody's wish, and reach all processes.
-        if self._calls is None or not isinstance(exception, Exception) or self._blamed is exception:
+        if self._calls is None or self._blamed is exception:
+            return
+        if not isinstance(exception, Exception):
+            # An interrupt or a request to end: somebody's wish, and no failure.
+            self._calls.leave()
+            self._calls = None
             return
         self._blamed = exception
         failure = self._calls.blame(exception)

@@ -14,7 +14,7 @@ import pytest
 from torch.distributed.constants import default_pg_timeout
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.ranks import Address, is_echo
+from lightning_maxmargin.ranks import Address, _end_of, is_echo
 from lightning_maxmargin.run.processes import START_TIMEOUT, TIMEOUT, limit_waiting
 from tests.conftest import QUIET, ROOT, config
 
@@ -46,7 +46,7 @@ def test_the_last_line_names_rank_and_cause(what: str, rank: int, world: int, ma
     assert outcome.status == 1
     last = outcome.err.strip().splitlines()[-1]
     assert last.startswith(f"maxmargin: error: rank {rank} of {world} {CAUSES[what]}"), outcome.err
-    assert "gloo" not in outcome.err.lower()
+    assert "gloo/" not in outcome.err
 
 
 @pytest.mark.slow
@@ -65,6 +65,14 @@ def test_so_it_is_where_the_first_process_starts_the_others(what: str, rank: int
     assert text.strip().splitlines()[-1].startswith(line), text
     assert "gloo/" not in text
     assert status.returncode == (1 if rank or what in ("raises", "hangs") else -9)
+
+
+def test_how_a_child_ended() -> None:
+    for code, end in (("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL"), ("exit(3)", "it ended with status 3")):
+        child = subprocess.Popen([sys.executable, "-c", code])
+        assert _end_of(child.pid) == end
+        child.wait()
+    assert _end_of(os.getppid()) == "killed from outside, or out of memory"
 
 
 def test_a_process_is_known_by_its_number_and_its_start() -> None:
