@@ -345,7 +345,7 @@ def _place_of(thread: int) -> str:
         return ""
     inner = frame
     while frame is not None and any(f"/{name}/" in frame.f_code.co_filename for name in ("torch", "pytorch_lightning")):
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     if any(f in inner.f_code.co_filename for f in WAITING_FILES) or frame is None:
         frame = inner
     return f"{frame.f_code.co_name} ({frame.f_code.co_filename}:{frame.f_lineno})"

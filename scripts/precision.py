@@ -8,11 +8,12 @@ prints the table of docs/many_processes.md: each problem trained in each precisi
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import os
+import subprocess
+import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,13 @@ QUIET = ("--wandb", "disabled", "--report", "false", "--trainer.enable_progress_
 
 def fit(config: str, precision: str, accelerator: str) -> dict[str, Any] | str:
     """The summary of a run, or the line that refuses it."""
-    from lightning_maxmargin.cli import main
-
     with tempfile.TemporaryDirectory() as folder:
-        run_dir, err = Path(folder) / "run", io.StringIO()
+        run_dir = Path(folder) / "run"
         words = ["fit", "--config", config, "--trainer.precision", precision, "--trainer.accelerator", accelerator]
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
-            status = main([*words, *QUIET, "--run_dir", str(run_dir)])
-        if status:
-            return err.getvalue().strip().splitlines()[-1].removeprefix("maxmargin: error: ")
+        call = [sys.executable, "-m", "lightning_maxmargin", *words, *QUIET, "--run_dir", str(run_dir)]
+        done = subprocess.run(call, capture_output=True, text=True)
+        if done.returncode:
+            return done.stderr.strip().splitlines()[-1].removeprefix("maxmargin: error: ")
         return dict(json.loads((run_dir / "summary.json").read_text()))
 
 
@@ -57,11 +56,11 @@ def main() -> None:
     print("| problem: direction gap (relative margin) |", " | ".join(PRECISIONS), "|")
     print("|---|" + "---|" * len(PRECISIONS))
     for name, (config, key) in PROBLEMS.items():
-        cells = []
-        for precision in PRECISIONS:
-            found = fit(config, precision, accelerator)
-            cells.append(cell(found, key))
-            refusals += [f"{name}, {precision}: {found}"] if isinstance(found, str) else []
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(lambda precision, of=config: fit(of, precision, accelerator), PRECISIONS))
+        cells = [cell(x, key) for x in found]
+        pairs = zip(PRECISIONS, found, strict=True)
+        refusals += [f"{name}, {precision}: {x}" for precision, x in pairs if isinstance(x, str)]
         print(f"| {name} |", " | ".join(cells), "|", flush=True)
     print("", *refusals, sep="\n")
 

@@ -68,7 +68,8 @@ def test_so_it_is_where_the_first_process_starts_the_others(what: str, rank: int
 
 
 def test_how_a_child_ended() -> None:
-    for code, end in (("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL"), ("exit(3)", "it ended with status 3")):
+    ends = {"import os; os.kill(os.getpid(), 9)": "killed by SIGKILL", "exit(3)": "it ended with status 3"}
+    for code, end in ends.items():
         child = subprocess.Popen([sys.executable, "-c", code])
         assert _end_of(child.pid) == end
         child.wait()
@@ -124,10 +125,10 @@ def test_processes_wait_as_long_as_the_user_says() -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_time_that_is_none(seconds: float) -> None:
-    with pytest.raises(InputError, match="timeout: .* expected a positive number of seconds"):
+    with pytest.raises(InputError, match=r"timeout: .* expected a positive number of seconds"):
         limit_waiting(Strategy(), seconds)
 
 
 def test_two_times_that_differ() -> None:
-    with pytest.raises(InputError, match="timeout: 5 s, but trainer.strategy's own is 7 s"):
+    with pytest.raises(InputError, match=r"timeout: 5 s, but trainer.strategy's own is 7 s"):
         limit_waiting(Strategy(timedelta(seconds=7)), 5.0)

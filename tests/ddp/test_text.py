@@ -60,8 +60,9 @@ def test_two_processes_leave_what_one_leaves(
         assert two.summary[key] == pytest.approx(one.summary[key], abs=1e-6), key
     for name in ("tokens.jsonl", "corpus.json", "test.json", "model/model.safetensors"):
         assert (two.run_dir / name).is_file(), name
-    assert json.loads((two.run_dir / "test.json").read_text())["confusion"] == (
-        json.loads((one.run_dir / "test.json").read_text())["confusion"]
+    assert (
+        json.loads((two.run_dir / "test.json").read_text())["confusion"]
+        == (json.loads((one.run_dir / "test.json").read_text())["confusion"])
     )
     again = ("--config", str(one.run_dir / "config.yaml"), "--ckpt_path", str(one.run_dir / "checkpoints/last.ckpt"))
     found = []
