@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
@@ -269,11 +270,18 @@ class MarginCLI(LightningCLI):
             return
         tested: dict[str, Any] = {}
         if self.datamodule.has_split("test") and is_overridden("test_step", self.model):
-            tested = dict(self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)[0])
+            words: dict[str, Any] = {"datamodule": self.datamodule, "ckpt_path": self._trained(), "verbose": False}
+            tested = dict(self.trainer.test(self.model, **words)[0])
         if self.trainer.is_global_zero:
             finish_fit(self.run_dir, tested, seconds, self.config.fit.report)
         if self.interrupt.stopped:
             raise KeyboardInterrupt
+
+    def _trained(self) -> str | None:
+        """The checkpoint to test, where forked processes have made the model: none of it is in this one."""
+        last = self.run_dir / "checkpoints" / "last.ckpt"
+        forked = isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher)
+        return str(last) if forked and self._is_text and last.is_file() else None
 
     def before_validate(self) -> None:
         self._need("val", "validate")
