@@ -10,7 +10,7 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_maxmargin.errors import InputError, NonFiniteError
+from lightning_maxmargin.errors import InputError, NonFiniteError, RankError
 from lightning_maxmargin.run.shipped import with_files, with_text
 
 TRUST_FLAG = "--trust-config"
@@ -57,6 +57,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except SystemExit as stopped:
         # Lightning turns an interrupt before the first step into exit(1).
         return _interrupted(argv) if stopped.code == 1 else int(stopped.code or 0)
+    except RankError as error:
+        # One process of all has printed it.
+        return error.status
     except NonFiniteError as error:
         return _fail(str(error), 1)
     except InputError as error:
@@ -112,7 +115,7 @@ def _run_command(command: str, rest: list[str], trusted: bool) -> int:
 
         # LightningCLI reads sys.argv itself, also in the processes that a launcher starts with the same argv.
         sys.argv[1:] = [command, *rest]
-        run_trainer({"description": ABOUT}, TRAINER_COMMANDS)
+        run_trainer({"description": ABOUT}, TRAINER_COMMANDS, [TRUST_FLAG] if trusted else [])
     return 0
 
 
@@ -165,6 +168,8 @@ def _fail(message: str, status: int) -> int:
 
 def _quiet() -> None:
     """Lightning's advertisements and its advice on loaders are not for these runs."""
+    # A process that has gone makes torch print a page of C++ frames in every other one; read when torch is imported.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for advice in (

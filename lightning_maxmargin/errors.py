@@ -9,3 +9,16 @@ class InputError(ValueError):
 
 class NonFiniteError(ArithmeticError):
     """Training met NaN or Inf and stopped before the weights were touched. The command line exits with status 1."""
+
+
+class RankError(RuntimeError):
+    """One of several processes failed, was killed or did not answer, and its rank has been printed.
+
+    Args:
+        message: which rank, and why.
+        status: with which the command line exits.
+    """
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status

@@ -44,11 +44,12 @@ def leave_group_at_exit() -> None:
     while the interpreter ends aborts the process ("terminate called without an active exception": 26 of 120 bare
     processes on a busy machine, none of 120 that left first), and Lightning then kills the run, although it was done.
     """
-    atexit.unregister(_leave_group)
-    atexit.register(_leave_group)
+    atexit.unregister(leave_group)
+    atexit.register(leave_group)
 
 
-def _leave_group() -> None:
+def leave_group() -> None:
+    """Leaves this process's Gloo group, if there is one."""
     # NCCL's end waits for the other processes, which a process that failed would not survive.
     if dist.is_available() and dist.is_initialized() and dist.get_backend() == "gloo":
         dist.destroy_process_group()

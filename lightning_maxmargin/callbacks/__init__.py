@@ -10,7 +10,9 @@ from lightning_maxmargin.callbacks.guard import FiniteGuard
 from lightning_maxmargin.callbacks.head_monitor import HeadMonitor
 from lightning_maxmargin.callbacks.interrupt import Interrupt
 from lightning_maxmargin.callbacks.margin_monitor import MarginMonitor
+from lightning_maxmargin.callbacks.predictions import Predictions
 from lightning_maxmargin.callbacks.progress import StepProgress
+from lightning_maxmargin.callbacks.rank_watch import RankWatch
 from lightning_maxmargin.callbacks.tokens import TokenMonitor
 from lightning_maxmargin.probe.sources import AttentionSource
 
@@ -21,6 +23,8 @@ __all__ = [
     "HeadMonitor",
     "Interrupt",
     "MarginMonitor",
+    "Predictions",
+    "RankWatch",
     "RunSummary",
     "StepProgress",
     "TokenMonitor",

@@ -29,6 +29,7 @@ class SaveModel(Callback):
         self._outcomes: Any = None
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.gather_model()  # type: ignore[operator]
         if not trainer.is_global_zero:
             return
         run_dir = Path(trainer.default_root_dir)

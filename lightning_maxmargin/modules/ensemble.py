@@ -140,6 +140,8 @@ class Ensemble(pl.LightningModule):
         if data is None or data.sequences("train") is None:
             raise InputError("model: Ensemble takes its instances from a data module of this package")
         self.check_data(data)
+        if self.trainer.precision in ("bf16-true", "16-true"):
+            raise InputError(f"trainer.precision: {self.trainer.precision}; an Ensemble trains in 32-true or 64-true")
         whole = pack(data.sequences("train"))
         self.count, world, rank = len(whole), self.trainer.world_size, self.trainer.global_rank
         if world > self.count:

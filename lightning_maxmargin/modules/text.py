@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
@@ -18,6 +19,7 @@ from torchmetrics import MeanMetric
 
 from lightning_maxmargin.core.attention import masked_softmax
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.modules.sharding import average_gradients, is_sharded, shard_encoder, whole_weights
 from lightning_maxmargin.probe.text import TextUnits
 from lightning_maxmargin.reduce import leave_group_at_exit, number_on, reduce_over
 from lightning_maxmargin.text.batches import Batch
@@ -160,6 +162,21 @@ class TextSelection(pl.LightningModule):
             train_top_layers(model.encoder, self.options.finetune_layers)
         self.model = model
 
+    def configure_model(self) -> None:
+        """Under ``ModelParallelStrategy`` the encoder's weights lie in parts; p, W and v are whole everywhere."""
+        if self.device_mesh is not None and self.model is not None and not is_sharded(self.model):
+            shard_encoder(self.model.encoder, self.device_mesh)
+
+    def gather_model(self) -> None:
+        """Puts a whole model in the place of a sharded one, on all processes, which all must call it."""
+        if self.model is None or not is_sharded(self.model):
+            return
+        weights, device = whole_weights(self.model), self.device
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.set_model(build_model(data.spec, data.encoder, data.names, self._shape()))
+        self.model.load_state_dict(weights)
+        self.model.to(device)
+
     @property
     def tuning(self) -> bool:
         """Whether the encoder is trained now, or was."""
@@ -233,7 +250,24 @@ class TextSelection(pl.LightningModule):
         # DDP averages gradients over processes, whose parts of a batch may differ by a document.
         size = reduce.sum(number_on(self.device, len(batch["index"])))
         self.log("train/loss", reduce.sum(loss.detach()) / size)
-        return loss * self.trainer.world_size / size
+        return (loss + self._untouched()) * self.trainer.world_size / size
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Where the encoder is sharded nothing averages the gradients of what is not."""
+        assert self.model is not None
+        if is_sharded(self.model):
+            average_gradients(self.model)
+        if not self.tuning:
+            # Of _untouched: a gradient of 0 would still be a step of weight decay.
+            for parameter in encoder_parameters(self.model.encoder):
+                parameter.grad = None
+
+    def _untouched(self) -> Tensor | float:
+        """Zero, by way of weights whose turn has not come: DDP waits for the gradient of every weight in every step."""
+        if self.tuning or not isinstance(self.trainer.strategy, DDPStrategy):
+            return 0.0
+        assert self.model is not None
+        return sum((0.0 * parameter.sum() for parameter in encoder_parameters(self.model.encoder)), 0.0)
 
     def _losses(self, batch: Batch, output: SelectionOutput) -> Tensor:
         """Cross entropy of each document, (b,)."""

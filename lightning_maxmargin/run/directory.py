@@ -2,40 +2,112 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+import sys
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 
 from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_maxmargin.errors import InputError
 
-#: Tells the processes that a launcher starts from the same command line where the first one writes.
-RUN_DIR_VARIABLE = "MAXMARGIN_RUN_DIR"
-LAUNCHED = ("LOCAL_RANK", "SLURM_PROCID")
+#: Names of SLURM jobs that are shells, from which Lightning takes nothing.
+SHELLS = ("bash", "interactive")
+#: Tells the processes that a launcher starts from the same command line where the first one writes, and who that is.
+RUN_DIR_VARIABLE, OWNER_VARIABLE = "MAXMARGIN_RUN_DIR", "MAXMARGIN_RUN_OWNER"
 PACKAGES = ("lightning-maxmargin", "torch", "pytorch-lightning", "torchmetrics", "wandb", "daqp", "numpy", "scipy")
+#: Seconds that a process under torchrun waits for the first one's choice.
+CHOICE_TIMEOUT = 300.0
+
+_choices = count()
 
 
 def plan_run_dir(wanted: str | None, name: str) -> Path:
     """Where the run goes, ``runs/NAME-DATE-ID`` where none is wanted; nothing is made yet.
 
+    All processes of a launcher get the same: under torchrun the first one's choice, by the launcher's store; under
+    SLURM ``runs/NAME-slurm-JOB-ID``, where a requeued job finds what it has left.
+
     Raises:
-        InputError: it exists and holds something.
+        InputError: it exists and holds something, and is not that of the same job before it was requeued.
     """
     launched = os.environ.get(RUN_DIR_VARIABLE)
-    if launched is not None and "LOCAL_RANK" in os.environ:
+    if launched is not None and _is_child():
         return Path(launched)
-    if wanted is None and any(v in os.environ for v in LAUNCHED):
-        raise InputError("run_dir: several processes were launched from outside; name one directory with --run_dir")
-    stamp = f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
-    path = (Path(wanted) if wanted else Path("runs") / stamp).absolute()
+    path = Path(wanted) if wanted else _chosen(name)
+    path = path.absolute()
     # Under torchrun or SLURM every process gets here by itself, and the first may already have made the directory.
-    if getattr(rank_zero_only, "rank", 0) == 0 and path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if getattr(rank_zero_only, "rank", 0) == 0 and not is_requeued() and _holds_something(path):
         raise InputError(f"run_dir: {path} exists and is not empty; a run is never overwritten, name another directory")
     return path
+
+
+def is_requeued() -> bool:
+    """Whether SLURM runs this job again, after a time limit or for a job of more weight."""
+    return _is_slurm_job() and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
+def last_checkpoint(run_dir: Path) -> Path | None:
+    """Where a requeued job goes on; None where it begins."""
+    path = run_dir / "checkpoints" / "last.ckpt"
+    return path if is_requeued() and path.is_file() else None
+
+
+def _holds_something(path: Path) -> bool:
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
+def _chosen(name: str) -> Path:
+    stamp = f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    if _is_slurm_job():
+        path = Path("runs") / f"{name}-slurm-{_slurm_id()}"
+        # One job of one task may run the same command again and again.
+        return Path("runs") / stamp if _is_alone() and not is_requeued() and _holds_something(path) else path
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return Path("runs") / _of_the_first(stamp)
+    if _is_child():
+        raise InputError("run_dir: several processes were launched from outside; name one directory with --run_dir")
+    return Path("runs") / stamp
+
+
+def _is_child() -> bool:
+    """Whether another process of ours started this one: the variables of a run outlast it in its own process."""
+    external = "TORCHELASTIC_RUN_ID" in os.environ or _is_slurm_job()
+    return not external and "LOCAL_RANK" in os.environ and os.environ.get(OWNER_VARIABLE) != str(os.getpid())
+
+
+def _is_slurm_job() -> bool:
+    """As Lightning tells: a job with tasks, other than a shell in an allocation."""
+    return {"SLURM_NTASKS", "SLURM_JOB_ID"} <= os.environ.keys() and os.environ.get("SLURM_JOB_NAME") not in SHELLS
+
+
+def _is_alone() -> bool:
+    return os.environ["SLURM_NTASKS"] == "1"
+
+
+def _slurm_id() -> str:
+    """The job, of an array its task as well, and the command: the same on all tasks and when the job runs again."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    job = os.environ["SLURM_JOB_ID"] if array is None else f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '0')}"
+    return f"{job}-{hashlib.sha256(' '.join(sys.argv[1:]).encode()).hexdigest()[:6]}"
+
+
+def _of_the_first(stamp: str) -> str:
+    """What the first process under torchrun has chosen, by the store of the launcher's own process."""
+    from torch.distributed import TCPStore
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=CHOICE_TIMEOUT))
+    # All processes choose equally often, and once more when the launcher starts them again.
+    key = f"maxmargin/run_dir/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_choices)}"
+    if os.environ["RANK"] == "0":
+        store.set(key, stamp)
+    return store.get(key).decode()
 
 
 def make_run_dir(path: Path) -> None:
@@ -49,6 +121,9 @@ def make_run_dir(path: Path) -> None:
     except OSError as error:
         raise InputError(f"run_dir: {path} cannot be made ({error.strerror}); name a directory that can") from error
     os.environ[RUN_DIR_VARIABLE] = str(path)
+    # Not in the processes that the first one starts: to them it stays the owner.
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        os.environ[OWNER_VARIABLE] = str(os.getpid())
 
 
 def versions() -> str:

@@ -9,9 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
 
-from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.keys import LIMITS, as_near
 from lightning_maxmargin.run.summary import write_summary
@@ -133,13 +131,10 @@ def _text(x: float | None, form: str = ".4f") -> str:
 
 
 def refuse_existing(path: Path) -> None:
-    """Raises InputError where the output file is there already."""
+    """Raises InputError where the output file is there already, or its folder cannot be made."""
     if path.exists():
         raise InputError(f"output: {path} exists and is never overwritten; name another file with --output")
-
-
-def write_predictions(path: Path, batches: list[dict[str, Tensor]]) -> None:
-    """One JSON object per sequence: index, logits, attention, selected."""
-    rows = [{k: v[i].tolist() for k, v in batch.items()} for batch in batches for i in range(len(batch["index"]))]
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-    print(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output: {path.parent} cannot be made ({error.strerror}); name another file") from error

@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
@@ -26,17 +27,30 @@ from lightning_maxmargin.callbacks import (
     FiniteGuard,
     Interrupt,
     MarginMonitor,
+    Predictions,
+    RankWatch,
     StepProgress,
     TokenMonitor,
 )
-from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.errors import InputError, RankError
 from lightning_maxmargin.modules.ensemble import Ensemble
 from lightning_maxmargin.modules.joint import JointSelection
+from lightning_maxmargin.modules.sharding import refuse_sharding
+from lightning_maxmargin.ranks import print_failure
 from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, verify_checkpoint
 from lightning_maxmargin.run.config_errors import is_input, one_line
-from lightning_maxmargin.run.directory import make_run_dir, plan_run_dir
-from lightning_maxmargin.run.finish import finish_fit, refuse_existing, write_predictions
+from lightning_maxmargin.run.directory import last_checkpoint, make_run_dir, plan_run_dir
+from lightning_maxmargin.run.finish import finish_fit, refuse_existing
 from lightning_maxmargin.run.loggers import MarginWandbLogger, run_loggers
+from lightning_maxmargin.run.processes import (
+    check_nodes,
+    check_precision,
+    check_sharding,
+    launchable_again,
+    limit_waiting,
+    of_a_process,
+    requeue_job,
+)
 from lightning_maxmargin.run.shipped import FLAGS
 from lightning_maxmargin.run.summary import RunSummary
 
@@ -62,6 +76,8 @@ class MarginCLI(LightningCLI):
     """LightningCLI whose fit owns a run directory and ends with a table and a report."""
 
     latest_parser: LightningArgumentParser | None = None
+    #: What the processes that are started like this one are given beside what the parser knows.
+    more_argv: Sequence[str] = ()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         MarginCLI.latest_parser = parser
@@ -77,6 +93,8 @@ class MarginCLI(LightningCLI):
         parser.add_argument(
             "--report", type=bool, default=True, help="Whether fit draws figures and writes report.html."
         )
+        parser.add_argument("--timeout", type=float | None, default=None, help="Seconds that processes wait for one "
+                            "another before the run ends; 600 where trainer.strategy has none.")  # fmt: skip
         parser.add_argument("--output", type=str, default="predictions.jsonl", help="The file that predict writes.")
         for key, callback in FIT_CALLBACKS.items():
             parser.add_lightning_class_args(callback, key)
@@ -88,6 +106,10 @@ class MarginCLI(LightningCLI):
             parser.set_defaults({"model": {"class_path": "lightning_maxmargin.JointSelection"}})
 
     def _parse_ckpt_path(self) -> None:
+        if self.config.subcommand == "fit":
+            self.run_dir = plan_run_dir(self.config.fit.run_dir, self.config.fit.name)
+            if own := last_checkpoint(self.run_dir):
+                self.config.fit.ckpt_path = str(own)
         path = self.config[self.config.subcommand].ckpt_path
         # Lightning is about to write the checkpoint's over them.
         self.given = self._linked()
@@ -98,7 +120,7 @@ class MarginCLI(LightningCLI):
         if path:
             if not Path(path).is_file():
                 raise InputError(f"ckpt_path: {path} is no file; name a checkpoint of an earlier run")
-            step = verify_checkpoint(Path(path))
+            self.step = step = verify_checkpoint(Path(path))
             if self.config.subcommand == "fit":
                 _need_steps(path, step, self.config.fit.trainer.max_steps)
         super()._parse_ckpt_path()
@@ -121,6 +143,7 @@ class MarginCLI(LightningCLI):
                 raise InputError(f"ckpt_path: {path} is of data with {key} {now}, these have {of_data}")
 
     def before_instantiate_classes(self) -> None:
+        sys.argv += self.more_argv
         config = self.config[self.subcommand]
         if self.subcommand != "fit":
             if self.subcommand == "predict":
@@ -128,7 +151,6 @@ class MarginCLI(LightningCLI):
             config.trainer.logger = False
             return
         self.started = time.perf_counter()
-        self.run_dir = plan_run_dir(config.run_dir, config.name)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self._refuse_linked()
@@ -139,13 +161,36 @@ class MarginCLI(LightningCLI):
             kwargs["default_root_dir"] = str(self.run_dir)
             kwargs["plugins"] = [*_listed(config.trainer.plugins), CheckedCheckpointIO()]
             if config.trainer.logger in (None, True):
-                kwargs["logger"] = run_loggers(self.run_dir, config.name, config.wandb, config.wandb_project)
+                # A requeued job's own rows, up to the step that it goes on from.
+                kept = self.step if last_checkpoint(self.run_dir) else None
+                kwargs["logger"] = run_loggers(self.run_dir, config.name, config.wandb, config.wandb_project, kept)
         elif isinstance(self.model, Ensemble):
             raise InputError(f"model: Ensemble is trained and measured by fit; there is nothing to {self.subcommand}")
-        trainer = super().instantiate_trainer(**kwargs)
+        self.ranks = RankWatch()
+        trainer = self._refusing_trainer(kwargs)
+        # Before any other callback: what failed is told before the others tidy up after it.
+        trainer.callbacks.insert(0, self.ranks)  # type: ignore[attr-defined]
+        self.ranks.guard(trainer)
+        self.ranks.timeout = limit_waiting(trainer.strategy, self.config[self.subcommand].timeout)
+        check_nodes(trainer)
         if self.subcommand == "fit":
             # Last of all: a run that is refused leaves no directory.
             make_run_dir(self.run_dir)
+        return trainer
+
+    def _refusing_trainer(self, kwargs: dict[str, Any]) -> pl.Trainer:
+        """The trainer; what Lightning turns into something else, or raises of a scheduler's variables, is refused."""
+        config = self.config[self.subcommand]
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (RuntimeError, ValueError) as error:
+            if "ModelParallelStrategy" in str(error) and not is_overridden("configure_model", self.model):
+                refuse_sharding(self.model)
+            if is_input(error) or not ("SLURM" in str(error) or "Strategy` does not support" in str(error)):
+                raise
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+        check_precision(config.trainer.precision, trainer)
+        check_sharding(trainer, self.model)
         return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:
@@ -192,9 +237,11 @@ class MarginCLI(LightningCLI):
         refused = False
         try:
             super()._run_subcommand(subcommand)
-        except InputError:
-            refused = subcommand == "fit" and not (self.run_dir / "metrics.csv").exists()
-            raise
+        except Exception as error:
+            found = self._failure(error)
+            is_refused = isinstance(found, InputError) or getattr(found, "status", 1) == 2
+            refused = is_refused and subcommand == "fit" and not (self.run_dir / "metrics.csv").exists()
+            raise found from error
         finally:
             for logger in self.trainer.loggers:
                 if isinstance(logger, MarginWandbLogger):
@@ -203,17 +250,39 @@ class MarginCLI(LightningCLI):
                 # After all, as by a checkpoint of other data: nothing is left that would stand in the way.
                 shutil.rmtree(self.run_dir, ignore_errors=True)
 
+    def _failure(self, error: Exception) -> BaseException:
+        """What ended the run: of several processes one prints the rank and the cause, when the others have ended."""
+        failure = self.ranks.failure
+        if failure is None:
+            return of_a_process(error)
+        self.ranks.end_others()
+        if self.ranks.prints:
+            print_failure(failure)
+        return RankError(str(failure), failure.status)
+
     def after_fit(self) -> None:
         seconds = time.perf_counter() - self.started
         if self.config.fit.trainer.fast_dev_run:
             return
+        if self.interrupt.requeue:
+            # The job has seconds left: it goes on from its checkpoint when it runs again.
+            if self.trainer.is_global_zero:
+                print(requeue_job(self.run_dir))
+            return
         tested: dict[str, Any] = {}
         if self.datamodule.has_split("test") and is_overridden("test_step", self.model):
-            tested = dict(self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)[0])
+            words: dict[str, Any] = {"datamodule": self.datamodule, "ckpt_path": self._trained(), "verbose": False}
+            tested = dict(self.trainer.test(self.model, **words)[0])
         if self.trainer.is_global_zero:
             finish_fit(self.run_dir, tested, seconds, self.config.fit.report)
         if self.interrupt.stopped:
             raise KeyboardInterrupt
+
+    def _trained(self) -> str | None:
+        """The checkpoint to test, where forked processes have made the model: none of it is in this one."""
+        last = self.run_dir / "checkpoints" / "last.ckpt"
+        forked = isinstance(self.trainer.strategy.launcher, _MultiProcessingLauncher)
+        return str(last) if forked and self._is_text and last.is_file() else None
 
     def before_validate(self) -> None:
         self._need("val", "validate")
@@ -228,17 +297,19 @@ class MarginCLI(LightningCLI):
             )
 
     def predict(self, **kwargs: Any) -> None:
-        """Predicts and writes one JSON object per sequence or document."""
+        """Predicts and writes one JSON object per sequence or document, of all processes, in their order."""
+        path = Path(self.config.predict.output)
+        writer: Any = Predictions(path)
         if self._is_text:
             from lightning_maxmargin.callbacks.text_predictions import TextPredictions
 
-            writer = TextPredictions(Path(self.config.predict.output))
-            self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
-            self.trainer.predict(**{**kwargs, "return_predictions": False})
-            print(f"{writer.path} ({writer.count:,} documents)")
-            return
-        batches: list[Any] = self.trainer.predict(**kwargs) or []
-        write_predictions(Path(self.config.predict.output), batches)
+            writer = TextPredictions(path)
+        self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+        self.trainer.predict(**{**kwargs, "return_predictions": False})
+        if self.trainer.is_global_zero:
+            # Of the file: forked processes have written it.
+            with path.open(encoding="utf-8") as file:
+                print(f"{path} ({sum(1 for _ in file):,} documents)" if self._is_text else path)
 
 
 def _need_steps(path: str, step: int, max_steps: int) -> None:
@@ -280,30 +351,33 @@ def _listed(plugins: Any) -> list[Any]:
     return list(plugins) if isinstance(plugins, list | tuple) else [] if plugins is None else [plugins]
 
 
-def run_trainer(about: dict[str, str], commands: dict[str, str]) -> MarginCLI:
+def run_trainer(about: dict[str, str], commands: dict[str, str], more_argv: Sequence[str] = ()) -> MarginCLI:
     """Runs what ``sys.argv`` orders of a Trainer.
 
     Args:
         about: keyword arguments of the parser: its description.
         commands: what each command does.
+        more_argv: what the parser does not know and the processes of a launcher must be given as well.
 
     Raises:
         InputError: the arguments or the configs are wrong: one line that says what, where and what to do.
     """
+    MarginCLI.more_argv = more_argv
     strict: dict[str, Any] = {"exit_on_error": False}
     helps = {name: {**strict, "description": commands[name]} for name in MarginCLI.subcommands()}
     try:
-        return MarginCLI(
-            pl.LightningModule,
-            pl.LightningDataModule,
-            save_config_callback=RunConfig,
-            seed_everything_default=0,
-            trainer_defaults=DEFAULTS,
-            parser_kwargs={"prog": "maxmargin", **about, **strict, **helps},
-            subclass_mode_data=True,
-            subclass_mode_model=True,
-            auto_configure_optimizers=False,
-        )
+        with launchable_again():
+            return MarginCLI(
+                pl.LightningModule,
+                pl.LightningDataModule,
+                save_config_callback=RunConfig,
+                seed_everything_default=0,
+                trainer_defaults=DEFAULTS,
+                parser_kwargs={"prog": "maxmargin", **about, **strict, **helps},
+                subclass_mode_data=True,
+                subclass_mode_model=True,
+                auto_configure_optimizers=False,
+            )
     except MisconfigurationException as error:
         # Lightning's own error for a trainer that cannot be: no such accelerator, strategy or optimizer.
         raise InputError(" ".join(str(error).split())) from error

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_maxmargin.atomic import write_text
@@ -16,7 +19,44 @@ from lightning_maxmargin.keys import registered
 WandbMode = Literal["offline", "online", "disabled"]
 
 
-def run_loggers(run_dir: Path, name: str, wandb: WandbMode, project: str) -> list[Logger]:
+class RowsLogger(CSVLogger):
+    """``metrics.csv`` with a row on disk per evaluation: an interrupted run keeps what it has measured.
+
+    Args:
+        run_dir: where it goes.
+        kept_to: a requeued run's own rows up to this step stay; None begins the file.
+    """
+
+    def __init__(self, run_dir: Path, kept_to: int | None = None) -> None:
+        super().__init__(run_dir, name="", version="", flush_logs_every_n_steps=1)
+        self._path, self._kept_to = run_dir / "metrics.csv", kept_to
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            names, rows = self._kept()
+            # Lightning's own begins by removing the file.
+            writer: Any = CSVLogger.experiment.fget(self)  # type: ignore[attr-defined]
+            if names:
+                text = io.StringIO()
+                table = csv.DictWriter(text, names)
+                table.writeheader()
+                table.writerows(rows)
+                write_text(self._path, text.getvalue())
+                writer.metrics_keys = names
+        return self._experiment
+
+    def _kept(self) -> tuple[list[str], list[dict[str, str]]]:
+        if self._kept_to is None or not self._path.is_file():
+            return [], []
+        with self._path.open(encoding="utf-8", newline="") as file:
+            table = csv.DictReader(file)
+            rows = [row for row in table if float(row["step"]) <= self._kept_to]
+            return list(table.fieldnames or []), rows
+
+
+def run_loggers(run_dir: Path, name: str, wandb: WandbMode, project: str, kept_to: int | None = None) -> list[Logger]:
     """The loggers of one run.
 
     Args:
@@ -24,12 +64,12 @@ def run_loggers(run_dir: Path, name: str, wandb: WandbMode, project: str) -> lis
         name: of the run.
         wandb: ``offline`` writes the run to disk (``wandb sync`` sends it later), ``online`` sends it.
         project: of W&B.
+        kept_to: the step that a requeued run goes on from: its rows so far stay.
     """
-    # A row on disk per evaluation: an interrupted run keeps what it has measured.
-    csv = CSVLogger(run_dir, name="", version="", flush_logs_every_n_steps=1)
+    rows = RowsLogger(run_dir, kept_to)
     if wandb == "disabled":
-        return [csv]
-    return [csv, MarginWandbLogger(run_dir, name, project, offline=wandb == "offline")]
+        return [rows]
+    return [rows, MarginWandbLogger(run_dir, name, project, offline=wandb == "offline")]
 
 
 class MarginWandbLogger(WandbLogger):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,26 @@ def test_evaluation_counts_every_sequence_once(tmp_path: Any, maxmargin: Any) ->
     one, two = maxmargin(*words).summary, maxmargin(*words, *TWO, "ddp_fork").summary
     assert one["test/accuracy"] == pytest.approx(two["test/accuracy"], abs=1e-7)
     assert one["test/accuracy"] * 13 == pytest.approx(round(one["test/accuracy"] * 13), abs=1e-5)
+
+
+def test_predictions_of_all_processes_are_written(tmp_path: Any, maxmargin: Any) -> None:
+    trained = maxmargin("fit", "--config", config("joint/random"), "--data.n", "7", "--trainer.max_steps", "20")
+    run = trained.run_dir
+    words = ("predict", "--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    one = maxmargin(*words, "--output", "one.jsonl")
+    two = maxmargin(*words, "--output", "new/two.jsonl", *TWO, "ddp_fork")
+    assert (one.status, two.status) == (0, 0), two.err
+    assert two.out.strip().splitlines()[-1] == "new/two.jsonl"
+    a, b = (
+        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("one.jsonl", "new/two.jsonl")
+    )
+    assert [row["index"] for row in b] == list(range(7))
+    for row, other in zip(a, b, strict=True):
+        # A product of another batch may round otherwise.
+        assert row["selected"] == other["selected"]
+        assert row["logits"] == pytest.approx(other["logits"], rel=1e-12)
+        assert row["attention"] == pytest.approx(other["attention"], rel=1e-12)
 
 
 @pytest.mark.slow

@@ -1,0 +1,134 @@
+"""One process of several raises, hangs, stops or dies: all end in time, and the last line names it and says why."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.distributed.constants import default_pg_timeout
+
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.ranks import Address, _end_of, is_echo
+from lightning_maxmargin.run.processes import START_TIMEOUT, TIMEOUT, limit_waiting
+from tests.conftest import QUIET, ROOT, config
+
+TIMEOUT_HERE = 2
+CAUSES = {
+    "raises": "raised ValueError: only here",
+    "dies": "is gone: killed",
+    "hangs": f"did not answer for {TIMEOUT_HERE} s; it is in on_train_batch_start (",
+    "stops": f"did not answer for {TIMEOUT_HERE} s: it is stopped (SIGSTOP)",
+}
+
+
+def words(what: str, rank: int, world: int, strategy: str) -> tuple[str, ...]:
+    fault = ("--trainer.callbacks+=tests.ddp.faults.Fault", "--trainer.callbacks.what", what)
+    return (
+        "fit", "--trust-config", "--config", config("joint/random"), "--model.inner_steps", "1",
+        "--trainer.max_steps", "50", "--trainer.accelerator", "cpu", "--trainer.devices", str(world),
+        "--trainer.strategy", strategy, "--timeout", str(TIMEOUT_HERE), *fault, "--trainer.callbacks.rank", str(rank),
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rank", "world"), [(1, 2), (0, 2), (1, 3)])
+@pytest.mark.parametrize("what", CAUSES)
+def test_the_last_line_names_rank_and_cause(what: str, rank: int, world: int, maxmargin: Any) -> None:
+    start = time.monotonic()
+    outcome = maxmargin(*words(what, rank, world, "ddp_fork"))
+    assert time.monotonic() - start < TIMEOUT_HERE + 10
+    assert outcome.status == 1
+    last = outcome.err.strip().splitlines()[-1]
+    assert last.startswith(f"maxmargin: error: rank {rank} of {world} {CAUSES[what]}"), outcome.err
+    assert "gloo/" not in outcome.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("what", CAUSES)
+def test_so_it_is_where_the_first_process_starts_the_others(what: str, rank: int, tmp_path: Path) -> None:
+    call = [sys.executable, "-m", "lightning_maxmargin", *words(what, rank, 2, "ddp"), *QUIET, "--run_dir", "run"]
+    there = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (tmp_path / "err").open("w") as err:
+        status = subprocess.run(call, stderr=err, stdout=subprocess.DEVNULL, cwd=tmp_path, env=there, timeout=120)
+    end, line = time.monotonic() + 10, f"maxmargin: error: rank {rank} of 2 {CAUSES[what]}"
+    # Where the first process is killed the shell does not wait for the other one's word.
+    while line not in (tmp_path / "err").read_text() and time.monotonic() < end:
+        time.sleep(0.1)
+    text = (tmp_path / "err").read_text()
+    assert text.strip().splitlines()[-1].startswith(line), text
+    assert "gloo/" not in text
+    assert status.returncode == (1 if rank or what in ("raises", "hangs") else -9)
+
+
+def test_how_a_child_ended() -> None:
+    ends = {"import os; os.kill(os.getpid(), 9)": "killed by SIGKILL", "exit(3)": "it ended with status 3"}
+    for code, end in ends.items():
+        child = subprocess.Popen([sys.executable, "-c", code])
+        assert _end_of(child.pid) == end
+        child.wait()
+    assert _end_of(os.getppid()) == "killed from outside, or out of memory"
+
+
+def test_a_process_is_known_by_its_number_and_its_start() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    own = Address.own()
+    started = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    other = Address(own.machine, child.pid, started)
+    assert (own.state(), other.state()) == ("there", "there")
+    assert Address(own.machine, child.pid, "1").state() == "gone"
+    Address(own.machine, child.pid, "1").kill()
+    assert other.state() == "there"
+    other.kill()
+    child.wait()
+    assert other.state() == "gone"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[../third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 5000ms for recv operation",
+        "NCCL communicator was aborted on rank 1",
+        "Broken pipe",
+    ],
+)
+def test_what_says_only_that_another_is_gone(message: str) -> None:
+    assert is_echo(RuntimeError(message))
+    assert not is_echo(ValueError(message))
+
+
+def test_what_a_process_says_itself() -> None:
+    assert not is_echo(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+class Strategy:
+    """What of a strategy waits."""
+
+    def __init__(self, timeout: timedelta = default_pg_timeout) -> None:
+        self._timeout = timeout
+
+
+def test_processes_wait_as_long_as_the_user_says() -> None:
+    strategy = Strategy()
+    assert limit_waiting(strategy, None) == TIMEOUT
+    assert limit_waiting(strategy := Strategy(), 5.0) == 5.0
+    assert strategy._timeout.total_seconds() == START_TIMEOUT
+    assert limit_waiting(strategy := Strategy(timedelta(seconds=7)), None) == 7.0
+    assert strategy._timeout.total_seconds() == 7.0
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_time_that_is_none(seconds: float) -> None:
+    with pytest.raises(InputError, match=r"timeout: .* expected a positive number of seconds"):
+        limit_waiting(Strategy(), seconds)
+
+
+def test_two_times_that_differ() -> None:
+    with pytest.raises(InputError, match=r"timeout: 5 s, but trainer.strategy's own is 7 s"):
+        limit_waiting(Strategy(timedelta(seconds=7)), 5.0)
