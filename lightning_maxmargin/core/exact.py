@@ -59,7 +59,12 @@ class Directions:
 
 
 def exact_directions(
-    data: Sequences, scores: Tensor, v: Tensor, loss: MarginLoss, reduce: Reduce | None = None
+    data: Sequences,
+    scores: Tensor,
+    v: Tensor,
+    loss: MarginLoss,
+    reduce: Reduce | None = None,
+    token_values: Tensor | None = None,
 ) -> Directions:
     """Minus the gradient of L = mean_i l(Y_i f(X_i)), f(X) = v' X' softmax(a), its scale separate, as a logarithm.
 
@@ -82,6 +87,7 @@ def exact_directions(
         v: (dv,), the linear head.
         loss: logistic, exponential or correlation.
         reduce: how several processes share the maximum and the sums; one process by default.
+        token_values: (n, T), v'x_it, where they are known already.
 
     Returns:
         Directions in the dtype of ``scores``.
@@ -100,6 +106,7 @@ def exact_directions(
         # A sequence without a token has no softmax: it leaves the loss, as if it were not there.
         full = data.mask.any(1)
         data, scores = data[full], scores[full]
+        token_values = None if token_values is None else token_values[full]
     alpha = select(scores, data.mask)
     copies = data.copies()
     centred = hide(scores - take_token(scores, alpha)[:, None], data.mask)
@@ -107,7 +114,7 @@ def exact_directions(
     mass = e.sum(1, keepdim=True)
     log_s, s = centred - mass.log(), e / mass
 
-    token_values = data.values @ v
+    token_values = data.values @ v if token_values is None else token_values
     anchor = take_token(token_values, alpha)
     live = _live(alpha, data)
     lead = (token_values - anchor[:, None]).masked_fill(~live, 0.0)
@@ -128,8 +135,7 @@ def exact_directions(
     weights = data.labels[:, None] * c_sign * (exponent - _finite(tops[0])).exp()
     head_weights = (log_slope - tops[1]).exp()
 
-    attention = (_pull_by_differences if copies.near else _pull)(data, weights, alpha)
-    head = _sum(((head_weights * data.labels)[:, None] * s), data.values)
+    attention, head = _sums(data, weights, (head_weights * data.labels)[:, None] * s, alpha, copies.near)
     losses = loss.value(m)
     log_losses = loss.log_value(m) if loss.log_value is not None else torch.full_like(m, torch.nan)
     top_loss = reduce.max(_largest(log_losses)[None])[0]
@@ -190,6 +196,15 @@ def _largest(x: Tensor) -> Tensor:
 def _finite(x: Tensor) -> Tensor:
     """0 for -inf: when every weight is zero there is nothing to scale, and -inf - -inf would be NaN."""
     return x.where(x != -torch.inf, torch.zeros_like(x))
+
+
+def _sums(data: Sequences, pull: Tensor, pooling: Tensor, alpha: Tensor, near: bool) -> tuple[Tensor, Tensor]:
+    """sum_it pull_it (k_it - k_i,alpha) [z_i'] and sum_it pooling_it x_it, (dv,)."""
+    if not near and data.is_read_once:
+        both = torch.stack([pull.scatter(1, alpha[:, None], -pull.sum(1, keepdim=True)), pooling])
+        attention, head = both.flatten(1) @ data.keys.flatten(0, 1)
+        return attention, head
+    return (_pull_by_differences if near else _pull)(data, pull, alpha), _sum(pooling, data.values)
 
 
 def _pull(data: Sequences, weights: Tensor, alpha: Tensor) -> Tensor:
