@@ -99,8 +99,8 @@ def main() -> None:
         "" if gap is None else f"{gap:.0e}", "<= 2 GB of 6",
     ]  # fmt: skip
     notes = (
-        "RssAnon is the peak of the whole process, with all libraries. Steps per second from the first look at the file "
-        "on, which is read once to be checked and once for keys that are equal; without the monitor."
+        "RssAnon is the peak of the whole process, with all libraries. Steps per second from the first look at the "
+        "file on, which is read once to be checked and once for keys that are equal; without the monitor."
     )
     common.show("Data larger than memory", COLUMNS, [row], notes, given.keep)
 
