@@ -61,9 +61,15 @@ def find_copies(keys: Tensor, values: Tensor, mask: Tensor | None = None, ask: b
     """
     n, T, d = keys.shape
     parts = []
-    for at in range(0, n, block := max(1, PAIR_BLOCK_NUMBERS // max(1, T * T, T * d))):
+    block = max(1, PAIR_BLOCK_NUMBERS // max(1, T * T, T * d))
+    # What is kept is written to memory from before the loop: pieces of it between the blocks' own would keep the heap
+    # from using theirs again, .6 GB for keys of 1 GB.
+    first = torch.empty(n, T, dtype=torch.int64, device=keys.device)
+    seen = torch.empty(-(-n // block), 3, dtype=torch.bool, device=keys.device)
+    for number, at in enumerate(range(0, n, block)):
         rows = slice(at, at + block)
-        parts.append(_find(keys[rows], None if values is keys else values[rows], None if mask is None else mask[rows]))
+        found = _find(keys[rows], None if values is keys else values[rows], None if mask is None else mask[rows])
+        parts.append((first[rows].copy_(found[0]), *seen[number].copy_(torch.stack(found[1:]))))
     if not parts:
         return Copies(None, near=False, equal=False)
     firsts, *flags = zip(*parts, strict=True)

@@ -62,7 +62,12 @@ class Directions:
 
 
 def exact_directions(
-    data: Sequences, scores: Tensor, v: Tensor, loss: MarginLoss, reduce: Reduce | None = None
+    data: Sequences,
+    scores: Tensor,
+    v: Tensor,
+    loss: MarginLoss,
+    reduce: Reduce | None = None,
+    token_values: Tensor | None = None,
 ) -> Directions:
     """Minus the gradient of L = mean_i l(Y_i f(X_i)), f(X) = v' X' softmax(a), its scale separate, as a logarithm.
 
@@ -85,6 +90,7 @@ def exact_directions(
         v: (dv,), the linear head.
         loss: logistic, exponential or correlation.
         reduce: how several processes share the maximum and the sums; one process by default.
+        token_values: (n, T), v'x_it, where they are known already.
 
     Returns:
         Directions in the dtype of ``scores``.
@@ -110,7 +116,7 @@ def exact_directions(
     mass = e.sum(1, keepdim=True)
     log_s, s = centred - mass.log(), e / mass
 
-    token_values = data.values @ v
+    token_values = data.values @ v if token_values is None else token_values
     anchor = take_token(token_values, alpha)
     live = _live(alpha, scores, mask)
     lead = (token_values - anchor[:, None]).masked_fill(~live, 0.0)
@@ -136,8 +142,7 @@ def exact_directions(
     weights = data.labels[:, None] * c_sign * (exponent - _finite(tops[0])).exp()
     head_weights = (log_slope - _finite(tops[1])).exp()
 
-    attention = (_pull_by_differences if copies.near else _pull)(data, weights, alpha)
-    head = _sum(((head_weights * data.labels)[:, None] * s), data.values)
+    attention, head = _sums(data, weights, (head_weights * data.labels)[:, None] * s, alpha, copies.near)
     top_loss = reduce.max(_largest(log_losses)[None])[0]
     numbers = torch.stack(
         [
@@ -208,6 +213,15 @@ def _largest(x: Tensor) -> Tensor:
 def _finite(x: Tensor) -> Tensor:
     """0 for -inf: when every weight is zero there is nothing to scale, and -inf - -inf would be NaN."""
     return x.where(x != -torch.inf, torch.zeros_like(x))
+
+
+def _sums(data: Sequences, pull: Tensor, pooling: Tensor, alpha: Tensor, near: bool) -> tuple[Tensor, Tensor]:
+    """sum_it pull_it (k_it - k_i,alpha) [z_i'] and sum_it pooling_it x_it, (dv,)."""
+    if not near and data.is_read_once:
+        both = torch.stack([pull.scatter(1, alpha[:, None], -pull.sum(1, keepdim=True)), pooling])
+        attention, head = both.flatten(1) @ data.keys.flatten(0, 1)
+        return attention, head
+    return (_pull_by_differences if near else _pull)(data, pull, alpha), _sum(pooling, data.values)
 
 
 def _pull(data: Sequences, weights: Tensor, alpha: Tensor) -> Tensor:

@@ -189,6 +189,21 @@ class TokenSelector(nn.Module):
         target = (z @ self.Q) @ self.K.T if self.parametrization == "KQ" else z @ self.W.T
         return torch.einsum("ntd,nd->nt", keys, target)
 
+    def scores_and_token_values(self, data: Sequences) -> tuple[Tensor, Tensor | None]:
+        """a_it and, of a binary linear head, v'x_it, both (n, T), where one product gives both; else None for these.
+
+        Example:
+            >>> model, keys = TokenSelector(dim=2, head_init=[0.0, 1.0]), torch.ones(1, 2**17, 2)
+            >>> model.scores_and_token_values(Sequences(keys, torch.ones(1)))[1][0, 0].item()
+            1.0
+        """
+        if self.query != "shared" or self.num_classes != 2 or not self.linear or not data.is_read_once:
+            return self.scores(data), None
+        # As (2, d) times (d, n T): the other way round takes three times as long.
+        both = torch.stack([self.direction, self.head]) @ data.keys.flatten(0, 1).T
+        scores, token_values = both.view(2, *data.keys.shape[:2])
+        return scores, token_values
+
     def _centred_scores(self, data: Sequences, scores: Tensor) -> Tensor | None:
         """(k_it - k_i,alpha)' W z_i where keys are equal or near and a gradient will be taken; None elsewhere."""
         if not scores.requires_grad:

@@ -6,29 +6,51 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from lightning_maxmargin.core import Sequences, check_sequences
-from lightning_maxmargin.data.sampling import BatchLoader
+from lightning_maxmargin.data.sampling import BatchLoader, Reading
 from lightning_maxmargin.errors import InputError
+
+#: Keys of a batch below this many numbers are copied in less time than another thread takes to hand them over.
+PREFETCH_NUMBERS = 2**16
 
 
 class SequenceData(pl.LightningDataModule):
-    """Labelled token sequences in memory, in splits ``train``, ``val`` and ``test`` (the last two where there are any).
+    """Labelled token sequences, in splits ``train``, ``val`` and ``test`` (the last two where there are any).
 
-    A subclass fills :meth:`load`. Every process holds the whole data and trains on its own part of each batch.
+    A subclass fills :meth:`load`. Every process holds the whole data, in memory or mapped from a file, and trains on
+    its own part of each batch. Minibatches are copied, and converted to the dtype of training, while earlier ones are
+    trained on.
 
     Args:
         batch_size: sequences per optimisation step over all processes; None is the full batch.
         shuffle: a new order every epoch (minibatches alone).
         seed: of the order, and of whatever the subclass draws.
+        num_workers: processes that make the minibatches; 0 leaves it to a thread. The batches are the same.
+        prefetch: minibatches made ahead; 0 makes each in the training thread.
+        pin_memory: whether they lie in page-locked memory; None where the run is on a GPU.
 
     Raises:
-        InputError: batch_size is not positive.
+        InputError: batch_size is not positive, or num_workers or prefetch negative.
     """
 
-    def __init__(self, batch_size: int | None = None, shuffle: bool = True, seed: int = 0) -> None:
+    num_workers = 0
+    prefetch = 2
+    pin_memory: bool | None = None
+
+    def __init__(
+        self,
+        batch_size: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        num_workers: int = 0,
+        prefetch: int = 2,
+        pin_memory: bool | None = None,
+    ) -> None:
         super().__init__()
         if batch_size is not None and batch_size < 1:
             raise InputError(f"data.batch_size: {batch_size}; a positive number, or null for the full batch")
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        Reading(num_workers, prefetch)  # refuses what is wrong
+        self.num_workers, self.prefetch, self.pin_memory = num_workers, prefetch, pin_memory
         self._splits: dict[str, Sequences] | None = None
         self.num_classes = 2
         self.head: Tensor | None = None  # the true head, where the data come with one
@@ -90,7 +112,7 @@ class SequenceData(pl.LightningDataModule):
         data = self.splits["train"]
         # What equal keys there are is looked up once, here, and goes with every minibatch.
         data.copies()
-        return BatchLoader(data, self.batch_size, self.shuffle, self.seed)
+        return self._loader(data, self.shuffle)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         return self._evaluation("val")
@@ -103,4 +125,23 @@ class SequenceData(pl.LightningDataModule):
 
     def _evaluation(self, split: str) -> BatchLoader | list[BatchLoader]:
         data = self.splits.get(split)
-        return [] if data is None else BatchLoader(data, self.batch_size, shuffle=False)
+        return [] if data is None else self._loader(data, shuffle=False)
+
+    def _loader(self, data: Sequences, shuffle: bool) -> BatchLoader:
+        if data.mapped and self.batch_size is None:
+            raise InputError(
+                "data.batch_size: the arrays stay in their file, and the full batch would read them all into memory; "
+                "give a batch_size"
+            )
+        numbers = data.keys[0].numel() * min(self.batch_size or len(data), len(data))
+        prefetch = self.prefetch if self.num_workers or numbers >= PREFETCH_NUMBERS else 0
+        trainer = self.trainer
+        module = None if trainer is None else trainer.lightning_module
+        pin = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        reading = Reading(
+            self.num_workers,
+            prefetch,
+            pin if self.pin_memory is None else self.pin_memory,
+            getattr(module, "batch_dtype", None),
+        )
+        return BatchLoader(data, self.batch_size, shuffle, self.seed, reading)

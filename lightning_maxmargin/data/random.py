@@ -25,6 +25,9 @@ class RandomData(SequenceData):
         num_classes: more than 2 draws class indices at random.
         batch_size: as in :class:`SequenceData`.
         shuffle: as in :class:`SequenceData`.
+        num_workers: as in :class:`SequenceData`.
+        prefetch: as in :class:`SequenceData`.
+        pin_memory: as in :class:`SequenceData`.
 
     Raises:
         InputError: a size that is not positive.
@@ -48,8 +51,11 @@ class RandomData(SequenceData):
         num_classes: int = 2,
         batch_size: int | None = None,
         shuffle: bool = True,
+        num_workers: int = 0,
+        prefetch: int = 2,
+        pin_memory: bool | None = None,
     ) -> None:
-        super().__init__(batch_size, shuffle, seed)
+        super().__init__(batch_size, shuffle, seed, num_workers, prefetch, pin_memory)
         for name, size in (("n", n), ("T", T), ("d", d)):
             if size < 1:
                 raise InputError(f"data.{name}: {size}; expected a positive number")

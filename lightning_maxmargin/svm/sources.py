@@ -17,8 +17,9 @@ from lightning_maxmargin.svm.checks import to_array
 from lightning_maxmargin.svm.generate import worst_rows
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
-# A block of a memory-mapped array, in numbers: 32 MB of float64.
-NUMBERS = 4_000_000
+# A block of a memory-mapped array, in numbers: 40 MB of float64. Above 32 MiB glibc gives memory back as soon as it is
+# free; below, what is kept of each block lies between the blocks' own and the heap grows, by 1.5 GB for keys of 1 GB.
+NUMBERS = 5_000_000
 Block = Tensor | Array
 # What a summary holds of each row, besides its query.
 BY_ROW = ("delta", "rhs", "depth", "ids", "rounded")

@@ -52,9 +52,13 @@ class Split:
 
     def __getitem__(self, rows: Tensor) -> Batch:
         """The batch of these documents."""
+        return self.batch(rows)
+
+    def batch(self, rows: Tensor, states: bool = True) -> Batch:
+        """The batch of these documents, with or without hidden states where there are some."""
         texts = rows.tolist()
         if not texts:
-            return self._nothing()
+            return {name: x[:0] for name, x in self.batch(torch.zeros(1, dtype=torch.int64), states).items()}
         ids, attention = padded_ids(self.pieces, texts, self.padding)
         batch = {"index": rows, "input_ids": ids, "attention_mask": attention}
         batch["mask"] = self._padded([~self.special[self.pieces.of(i)] for i in texts])
@@ -65,16 +69,12 @@ class Split:
             batch["unit_mask"] = torch.arange(max(1, int(counts.max()))) < counts[:, None]
         if self.labels is not None:
             batch["labels"] = self.labels[rows]
-        if self.hidden is not None:
+        if self.hidden is not None and states:
             batch["keys"] = self._padded(self.hidden.rows(self.key_layer, texts))
             batch["values"] = batch["keys"]
             if self.value_layer != self.key_layer:
                 batch["values"] = self._padded(self.hidden.rows(self.value_layer, texts))
         return batch
-
-    def _nothing(self) -> Batch:
-        """A process's part of a batch that has fewer documents than there are processes."""
-        return {name: x[:0] for name, x in self[torch.zeros(1, dtype=torch.int64)].items()}
 
     def with_labels(self, labels: Tensor) -> Split:
         """The same documents, labelled (n,) int64."""
@@ -121,6 +121,11 @@ class Split:
         )
 
     @cached_property
+    def without_states(self) -> WithoutStates:
+        """The same documents for who reads their ids alone."""
+        return WithoutStates(self)
+
+    @cached_property
     def counts(self) -> dict[str, int]:
         """How many documents were cut, have nothing to select, or characters that could not be read."""
         starts = torch.from_numpy(self.pieces.starts)
@@ -131,3 +136,17 @@ class Split:
             "empty": int((ends.diff() == 0).sum()),
             "replaced": self.documents.replaced,
         }
+
+
+@dataclass(frozen=True)
+class WithoutStates:
+    """Batches of a split for a trained encoder, which does not read the hidden states of the frozen one."""
+
+    split: Split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, rows: Tensor) -> Batch:
+        """The batch of these documents."""
+        return self.split.batch(rows, states=False)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 
-from lightning_maxmargin.data.sampling import BatchLoader
+from lightning_maxmargin.data.sampling import BatchLoader, Reading, Rows
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.encoders import DEFAULT
@@ -63,6 +63,9 @@ class TextData(pl.LightningDataModule):
         batch_size: documents per optimisation step over all processes.
         seed: of the validation split and of the order; that of ``--seed_everything`` where None.
         cache_dir: of the hidden states; else ``MAXMARGIN_CACHE``, else the user's cache folder.
+        num_workers: processes that make the batches; 0 leaves it to a thread. The batches are the same.
+        prefetch: batches made ahead; 0 makes each in the training thread.
+        pin_memory: whether they lie in page-locked memory; None where the run is on a GPU.
 
     Raises:
         InputError: a file, column, label, encoder or number is wrong.
@@ -96,6 +99,9 @@ class TextData(pl.LightningDataModule):
         batch_size: int = 32,
         seed: int | None = None,
         cache_dir: str | None = None,
+        num_workers: int = 0,
+        prefetch: int = 2,
+        pin_memory: bool | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -105,6 +111,8 @@ class TextData(pl.LightningDataModule):
         self.sources = {"train": train, "val": val, "test": test, "predict": predict}
         self.columns: dict[str, Any] = {"text": text, "label": label, "rationale": rationale}
         self.val_share, self.batch_size, self.cache_dir = val_share, batch_size, cache_dir
+        Reading(num_workers, prefetch)  # refuses what is wrong
+        self.num_workers, self.prefetch, self.pin_memory = num_workers, prefetch, pin_memory
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.encoder: PretrainedEncoder = pretrained_encoder(encoder)
         key = self.encoder.default_layer if key_layer is None else key_layer
@@ -206,7 +214,7 @@ class TextData(pl.LightningDataModule):
         return split
 
     def train_dataloader(self) -> BatchLoader:
-        return BatchLoader(self.labelled("train"), self.batch_size, shuffle=True, seed=self.seed)
+        return self._loader(self.labelled("train"), shuffle=True)
 
     def val_dataloader(self) -> Any:
         return self._evaluation("val")
@@ -216,7 +224,32 @@ class TextData(pl.LightningDataModule):
 
     def predict_dataloader(self) -> Any:
         split = self.splits["predict"]
-        return BatchLoader(split, self.batch_size) if len(split) else []
+        return self._loader(split) if len(split) else []
 
     def _evaluation(self, name: str) -> Any:
-        return BatchLoader(self.labelled(name), self.batch_size) if name in self.splits else []
+        return self._loader(self.labelled(name)) if name in self.splits else []
+
+    def _loader(self, split: Split, shuffle: bool = False) -> BatchLoader:
+        trainer, pin = self.trainer, self.pin_memory
+        if pin is None:
+            pin = trainer is not None and trainer.strategy.root_device.type == "cuda"
+        module = None if trainer is None else trainer.lightning_module
+        reading = Reading(self.num_workers, self.prefetch, pin)
+        return DocumentLoader(split, module, self.batch_size, shuffle, self.seed, reading)
+
+
+class DocumentLoader(BatchLoader):
+    """Batches of documents, without hidden states in epochs in which the encoder is trained and nobody reads them.
+
+    Args:
+        split: the documents.
+        module: what is trained on them; its ``tuning`` says whether it reads ids alone.
+        settings: of :class:`BatchLoader`, from ``batch_size`` on.
+    """
+
+    def __init__(self, split: Split, module: Any, *settings: Any) -> None:
+        super().__init__(split, *settings)
+        self._split, self._module = split, module
+
+    def source(self) -> Rows:
+        return self._split.without_states if getattr(self._module, "tuning", False) else self._split

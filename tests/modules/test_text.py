@@ -237,3 +237,27 @@ def test_readings_are_json(tiny_encoder: Path, tmp_path: Path) -> None:  # noqa:
     assert [round(r.probability, 3) >= 0.5 for r in strange] == [True] * 4
     with pytest.raises(InputError, match="text 1 is a int; expected a string"):
         selector(["a", 1])  # type: ignore[list-item]
+
+
+def test_hidden_states_are_left_out_while_the_encoder_is_trained(tiny_encoder: Path, tmp_path: Path) -> None:  # noqa: F811
+    seen = []
+
+    class Seen(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            seen.append((trainer.current_epoch, "keys" in batch))
+
+    module = TextSelection(finetune_layers=1, finetune_epochs=1)
+    fitted(module, text_data(tmp_path, tiny_encoder, batch_size=100), 3, callbacks=[Seen()])
+    assert set(seen) == {(0, True), (1, True), (2, False)}
+
+
+def test_weights_do_not_depend_on_who_makes_the_batches(tiny_encoder: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Nor the draws of dropout."""
+    text_data(tmp_path, tiny_encoder).setup("fit")  # encoding draws: with the states on disk all runs begin alike
+    found = []
+    for options in ({"prefetch": 0}, {}, {"num_workers": 2}):
+        module = TextSelection(dropout=0.3, finetune_layers=1, finetune_epochs=1)
+        fitted(module, text_data(tmp_path, tiny_encoder, batch_size=100, **options), 2)
+        found.append(module.state_dict())
+    for other in found[1:]:
+        assert [name for name, x in other.items() if not torch.equal(x, found[0][name])] == []

@@ -86,9 +86,21 @@ def test_resumed_run_is_the_whole_run(whole: tuple[tuple[str, ...], Outcome], st
     assert_same_run(checkpoint(unbroken.run_dir), checkpoint(resumed.run_dir))
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_with_workers_goes_on_as_one_without(workers: int, maxmargin: Any) -> None:
+    """In the middle of an epoch, whoever made the batches before and after."""
+    whole = maxmargin(*MINIBATCH, "--trainer.max_steps", "40")
+    part = maxmargin(*MINIBATCH, "--trainer.max_steps", "21", "--data.num_workers", str(workers))
+    last = str(part.run_dir / "checkpoints" / "last.ckpt")
+    resumed = maxmargin(*MINIBATCH, "--trainer.max_steps", "40", "--data.num_workers", "1", "--ckpt_path", last)
+    assert resumed.status == 0, resumed.err
+    assert_same_run(checkpoint(whole.run_dir), checkpoint(resumed.run_dir))
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "2"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_kill_and_resume(seed: int, tmp_path: Path, maxmargin: Any) -> None:
+def test_kill_and_resume(seed: int, workers: str, tmp_path: Path, maxmargin: Any) -> None:
     """kill -9 at a random moment of a run that saves at every step, then resume from the newest whole checkpoint."""
     saver = (
         "{class_path: pytorch_lightning.callbacks.ModelCheckpoint, init_args: {every_n_train_steps: 1, save_top_k: -1}}"
@@ -103,6 +115,8 @@ def test_kill_and_resume(seed: int, tmp_path: Path, maxmargin: Any) -> None:
         "disabled",
         "--report",
         "false",
+        "--data.num_workers",
+        workers,
     )
     killed = tmp_path / "killed"
     process = subprocess.Popen(
