@@ -116,6 +116,12 @@ class ShardSummary:
     smallest: float
     rounded: npt.NDArray[np.bool_]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the direction: (d,) or (d, dq)."""
+        d = self.delta.shape[1]
+        return (d,) if self.queries is None else (d, self.queries.shape[1])
+
     def worst(self, k: int) -> ShardSummary:
         """The k rows that fall short most."""
         if len(self.ids) <= k:
@@ -150,11 +156,26 @@ def merge(reports: Iterable[ShardSummary], k: int) -> ShardSummary:
 
 @dataclass(frozen=True)
 class LocalShard:
-    """Some of the sequences: their problem, the first one's number, and the longest one's tokens (0: those here)."""
+    """Some of the sequences: their problem, the first one's number, and the longest one's tokens (0: those here).
+
+    sequences (m,): their numbers, where they do not follow each other.
+    """
 
     problem: RowProblem
-    start: int
+    start: int = 0
     tokens: int = 0
+    sequences: Index | None = None
+
+    def places(self, ids: Index) -> Index:
+        """Numbers i * T + t among all shards of rows that have the numbers ``ids`` here."""
+        i, t = np.divmod(ids, self.problem.live.shape[1])
+        i = i + self.start if self.sequences is None else self.sequences[i]
+        return np.asarray(i * (self.tokens or self.problem.live.shape[1]) + t)
+
+    def with_rhs(self, by_sequence: Array) -> LocalShard:
+        """The same rows with one right-hand side (m,) for each sequence."""
+        rhs = np.broadcast_to(by_sequence[:, None], self.problem.live.shape)
+        return replace(self, problem=self.problem.with_rhs(rhs))
 
     def worst_rows(self, direction: Array, k: int, everything: bool = False) -> ShardSummary:
         """The k rows of this part that the direction misses most; with ``everything`` the smallest ones, missed or not.
@@ -171,8 +192,8 @@ class LocalShard:
         depth = (margins.ravel()[ids] - b) / np.where(norms > 0, norms, 1e-300)
         smallest = float((margins[on] / problem.rhs[on]).min()) if on.any() else np.inf
         z = None if problem.queries is None else problem.queries[ids // T]
-        numbers = (ids // T + self.start) * (self.tokens or T) + ids % T
-        return ShardSummary(problem.differences(ids), z, b, depth, numbers, smallest, _rounded(problem, ids)).worst(k)
+        rounded = _rounded(problem, ids)
+        return ShardSummary(problem.differences(ids), z, b, depth, self.places(ids), smallest, rounded).worst(k)
 
     def mean_row(self) -> Array:
         """The sum over sequences of their mean row, of the direction's shape."""
@@ -188,7 +209,8 @@ class LocalShard:
         size = problem.row_norms * length
         missed = np.divide(-margins, size, out=np.zeros_like(size), where=problem.live & ~on & (size > 0))
         tight = problem.live & (margins - problem.rhs <= TOLERANCES.tight * np.where(on, problem.rhs, size))
-        pairs = np.argwhere(tight) + np.array([self.start, 0])
+        places, T = self.places(np.flatnonzero(tight)), self.tokens or problem.live.shape[1]
+        pairs = np.column_stack(np.divmod(places, T))
         return ShardCertificate(
             pairs, smallest, float(missed.max(initial=0.0)), problem.merged, bool(problem.live.any())
         )
@@ -213,6 +235,21 @@ class ShardCertificate:
     merged: int
     live: bool
 
+    @staticmethod
+    def joined(parts: Iterable[ShardCertificate]) -> ShardCertificate:
+        """Of all parts together; tight rows in the order of their numbers."""
+        whole = ShardCertificate(np.zeros((0, 2), np.int64), np.inf, 0.0, 0, False)
+        tight = [whole.tight]
+        for part in parts:
+            tight.append(part.tight)
+            smallest, violation = min(whole.smallest, part.smallest), max(whole.violation, part.violation)
+            whole = replace(
+                whole, smallest=smallest, violation=violation, merged=whole.merged + part.merged,
+                live=whole.live or part.live,
+            )  # fmt: skip
+        pairs = np.concatenate(tight)
+        return replace(whole, tight=pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))])
+
 
 def longest(mask: Tensor | None, own: int) -> int:
     """Tokens of the longest sequence: the mask's, or those of a block where there is no mask (or none to be used)."""
@@ -220,20 +257,28 @@ def longest(mask: Tensor | None, own: int) -> int:
 
 
 def shards_of(
-    source: Source, selected: Tensor, queries: Tensor | None, mask: Tensor | None, rhs: Tensor | None
+    source: Source,
+    selected: Tensor,
+    queries: Tensor | None,
+    mask: Tensor | None,
+    rhs: Tensor | None,
+    tokens: int,
+    sequences: Index | None = None,
 ) -> Iterator[LocalShard]:
     """Every block as a checked problem of its own; the other arguments hold all sequences.
 
-    With a mask, the tokens of the longest sequence are its columns, and a block may leave out padding that all of its
-    sequences have.
+    A block may leave out padding that all of its sequences have.
+
+    Args: tokens of the longest sequence anywhere; sequences (n,), their numbers where they do not begin at 0.
     """
     n, seen = len(selected), 0
     for start, block in source.blocks():
         stop, own = start + len(block), np.shape(block)[1]
-        tokens = own if mask is None else mask.shape[1]
         if start != seen or stop > n:
             raise InputError(f"keys hold sequences {start} to {stop}, of {n} selected: give one selected token each")
-        if mask is not None and own < tokens and mask[start:stop, own:].any():
+        if own > tokens:
+            raise InputError(f"block from sequence {start}: {own} tokens, and the longest sequence has {tokens}")
+        if mask is not None and np.ndim(mask) == 2 and mask[start:stop, own:].any():
             raise InputError(f"block from sequence {start}: {own} tokens, but its mask has later ones")
         cut = [None if x is None else x[start:stop] for x in (queries, mask, rhs)]
         cut[1:] = [None if x is None else x[:, :own] if x.ndim == 2 else x for x in cut[1:]]
@@ -243,7 +288,7 @@ def shards_of(
             raise InputError(f"block from sequence {start}: {error}") from error
         if problem.extreme:
             raise InputError(f"block from sequence {start}: sizes that float64 cannot square; rescale the keys")
-        yield LocalShard(problem, start, tokens)
+        yield LocalShard(problem, start, tokens, None if sequences is None else sequences[start:stop])
         seen = stop
     if seen != n:
         raise InputError(f"keys hold {seen} sequences and selected {n}: give one selected token each")
