@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from torch import distributed as dist
@@ -79,7 +80,7 @@ class Ranks:
 
         def ask(*words: Any) -> list[Any]:
             self._broadcast((False, words))
-            return self._collect(lambda: serve(*words))
+            return self._collect(partial(serve, *words))
 
         outcome = _attempt(lambda: lead(ask))
         self._broadcast((True, outcome))
@@ -90,7 +91,7 @@ class Ranks:
             done, words = self._broadcast(None)
             if done:
                 return _value(words)
-            self._collect(lambda words=words: serve(*words))
+            self._collect(partial(serve, *words))
 
     def _broadcast(self, message: Any) -> Any:
         """The first process's message."""

@@ -4,6 +4,7 @@ with right-hand sides that depend on who supports the label SVM."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from lightning_maxmargin.svm.api import GOAL, solve_att_svm, solve_label_svm
 from lightning_maxmargin.svm.batch_input import check_batch
 from lightning_maxmargin.svm.batch_joint import attention_batch
 from lightning_maxmargin.svm.checks import to_array
+from lightning_maxmargin.svm.distributed import DistributedShard
+from lightning_maxmargin.svm.distributed_solve import joint_of_ranks
 from lightning_maxmargin.svm.limits import relaxed_rhs, spare_margins
 from lightning_maxmargin.svm.one_joint import margins_of, rate_coupled, selected_values
 from lightning_maxmargin.svm.rows import Array, RowProblem
@@ -38,7 +41,7 @@ class JointSolution:
 
 
 def solve_joint_svm(
-    keys: Tensor,
+    keys: Tensor | DistributedShard,
     values: Tensor,
     labels: Tensor,
     selected: Tensor,
@@ -59,7 +62,8 @@ def solve_joint_svm(
 
     Args:
         keys, values: (n, T, d) and (n, T, dv), values also (n, dv) if already selected. labels, selected: (n,).
-            With a leading axis (B, n, T, d) every argument has one and both Solutions are stacked.
+            With a leading axis (B, n, T, d) every argument has one and both Solutions are stacked. Sequences on several
+            processes: a ``DistributedShard`` of this one's keys, with the other arguments of this one's.
         limit: "strict" | "relaxed" | "rate_coupled". queries: (n, dq).
         norm_ratio: rho > 0, for rate_coupled; (B,) with a leading axis where the instances differ.
         mask: (n, T). warm_start: an earlier JointSolution or attention Solution. head: the label SVM, if known.
@@ -73,6 +77,8 @@ def solve_joint_svm(
         >>> joint.attention.status, round(joint.attention.margin, 9), joint.head.support.tolist()
         ('certified', 1.0, [0, 1])
     """
+    if isinstance(keys, DistributedShard):
+        return _of_ranks(keys, values, labels, selected, limit, norm_ratio, queries, mask, head)
     is_batch = np.ndim(keys) == 4
     rho = _check_limit(limit, norm_ratio, len(keys) if is_batch else None)
     if is_batch:
@@ -93,6 +99,30 @@ def solve_joint_svm(
         problem = problem.with_rhs(np.broadcast_to(relaxed_rhs(margins[None])[0][:, None], problem.live.shape))
     attention = solve_problem(problem, warm, GOAL)
     return JointSolution(attention, head, limit, norm_ratio, torch.from_numpy(problem.rhs))
+
+
+def _of_ranks(
+    shard: DistributedShard,
+    values: Tensor,
+    labels: Tensor,
+    selected: Tensor,
+    limit: str,
+    norm_ratio: float | Tensor | None,
+    queries: Tensor | None,
+    mask: Tensor | None,
+    head: Solution | BatchSolution | None,
+) -> JointSolution:
+    """One problem, whose sequences lie on several processes."""
+
+    def whole(**problem: Any) -> tuple[Solution, Solution, Tensor | None]:
+        joint = solve_joint_svm(**problem, limit=limit, norm_ratio=norm_ratio)
+        return only(joint.attention), only(joint.head), joint.rhs
+
+    attention, head, rhs = joint_of_ranks(
+        shard, values, labels, selected, limit=limit, check_limit=lambda: float(_check_limit(limit, norm_ratio, None)),
+        queries=queries, mask=mask, head=None if head is None else only(head), whole=whole,
+    )  # fmt: skip
+    return JointSolution(attention, head, limit, norm_ratio, rhs)
 
 
 def _batch(

@@ -50,12 +50,11 @@ class Shard(Protocol):
         ...
 
 
+GOAL = "puts the selected tokens first"
 EachShard = Callable[[], Iterable[Shard]]
 
 
-def solve_shards(
-    each_shard: EachShard, grid: tuple[int, int], goal: str = "puts the selected tokens first"
-) -> Solution:
+def solve_shards(each_shard: EachShard, grid: tuple[int, int], goal: str = GOAL) -> Solution:
     """The limit problem of all shards together; the answer and certificate of the problem in one piece.
 
     Args: each_shard() goes once over the shards, the same ones in the same order each time; grid (n, T) of the whole.

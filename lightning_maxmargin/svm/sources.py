@@ -172,6 +172,10 @@ class LocalShard:
         i = i + self.start if self.sequences is None else self.sequences[i]
         return np.asarray(i * (self.tokens or self.problem.live.shape[1]) + t)
 
+    def live(self) -> npt.NDArray[np.bool_]:
+        """Which rows (m, T) count."""
+        return self.problem.live
+
     def with_rhs(self, by_sequence: Array) -> LocalShard:
         """The same rows with one right-hand side (m,) for each sequence."""
         rhs = np.broadcast_to(by_sequence[:, None], self.problem.live.shape)
