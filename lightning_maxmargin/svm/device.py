@@ -45,7 +45,7 @@ def shard_on_device(
     tokens: int,
     sequences: Index,
 ) -> DeviceShard | None:
-    """The shard of keys on an accelerator, arguments as of ``shards_of``; None where they are on the CPU or mapped.
+    """The shard of keys on an accelerator, arguments as of ``BlockShards``; None where they are on the CPU or mapped.
 
     Also None on devices without float64, whose keys are copied block by block.
 

@@ -25,12 +25,12 @@ from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution
 from lightning_maxmargin.svm.sources import (
     NUMBERS,
+    BlockShards,
     LocalShard,
     ShardCertificate,
     ShardSummary,
     Source,
     merge,
-    shards_of,
 )
 
 #: Up to so many numbers in the keys of all processes, 0.8 MB, the first one is handed them and solves the problem in
@@ -209,7 +209,7 @@ class AskedRows:
 
 
 class AttentionPart(RankRows):
-    """The attention rows of one process; what fits into one block is built once, more anew for each evaluation."""
+    """The attention rows of one process, in memory, mapped, made anew for each evaluation, or on an accelerator."""
 
     def __init__(
         self,
@@ -224,7 +224,7 @@ class AttentionPart(RankRows):
         self.source, self.layout = source, layout
         self.rest = (selected, queries, mask, rhs)
         self.by_sequence: Array | None = None
-        self._kept: list[Any] | None = None
+        self._each: Callable[[], Iterable[Any]] | None = None
 
     def ask_for(self, by_sequence: Array) -> None:
         """Right-hand sides (n,) by the number of the sequence, from now on."""
@@ -264,20 +264,15 @@ class AttentionPart(RankRows):
     def shards(self) -> Iterable[Any]:
         if len(self.sequences) == 0:
             return
-        for shard in self._built() if self._kept is None else self._kept:
+        self._each = self._each or self._shards_of()
+        for shard in self._each():
             b = self.by_sequence
             yield shard if b is None else shard.with_rhs(b[shard.start : shard.start + len(shard.sequences)])
 
-    def _built(self) -> Iterable[Any]:
-        on_device = shard_on_device(self.source, *self.rest, self.layout.tokens, self.sequences)
-        if on_device is not None:
-            self._kept = [on_device]
-            return self._kept
-        blocks = shards_of(self.source, *self.rest, self.layout.tokens, self.sequences)
-        if self.layout.facts[self.layout.rank].numbers > NUMBERS:
-            return blocks
-        self._kept = list(blocks)
-        return self._kept
+    def _shards_of(self) -> Callable[[], Iterable[Any]]:
+        place = (self.source, *self.rest, self.layout.tokens, self.sequences)
+        on_device = shard_on_device(*place)
+        return BlockShards(*place) if on_device is None else lambda: [on_device]
 
 
 class LabelPart(RankRows):

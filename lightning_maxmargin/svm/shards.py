@@ -30,7 +30,7 @@ from lightning_maxmargin.svm.generate import (
 from lightning_maxmargin.svm.proofs import refuted, what_is_known
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution, answered, infeasible, nothing_to_separate
-from lightning_maxmargin.svm.sources import ShardCertificate, ShardSummary, Source, longest, merge, shards_of
+from lightning_maxmargin.svm.sources import BlockShards, ShardCertificate, ShardSummary, Source, longest, merge
 from lightning_maxmargin.svm.threads import one_thread
 
 
@@ -114,7 +114,7 @@ def solve_source(
     """
     n = len(selected)
     tokens = longest(mask, next((np.shape(block)[1] for _, block in source.blocks()), 0))
-    return solve_shards(lambda: shards_of(source, selected, queries, mask, rhs, tokens), (n, tokens))
+    return solve_shards(BlockShards(source, selected, queries, mask, rhs, tokens), (n, tokens))
 
 
 class ShardRows(EuclideanRounds):

@@ -260,39 +260,71 @@ def longest(mask: Tensor | None, own: int) -> int:
     return own if mask is None or np.ndim(mask) != 2 else int(mask.shape[1])
 
 
-def shards_of(
-    source: Source,
-    selected: Tensor,
-    queries: Tensor | None,
-    mask: Tensor | None,
-    rhs: Tensor | None,
-    tokens: int,
-    sequences: Index | None = None,
-) -> Iterator[LocalShard]:
-    """Every block as a checked problem of its own; the other arguments hold all sequences.
+class BlockShards:
+    """Every block as a checked problem of its own; the other arguments hold all sequences of the source.
 
-    A block may leave out padding that all of its sequences have.
+    A block may leave out padding that all of its sequences have. Called once for each evaluation, it reads the blocks
+    anew; of an array, which cannot have changed, the sizes of keys and rows are kept (25 bytes a token), and the keys
+    where they are in memory, or mapped, in float64.
 
     Args: tokens of the longest sequence anywhere; sequences (n,), their numbers where they do not begin at 0.
     """
-    n, seen = len(selected), 0
-    for start, block in source.blocks():
-        stop, own = start + len(block), np.shape(block)[1]
-        if start != seen or stop > n:
-            raise InputError(f"keys hold sequences {start} to {stop}, of {n} selected: give one selected token each")
-        if own > tokens:
-            raise InputError(f"block from sequence {start}: {own} tokens, and the longest sequence has {tokens}")
+
+    def __init__(
+        self,
+        source: Source,
+        selected: Tensor,
+        queries: Tensor | None,
+        mask: Tensor | None,
+        rhs: Tensor | None,
+        tokens: int,
+        sequences: Index | None = None,
+    ) -> None:
+        self.source, self.selected, self.tokens, self.sequences = source, selected, tokens, sequences
+        self.rest = (queries, mask, rhs)
+        self._kept: dict[int, LocalShard] = {}
+
+    def __call__(self) -> Iterator[LocalShard]:
+        """The blocks one after the other.
+
+        Raises: InputError where they and the arguments disagree, or hold wrong numbers.
+        """
+        n, seen = len(self.selected), 0
+        for start, block in self.source.blocks():
+            stop = start + len(block)
+            if start != seen or stop > n:
+                raise InputError(f"keys hold sequences {start} to {stop}, of {n} selected: give each one token")
+            kept = self._kept.get(start)
+            yield self._checked(start, stop, block) if kept is None else _with_keys(kept, block)
+            seen = stop
+        if seen != n:
+            raise InputError(f"keys hold {seen} sequences and selected {n}: give one selected token each")
+
+    def _checked(self, start: int, stop: int, block: Block) -> LocalShard:
+        own, mask = np.shape(block)[1], self.rest[1]
+        if own > self.tokens:
+            raise InputError(f"block from sequence {start}: {own} tokens, and the longest sequence has {self.tokens}")
         if mask is not None and np.ndim(mask) == 2 and mask[start:stop, own:].any():
             raise InputError(f"block from sequence {start}: {own} tokens, but its mask has later ones")
-        cut = [None if x is None else x[start:stop] for x in (queries, mask, rhs)]
+        cut = [None if x is None else x[start:stop] for x in self.rest]
         cut[1:] = [None if x is None else x[:, :own] if x.ndim == 2 else x for x in cut[1:]]
+        keys = to_array(block, "keys")
         try:
-            problem = RowProblem.attention(to_array(block, "keys"), selected[start:stop], *cut)  # type: ignore[arg-type]
+            problem = RowProblem.attention(keys, self.selected[start:stop], *cut)  # type: ignore[arg-type]
         except InputError as error:
             raise InputError(f"block from sequence {start}: {error}") from error
         if problem.extreme:
             raise InputError(f"block from sequence {start}: sizes that float64 cannot square; rescale the keys")
-        yield LocalShard(problem, start, tokens, None if sequences is None else sequences[start:stop])
-        seen = stop
-    if seen != n:
-        raise InputError(f"keys hold {seen} sequences and selected {n}: give one selected token each")
+        shard = LocalShard(problem, start, self.tokens, None if self.sequences is None else self.sequences[start:stop])
+        if isinstance(self.source, MappedSource) and problem.keys is keys:
+            in_float64 = str(block.dtype).endswith("float64")
+            self._kept[start] = shard if in_float64 else _with_keys(shard, None)
+        return shard
+
+
+def _with_keys(shard: LocalShard, block: Block | None) -> LocalShard:
+    """The shard with the keys of its block, or with none."""
+    if block is not None and len(shard.problem.keys):
+        return shard
+    keys = np.zeros((0, 0, 0)) if block is None else to_array(block, "keys")
+    return replace(shard, problem=replace(shard.problem, keys=keys))
