@@ -109,6 +109,18 @@ class Ranks:
         return 0 if self.group is None else dist.get_global_rank(self.group, 0)
 
 
+class Alone(Ranks):
+    """This process by itself, whatever group there is.
+
+    Example:
+        >>> Alone().size
+        1
+    """
+
+    def __init__(self) -> None:
+        self.group, self.rank, self.size = None, 0, 1
+
+
 def _attempt(make: Callable[[], Any]) -> Outcome:
     # Not raised here: the other processes wait for an answer, and would wait half an hour.
     try:

@@ -51,8 +51,8 @@ class DistributedShard:
             products are computed there, in its dtype, and the rows that matter in float64 on the CPU.
         index: numbers (m,) of these sequences among all, such as ``range(rank, n, world_size)``; None counts them
             rank after rank.
-        group: of ``torch.distributed``, the default one where None; alone, where there is none.
-        at_once: up to so many numbers of all keys the first process solves the problem in one piece.
+        group: of ``torch.distributed`` (or its :class:`Ranks`), the default one where None; alone, where there is none.
+        at_once: up to so many numbers of all keys the first process solves the problem in one piece; None is 100,000.
 
     Example:
         >>> from lightning_maxmargin import solve_att_svm
@@ -64,11 +64,15 @@ class DistributedShard:
     keys: Any
     index: Any = None
     group: Any = None
-    at_once: int = NUMBERS_AT_ONCE
+    at_once: int | None = None
+
+    def is_small(self, layout: Layout) -> bool:
+        """Whether the first process solves the problem in one piece."""
+        return layout.numbers <= (NUMBERS_AT_ONCE if self.at_once is None else self.at_once)
 
     @cached_property
     def ranks(self) -> Ranks:
-        return Ranks(self.group)
+        return self.group if isinstance(self.group, Ranks) else Ranks(self.group)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def attention_of_ranks(
     part = AttentionPart(_source(shard.keys), selected, queries, mask, rhs, layout)
 
     def lead(ask: Ask) -> Any:
-        if layout.numbers <= shard.at_once:
+        if shard.is_small(layout):
             return _packed(only(whole(**_pieces(layout, ask("piece")), norm=norm)))
         if norm != "l2":
             raise InputError(f"norm {norm!r} needs the keys on one rank: pass one tensor, or use 'l2'")
@@ -73,7 +73,7 @@ def labels_of_ranks(
     part = LabelPart(shard.keys, labels, layout.classes, layout.sequences())
 
     def lead(ask: Ask) -> Any:
-        if layout.numbers <= shard.at_once:
+        if shard.is_small(layout):
             return _packed(only(whole(**_pieces(layout, ask("piece")), num_classes=layout.classes)))
         return _packed(_label_svm(layout, AskedRows(ask)))
 
@@ -117,7 +117,7 @@ def joint_of_ranks(
     }
 
     def lead(ask: Ask) -> Any:
-        if layout.numbers <= shard.at_once:
+        if shard.is_small(layout):
             pieces = _pieces(layout, ask("attention", "piece")) | _pieces(layout, ask("head", "piece"))
             pieces.pop("rhs")
             attention, found, rhs = whole(**pieces, head=head)
