@@ -9,6 +9,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from lightning_maxmargin.core.exact import OneProcess, Reduce
+from lightning_maxmargin.core.ranks import Alone, Ranks
 
 
 class AllReduce:
@@ -29,6 +30,17 @@ class AllReduce:
 def reduce_over(world_size: int) -> Reduce:
     """What reduces over so many processes."""
     return AllReduce() if world_size > 1 else OneProcess()
+
+
+def measuring_ranks(trainer: Any) -> Ranks:
+    """The processes of a trainer in a group of their own, apart from that of the gradients; all of them must ask.
+
+    On the CPU whatever the backend of the gradients, so that a thread may measure while training goes on.
+    """
+    if trainer.world_size == 1:
+        return Alone()
+    timeout = getattr(trainer.strategy, "_timeout", None)
+    return Ranks(dist.new_group(backend="gloo", timeout=timeout))
 
 
 def leave_group_at_exit() -> None:

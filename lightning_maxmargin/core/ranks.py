@@ -65,6 +65,17 @@ class Ranks:
         dist.all_gather_object(found, _attempt(make), group=self.group)
         return _made(found)
 
+    def collect(self, make: Callable[[], T]) -> list[T]:
+        """What every process makes, on the first one alone; the others get an empty list.
+
+        Raises: as :meth:`gather`, on the first process alone, which has to tell the others.
+        """
+        if self.size == 1:
+            return [make()]
+        found: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(_attempt(make), found, dst=self._first(), group=self.group)
+        return [] if found is None else _made(found)
+
     def led(self, lead: Callable[[Ask], T], serve: Callable[..., Any]) -> T:
         """``lead(ask)`` as the first process computes it, on all of them.
 
@@ -80,7 +91,7 @@ class Ranks:
 
         def ask(*words: Any) -> list[Any]:
             self._broadcast((False, words))
-            return self._collect(partial(serve, *words))
+            return self.collect(partial(serve, *words))
 
         outcome = _attempt(lambda: lead(ask))
         self._broadcast((True, outcome))
@@ -91,19 +102,13 @@ class Ranks:
             done, words = self._broadcast(None)
             if done:
                 return _value(words)
-            self._collect(partial(serve, *words))
+            self.collect(partial(serve, *words))
 
     def _broadcast(self, message: Any) -> Any:
         """The first process's message."""
         box = [message]
         dist.broadcast_object_list(box, src=self._first(), group=self.group)
         return box[0]
-
-    def _collect(self, make: Callable[[], Any]) -> list[Any]:
-        """What every process makes, on the first one."""
-        found: list[Any] | None = [None] * self.size if self.rank == 0 else None
-        dist.gather_object(_attempt(make), found, dst=self._first(), group=self.group)
-        return [] if found is None else _made(found)
 
     def _first(self) -> int:
         return 0 if self.group is None else dist.get_global_rank(self.group, 0)

@@ -41,7 +41,8 @@ class Parts:
         self.index = range(self.ranks.rank, self.count, self.ranks.size)
         mine = data if self.ranks.size == 1 else data[self.rows]
         most = NUMBERS_IN_MEMORY if self.ranks.size == 1 else NUMBERS_IN_BLOCK
-        self.in_memory = whole or mine.keys.numel() <= most
+        # By the largest share, so that all processes do the same.
+        self.in_memory = whole or -(-self.count // self.ranks.size) * data.keys[0].numel() <= most
         self.data = mine.to("cpu").to(torch.float64) if self.in_memory else mine
 
     @property

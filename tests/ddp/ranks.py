@@ -12,7 +12,7 @@ import torch
 from torch import distributed as dist
 
 
-def on_ranks(world: int, folder: Path, work: Callable[[int], Any], timeout: float = 60) -> list[Any]:
+def on_ranks(world: int, folder: Path, work: Callable[[int], Any], timeout: float = 300) -> list[Any]:
     """What ``work(rank)`` returns on each of so many processes, or its error as "Class: message".
 
     Raises: TimeoutError where one has not ended; the others are killed.

@@ -204,7 +204,7 @@ def test_no_answer(case: str, tmp_path: Path) -> None:
 def test_only_the_worst_rows_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys, selected, _ = problem(300, 64, 16)
     sent: list[int] = []
-    before = Ranks._collect
+    before = Ranks.collect
 
     def counted(self: Any, make: Any) -> Any:
         def telling() -> Any:
@@ -214,7 +214,7 @@ def test_only_the_worst_rows_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
         return before(self, telling)
 
-    monkeypatch.setattr(Ranks, "_collect", counted)
+    monkeypatch.setattr(Ranks, "collect", counted)
 
     def work(rank: int) -> Any:
         shard = DistributedShard(keys[rank::3], range(rank, 300, 3), at_once=0)
