@@ -1,6 +1,6 @@
 """Memory of a rank beside its part of the keys, and time against one process: ``solve_att_svm(DistributedShard(...))``.
 
-    python -m scripts.benchmarks.sharded --world 2 --megabytes 400
+    .venv/bin/python scripts/benchmarks/sharded.py --world 2 --megabytes 400
 
 Every rank maps one file of float32 keys and holds every world-size-th sequence of it. Printed per rank: its part, the
 most anonymous memory (RssAnon of /proc, sampled) above what it had before the solve, and how far its direction is from
