@@ -48,7 +48,7 @@ class Peak(threading.Thread):
 def write(path: Path, n: int) -> torch.Tensor:
     """Keys whose tokens 0 are ahead by a common direction, and labels; a block at a time."""
     g, u = torch.Generator().manual_seed(0), torch.zeros(DIM)
-    u[0] = 4.0
+    u[0] = 12.0
     array = np.lib.format.open_memmap(path, "w+", np.float32, (n, TOKENS, DIM))
     labels = torch.empty(n)
     for at in range(0, n, 1000):
