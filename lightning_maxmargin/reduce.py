@@ -10,6 +10,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from lightning_maxmargin.core.exact import OneProcess, Reduce
+from lightning_maxmargin.core.ranks import Alone, Ranks
 
 
 class AllReduce:
@@ -35,6 +36,17 @@ def reduce_over(world_size: int) -> Reduce:
 def number_on(device: torch.device, x: float) -> Tensor:
     """This number on a device, written there: ``torch.tensor`` copies it from the host, which waits for the device."""
     return torch.full((), float(x), device=device)
+
+
+def measuring_ranks(trainer: Any) -> Ranks:
+    """The processes of a trainer in a group of their own, apart from that of the gradients; all of them must ask.
+
+    On the CPU whatever the backend of the gradients, so that a thread may measure while training goes on.
+    """
+    if trainer.world_size == 1:
+        return Alone()
+    timeout = getattr(trainer.strategy, "_timeout", None)
+    return Ranks(dist.new_group(backend="gloo", timeout=timeout))
 
 
 def leave_group_at_exit() -> None:

@@ -16,6 +16,7 @@ from lightning_maxmargin.keys import Value
 from lightning_maxmargin.probe.attention import HeadSnapshot
 from lightning_maxmargin.probe.capture import Reading
 from lightning_maxmargin.probe.sources import AttentionSource
+from lightning_maxmargin.reduce import measuring_ranks
 
 
 class HeadMonitor(Monitor):
@@ -23,8 +24,8 @@ class HeadMonitor(Monitor):
 
     For each head: the margin of one query's attention, its share of the SVM's, the norm and the sparsity, as
     ``head0/KEY`` (``LAYER/head0/KEY`` with several layers); the keys are listed in :mod:`lightning_maxmargin.keys`.
-    One process measures in float64, all receive the numbers. The cost is one pass over the samples per evaluation and
-    an SVM per head, solved every time, since a head's inputs change as well.
+    The processes share the heads out and measure in float64, and all receive the numbers. The cost is one pass over the
+    samples per evaluation and an SVM per head, solved every time, since a head's inputs change as well.
 
     Args:
         sources: the attention layer of the module, or several by name.
@@ -77,7 +78,10 @@ class HeadMonitor(Monitor):
         return "MarginMonitor"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._watch = HeadWatch(pl_module, self.sources, self.data, self.forward, self.samples)
+        self.everywhere = trainer.world_size > 1
+        self._watch = HeadWatch(
+            pl_module, self.sources, self.data, self.forward, self.samples, measuring_ranks(trainer)
+        )
         if not self.history:
             self.evaluate(trainer, pl_module)
 
@@ -85,7 +89,10 @@ class HeadMonitor(Monitor):
         return self._watch.gather(trainer, pl_module)
 
     def measure(self, step: int, pl_module: pl.LightningModule, readings: dict[str, Reading]) -> dict[str, Value]:
-        self.heads = self._watch.measure(readings)
+        heads = self._watch.measure(readings)
+        if heads is None:
+            return {}
+        self.heads = heads
         self.rows.append((step, {head: s[: self.maps].clone() for head, s in self.heads.attention.items()}))
         statuses: list[str] = [solution.status for solution in self.heads.solutions.values()]
         return self.heads.values | {f"heads/{s}": float(statuses.count(s)) for s in ("certified", "infeasible")}

@@ -18,14 +18,16 @@ from lightning_maxmargin.keys import Value
 from lightning_maxmargin.probe.own import OwnNumbers
 from lightning_maxmargin.probe.selector import Probe, Snapshot, head_vector
 from lightning_maxmargin.probe.sources import AttentionSource
+from lightning_maxmargin.reduce import measuring_ranks
 
 
 class MarginMonitor(Monitor):
     """Logs, at geometrically spaced steps, the margins of attention and head against their SVMs.
 
     Of a module of this package: attention and label margin and the direction gaps; the keys are listed in
-    :mod:`lightning_maxmargin.keys`. One process measures in float64, all receive the numbers (or the error), and all
-    log the same keys; one that is undefined is left out of the log and null in :attr:`last`. The cost is two passes
+    :mod:`lightning_maxmargin.keys`. Each process measures its own sequences in float64, all receive the numbers (or the
+    error), and all log the same keys; one that is undefined is left out of the log and null in :attr:`last`. In another
+    norm than l2, and with numbers of your own, the first process measures all. The cost is two passes
     over the data per evaluation, plus the SVMs whenever a selected token has changed; ``monitor/seconds`` says what it
     has come to.
 
@@ -50,7 +52,7 @@ class MarginMonitor(Monitor):
     Attributes:
         last: the latest numbers by key.
         history: all of them, with ``step``.
-        snapshot: the latest :class:`Snapshot` (on the first process).
+        snapshot: the latest :class:`Snapshot` (on the processes that measure).
         paths: (step, p or W, v) of every evaluation of a two-dimensional problem.
         message: what the numbers mean, where they need a message.
 
@@ -97,9 +99,12 @@ class MarginMonitor(Monitor):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         model, norm = _selector_of(pl_module), _norm_of(trainer.optimizers)
-        if trainer.is_global_zero:
+        # Another norm and numbers of the user's own need all sequences on one process.
+        self.everywhere = trainer.world_size > 1 and norm in ("l2", 2) and self.own is None
+        if self.everywhere or trainer.is_global_zero:
             self.sequences = self._find(trainer)
-            self._probe = Probe(self.sequences, getattr(pl_module, "train_part", "both"), norm, self.own)
+            ranks = measuring_ranks(trainer) if self.everywhere else None
+            self._probe = Probe(self.sequences, getattr(pl_module, "train_part", "both"), norm, self.own, ranks)
             if not self.paths:
                 self._remember(trainer.global_step, model.direction, head_vector(model))
 

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from lightning_maxmargin.callbacks.watch import Failure, as_failure
+from lightning_maxmargin.core.ranks import Failure, as_failure
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.keys import Value, check_registered
 from lightning_maxmargin.reduce import leave_group_at_exit
@@ -19,8 +19,8 @@ from lightning_maxmargin.schedule import next_step
 class Monitor(Callback):
     """Measures at geometrically spaced steps, or every so many epochs, and logs.
 
-    One process measures, all receive the numbers (or the error), and all log the same keys; one that is undefined is
-    left out of the log and null in :attr:`last`.
+    One process measures, or all do together (``everywhere``), all receive the numbers (or the error), and all log the
+    same keys; one that is undefined is left out of the log and null in :attr:`last`.
 
     Args:
         per_decade: evaluations per factor of ten in steps.
@@ -35,6 +35,9 @@ class Monitor(Callback):
     Raises:
         InputError: a number that is not positive.
     """
+
+    #: Whether every process measures, together, and gets the same numbers; else the first one measures.
+    everywhere: bool = False
 
     def __init__(self, per_decade: int = 10, every_n_epochs: int | None = None) -> None:
         self.per_decade, self.every_n_epochs = per_decade, every_n_epochs
@@ -59,7 +62,7 @@ class Monitor(Callback):
         return None, None
 
     def measure(self, step: int, pl_module: pl.LightningModule, readings: Any) -> dict[str, Value]:
-        """The numbers now, on the first process; an error reaches all."""
+        """The numbers now, on the processes that measure; an error reaches all."""
         raise NotImplementedError
 
     def diagnose(self, pl_module: pl.LightningModule) -> str:
@@ -104,11 +107,11 @@ class Monitor(Callback):
     # --- what becomes of the numbers --------------------------------------------------------------------------
 
     def evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Value]:
-        """Measures now, on one process, and logs on all."""
+        """Measures now and logs on all processes."""
         start = time.perf_counter()
         failure, readings = self.gather(trainer, pl_module)
         values: dict[str, Value] = {}
-        if trainer.is_global_zero and failure is None:
+        if (self.everywhere or trainer.is_global_zero) and failure is None:
             # An error is not raised here: the other processes wait for an answer, and would wait half an hour.
             try:
                 values = self.measure(trainer.global_step, pl_module, readings)

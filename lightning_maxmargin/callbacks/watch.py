@@ -1,4 +1,4 @@
-"""Reads the attention layers of a foreign LightningModule on all processes, for one of them to measure."""
+"""Reads the attention layers of a foreign LightningModule on all processes, which share the heads out."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from lightning_maxmargin.core.ranks import Failure, Ranks, as_failure
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.probe.attention import HeadProbe, HeadSnapshot
 from lightning_maxmargin.probe.capture import Reading, capture, same_rng
 from lightning_maxmargin.probe.sources import AttentionSource, find_module
 
-#: A failure as (class, message): it travels to the other processes, where a traceback would not.
-Failure = tuple[type[Exception], str]
 Forward = Callable[[Any, Any], Any]
 
 
@@ -39,6 +38,7 @@ class HeadWatch:
         data: a batch, or a loader or list of batches; read once.
         forward: ``forward(module, batch)``; None is ``module(batch)``, with the first entry of a tuple or list.
         samples: the first so many are evaluated.
+        ranks: the processes that measure, each some of the heads.
 
     Raises:
         InputError: a name that is no submodule, or there are no samples.
@@ -51,11 +51,12 @@ class HeadWatch:
         data: Any,
         forward: Forward | None,
         samples: int,
+        ranks: Ranks | None = None,
     ) -> None:
         self.sources, self.forward, self.samples = dict(sources), forward or _first_entry, samples
         self.heads = {layer: _count_heads(module, source) for layer, source in self.sources.items()}
         self.batches = _batches(data, samples)
-        self.probe = HeadProbe(self.sources)
+        self.probe = HeadProbe(self.sources, ranks)
 
     def gather(self, trainer: pl.Trainer, module: pl.LightningModule) -> Gathered:
         """Reads the samples, on all processes; an error of one is handed to all and raised by none."""
@@ -75,8 +76,8 @@ class HeadWatch:
         torch.distributed.all_gather_object(found, (failure, mine))
         return self._joined(found)
 
-    def measure(self, readings: dict[str, Reading]) -> HeadSnapshot:
-        """The numbers, on one process."""
+    def measure(self, readings: dict[str, Reading]) -> HeadSnapshot | None:
+        """The numbers, on the first process; None on the others."""
         return self.probe.measure(readings, self.heads)
 
     def _read(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> dict[str, Reading]:
@@ -95,13 +96,6 @@ class HeadWatch:
         # Process r has the batches r, r + world, ...: back into the order of one process.
         parts = [found[b % len(found)][1][b // len(found)] for b in range(len(self.batches))]
         return Gathered(None, {layer: _join([p[layer] for p in parts], self.samples) for layer in self.sources})
-
-
-def as_failure(error: Exception) -> Failure:
-    """An InputError as it is, anything else with its class named."""
-    if isinstance(error, InputError):
-        return InputError, str(error)
-    return RuntimeError, f"{type(error).__name__}: {error}"
 
 
 def _count_heads(module: nn.Module, source: AttentionSource) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.core import masked_softmax, select, take_token
+from lightning_maxmargin.core.ranks import Alone, Ranks
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.keys import Value, measured_by
 from lightning_maxmargin.metrics import attention_margin, entropy, relative_margin, score_rows, sparsity
@@ -91,25 +92,43 @@ class HeadProbe:
 
     Args:
         sources: by name of the layer; the name ``""`` leaves the prefix out.
+        ranks: processes that measure together, each every ``ranks.size``-th head; this one alone where None.
     """
 
-    def __init__(self, sources: dict[str, AttentionSource]) -> None:
-        self.sources = sources
+    def __init__(self, sources: dict[str, AttentionSource], ranks: Ranks | None = None) -> None:
+        self.sources, self.ranks = sources, ranks or Alone()
         self._solutions: dict[str, Solution] = {}
 
     @torch.no_grad()
-    def measure(self, readings: dict[str, Reading], heads: dict[str, int]) -> HeadSnapshot:
-        """A snapshot.
+    def measure(self, readings: dict[str, Reading], heads: dict[str, int]) -> HeadSnapshot | None:
+        """A snapshot, on the first process; None on the others.
 
         Args:
-            readings: of every source.
+            readings: of every source, the same on all processes.
             heads: of every source.
         """
-        snapshot = HeadSnapshot()
+        parts = self.ranks.collect(lambda: self._mine(readings, heads))
+        if not parts:
+            return None
+        whole = HeadSnapshot()
+        # Round after round, as the heads were dealt.
+        for at in range(sum(heads.values())):
+            part = parts[at % len(parts)][at // len(parts)]
+            for name in ("values", "attention", "selected", "solutions"):
+                getattr(whole, name).update(getattr(part, name))
+        return whole
+
+    def _mine(self, readings: dict[str, Reading], heads: dict[str, int]) -> list[HeadSnapshot]:
+        """The heads of this process, one by one."""
+        found: list[HeadSnapshot] = []
+        dealt = 0
         for layer, source in self.sources.items():
             for h, head in enumerate(split_heads(source, readings[layer], heads[layer])):
-                self._head(f"{layer}/head{h}".removeprefix("/"), head, readings[layer], snapshot)
-        return snapshot
+                if dealt % self.ranks.size == self.ranks.rank:
+                    found.append(HeadSnapshot())
+                    self._head(f"{layer}/head{h}".removeprefix("/"), head, readings[layer], found[-1])
+                dealt += 1
+        return found
 
     def _head(self, name: str, head: Head, reading: Reading, snapshot: HeadSnapshot) -> None:
         from lightning_maxmargin.svm import only, solve_att_svm

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_maxmargin.core import Sequences, TokenSelector, select, take_token, without_copies
 from lightning_maxmargin.core.model import Output
+from lightning_maxmargin.core.ranks import Ranks
+from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.keys import LIMITS, Value, measured_by
 from lightning_maxmargin.metrics import (
-    attention_margin,
     direction_gap,
     entropy,
     globally_optimal,
-    label_margin,
     locally_optimal,
     relative_margin,
     score_rows,
 )
+from lightning_maxmargin.metrics.margin import label_rows
 from lightning_maxmargin.metrics.selection import selected_mass
 from lightning_maxmargin.probe.geometry import Geometry
 from lightning_maxmargin.probe.own import OwnNumbers
+from lightning_maxmargin.probe.parts import Parts, Tally
 
 if TYPE_CHECKING:
     from lightning_maxmargin.svm import JointSolution, Solution
@@ -53,11 +55,28 @@ class Snapshot:
     head: Tensor = field(repr=False)
 
 
+class Seen(NamedTuple):
+    """This process's sequences at one step.
+
+    chosen (m, dv): the values of the selected tokens, or the pooled ones where the head alone is trained; queries
+    (m, dq) or None; others (m, T): the tokens less copies of the selected ones, which the SVM merges as well.
+    """
+
+    output: Output
+    selected: Tensor
+    chosen: Tensor
+    queries: Tensor | None
+    others: Tensor
+
+
 class Probe:
     """Measures a model on one data set, in float64 on the CPU, keeping solutions while the selection stays.
 
     The strict and relaxed problems and the label SVM depend on the selected tokens alone, so they are solved again only
     when a selected token changes, from the last support rows; the rate-coupled one also follows rho.
+
+    On several processes each measures its own sequences and all get the same snapshot; sequences that are many stay
+    where they are, mapped or on a device, and are read a block at a time.
 
     Args:
         data: all sequences.
@@ -65,104 +84,211 @@ class Probe:
             is given: the label SVM is about the pooled inputs).
         norm: whose margin the optimizer maximises; where it is not l2, the strict SVM is solved in it as well.
         own: what the user measures besides.
+        ranks: the processes that call :meth:`measure` together, with the same data; this one alone where None.
 
     A nonlinear head has no label SVM, and of the limits of the attention only the strict one is defined.
+
+    Raises:
+        InputError: another norm or numbers of the user's own on several processes; they need all sequences on one.
     """
 
     def __init__(
-        self, data: Sequences, train: str = "both", norm: str | float = "l2", own: OwnNumbers | None = None
+        self,
+        data: Sequences,
+        train: str = "both",
+        norm: str | float = "l2",
+        own: OwnNumbers | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.data = data.to("cpu").to(torch.float64)
+        needs_all = norm not in ("l2", 2) or own is not None
+        self._parts = Parts(data, ranks, whole=needs_all)
+        self.ranks = self._parts.ranks
+        if needs_all and self.ranks.size > 1:
+            raise InputError(f"norm {norm!r} and numbers of your own need all sequences on one process: measure on one")
         self.train, self._own = train, own
-        self._small = self.data.keys.numel() <= SMALL_DATA_NUMBERS
-        self._geometry = None if norm in ("l2", 2) else Geometry(self.data, norm, warm=not self._small)
+        self._small = data.keys.numel() <= SMALL_DATA_NUMBERS
+        self._geometry = None if norm in ("l2", 2) else Geometry(self._parts.data, norm, warm=not self._small)
         self._selected: Tensor | None = None
-        self._others: Tensor | None = None  # the mask less copies of the selected tokens, which the SVM merges as well
+        # Selected tokens, and the tokens less copies of these.
+        self._others: tuple[Tensor, Tensor] | None = None
         self._solutions: dict[str, JointSolution] = {}
         self._head: Solution | None = None
 
     @torch.no_grad()
     def measure(self, model: TokenSelector) -> Snapshot:
-        """A snapshot of this model; the model itself is not touched."""
+        """A snapshot of this model; the model itself is not touched.
+
+        Raises: on several processes, what one of them fails at, on all.
+        """
         model = _double(model)
-        output = model(self.data)
-        alpha = select(output.scores, self.data.mask)
+        seen: Seen
+
+        def look() -> tuple[bool, Tensor]:
+            nonlocal seen
+            seen = self._look(model)
+            moved = self._selected is None or not torch.equal(seen.selected, self._selected)
+            return moved, seen.selected
+
+        looks = self.ranks.gather(look)
+        moved = any(changed for changed, _ in looks)
         norm, head_norm = float(model.direction.norm()), float(model.head.norm()) if model.linear else None
         rho = head_norm / norm if head_norm is not None and norm > 0 else None
-        if self._selected is None or not torch.equal(alpha, self._selected):
-            self._others = without_copies(self.data.keys, alpha, self.data.mask)
-        self._solve(alpha, output, model, rho)
+        self._solve(seen, moved, model, rho)
+        gaps, nearest = self._gaps(model.direction)
+        tally = Tally.joined(self.ranks.gather(lambda: self._tally(model, seen, nearest)))
         values: dict[str, Value] = dict.fromkeys(measured_by("selector"))
-        values |= self._selection(model, output, alpha)
+        values |= _selection(tally)
         values |= {"norm/attention": norm, "norm/head": head_norm, "norm_ratio": rho}
-        values |= self._attention(model.direction, norm, output, alpha)
+        values |= self._attention(norm, gaps, nearest, tally)
         if head_norm is not None:
-            values |= self._label(model, head_norm, output, alpha)
+            values |= self._label(model, head_norm, tally)
         if self._geometry is not None and self.train != "head":
-            values |= self._geometry.values(model, output.scores, alpha)
+            values |= self._geometry.values(model, seen.output.scores, seen.selected)
         if self._own is not None:
-            values |= self._own.values(model, self.data, output, alpha)
-        return Snapshot(values, dict(self._solutions), alpha, model.direction.clone(), head_vector(model))
+            values |= self._own.values(model, self._parts.data, seen.output, seen.selected)
+        selected = torch.empty(self._parts.count, dtype=torch.int64)
+        for rank, (_, part) in enumerate(looks):
+            selected[rank :: self.ranks.size] = part
+        return Snapshot(values, dict(self._solutions), selected, model.direction.clone(), head_vector(model))
+
+    # --- this process's sequences -----------------------------------------------------------------------------
+
+    def _look(self, model: TokenSelector) -> Seen:
+        """Goes over all sequences of this process, a block at a time."""
+        outputs, chosen, queries = [], [], []
+        for block in self._parts.blocks():
+            output = model(block)
+            alpha = select(output.scores, block.mask)
+            outputs.append(output)
+            if self.train == "head":
+                chosen.append(torch.einsum("nt,ntd->nd", output.attention, block.values))
+            else:
+                chosen.append(take_token(block.values, alpha))
+            queries.append(model.queries(block))
+        joined = Output(*(torch.cat(columns) for columns in zip(*outputs, strict=True)))
+        z = None if queries[0] is None else torch.cat([q for q in queries if q is not None])
+        selected = select(joined.scores, self._parts.mask)
+        if self._others is None or not torch.equal(selected, self._others[0]):
+            self._others = selected, self._without_copies(selected)
+        return Seen(joined, selected, torch.cat(chosen), z, self._others[1])
+
+    def _without_copies(self, selected: Tensor) -> Tensor:
+        found, at = [], 0
+        for block in self._parts.blocks():
+            real = without_copies(block.keys, selected[at : at + len(block)], block.mask)
+            found.append(torch.ones(block.keys.shape[:2], dtype=torch.bool) if real is None else real)
+            at += len(block)
+        return torch.cat(found)
+
+    def _tally(self, model: TokenSelector, seen: Seen, nearest: str | None) -> Tally:
+        """What is summed and compared over all sequences."""
+        output, alpha = seen.output, seen.selected
+        tally = Tally(len(alpha))
+        tally.add(mass=selected_mass(output.attention, alpha), entropy=entropy(output.attention))
+        rows = score_rows(output.scores, alpha, seen.others)
+        tally.lower(row=rows)
+        if nearest is not None:
+            rhs = self._solutions[nearest].rhs
+            asked = torch.ones_like(rows) if rhs is None else rhs[self._parts.rows]
+            tally.lower(
+                met=torch.where(asked > 0, rows / asked.clamp_min(1e-300), torch.inf),
+                broken=rows.where(asked <= 0, torch.zeros_like(rows)),
+            )
+        if model.linear:
+            logits = output.logits if self.train == "head" else model.logits(seen.chosen)
+            tally.lower(label=label_rows(logits.double(), self._parts.labels))
+        if self._parts.data.planted is not None:
+            tally.add(planted=alpha == self._parts.data.planted.cpu())
+        if model.num_classes == 2 and (not model.linear or bool(model.head.any())):
+            self._tally_optimal(model, alpha, tally)
+        return tally
+
+    def _tally_optimal(self, model: TokenSelector, alpha: Tensor, tally: Tally) -> None:
+        from lightning_maxmargin.svm import only
+
+        def gamma_of(block: Sequences) -> Tensor:
+            logits = model.logits(block.values.flatten(0, 1)).view(block.values.shape[:2])
+            return block.labels[:, None] * logits
+
+        gamma = self._parts.each(gamma_of)
+        tally.add(globally=globally_optimal(gamma, alpha, self._parts.mask))
+        strict = self._solutions.get("strict")
+        # A neighbour of a nonlinear head is judged by psi's slope, not by its own score.
+        if model.linear and strict is not None and strict.attention.status == "certified":
+            support, size = only(strict.attention).support, self.ranks.size
+            here = support[support[:, 0] % size == self.ranks.rank]
+            tally.add(locally=locally_optimal(gamma, alpha, torch.stack([here[:, 0] // size, here[:, 1]], 1)))
 
     # --- limit problems ---------------------------------------------------------------------------------------
 
-    def _solve(self, alpha: Tensor, output: Output, model: TokenSelector, rho: float | None) -> None:
+    def _shard(self, x: Tensor) -> Any:
+        """Keys or values of this process, as the solvers take them."""
+        from lightning_maxmargin.svm import DistributedShard
+
+        alone = self.ranks.size == 1 and self._parts.in_memory
+        return x if alone else DistributedShard(x, self._parts.index, self.ranks)
+
+    def _solve(self, seen: Seen, moved: bool, model: TokenSelector, rho: float | None) -> None:
         from lightning_maxmargin.svm import only, solve_label_svm
 
-        moved = self._selected is None or not torch.equal(alpha, self._selected)
-        self._selected = alpha
-        if not model.linear:
-            if moved:
-                self._solve_limit("strict", alpha, model, None)
+        self._selected = seen.selected
+        if model.linear and (self.train == "head" or (self.train == "both" and moved)):
+            warm = None if self._small else self._head
+            # A few sequences may lack a class that the head has.
+            classes = None if model.num_classes == 2 else model.num_classes
+            values, labels = self._shard(seen.chosen), self._parts.labels
+            self._head = only(solve_label_svm(values, labels, num_classes=classes, warm_start=warm))
+        if self.train == "head" and model.linear:
             return
-        warm = None if self._small else self._head
-        if self.train == "head":
-            pooled = torch.einsum("nt,ntd->nd", output.attention, self.data.values)
-            self._head = only(solve_label_svm(pooled, self.data.labels, warm_start=warm))
-            return
-        if self.train == "both" and moved:
-            chosen = take_token(self.data.values, alpha)
-            self._head = only(solve_label_svm(chosen, self.data.labels, warm_start=warm))
         if moved:
             self._solutions.pop("rate_coupled", None)
-        for limit in LIMITS if self.train == "both" else LIMITS[:1]:
+        for limit in LIMITS if self.train == "both" and model.linear else LIMITS[:1]:
             if moved or limit == "rate_coupled":
-                self._solve_limit(limit, alpha, model, rho)
+                self._solve_limit(limit, seen, rho)
 
-    def _solve_limit(self, limit: str, alpha: Tensor, model: TokenSelector, rho: float | None) -> None:
+    def _solve_limit(self, limit: str, seen: Seen, rho: float | None) -> None:
         from lightning_maxmargin.svm import JointSolution, solve_att_svm, solve_joint_svm
 
         before = self._solutions.pop(limit, None)
         warm = None if before is None or self._small else before.attention
-        data, queries = self.data, model.queries(self.data)
+        keys, mask = self._shard(self._parts.data.keys), self._parts.mask
         if limit == "strict":
-            solution = solve_att_svm(data.keys, alpha, queries=queries, mask=data.mask, warm_start=warm)
+            solution = solve_att_svm(keys, seen.selected, queries=seen.queries, mask=mask, warm_start=warm)
             self._solutions[limit] = JointSolution(solution, self._head or solution, limit=limit)
         elif self._head is not None and self._head.status == "certified" and (rho or limit == "relaxed"):
             self._solutions[limit] = solve_joint_svm(
-                data.keys, data.values, data.labels, alpha, limit=limit, norm_ratio=rho, queries=queries,
-                mask=data.mask, head=self._head, warm_start=warm,
+                keys, seen.chosen, self._parts.labels, seen.selected, limit=limit, norm_ratio=rho,
+                queries=seen.queries, mask=mask, head=self._head, warm_start=warm,
             )  # fmt: skip
 
     # --- what is measured -------------------------------------------------------------------------------------
 
-    def _attention(self, direction: Tensor, norm: float, output: Output, alpha: Tensor) -> dict[str, Value]:
+    def _gaps(self, direction: Tensor) -> tuple[dict[str, float | None], str | None]:
+        """Direction gaps to the certified limits, and the name of the nearest."""
+        gaps = {
+            limit: direction_gap(direction, solution.attention.direction)
+            for limit, solution in self._solutions.items()
+            if solution.attention.status == "certified"
+        }
+        defined = {k: g for k, g in gaps.items() if g is not None}
+        return gaps, min(defined, key=lambda k: defined[k]) if defined else next(iter(self._solutions), None)
+
+    def _attention(
+        self, norm: float, gaps: dict[str, float | None], nearest: str | None, tally: Tally
+    ) -> dict[str, Value]:
         from lightning_maxmargin.svm import only
 
-        values: dict[str, Value] = {"margin/attention": attention_margin(output.scores, alpha, norm, self._others)}
-        gaps = {}
-        for limit, solution in self._solutions.items():
-            if solution.attention.status == "certified":
-                gap = direction_gap(direction, solution.attention.direction)
-                gaps[limit] = values[f"direction_gap/{limit}"] = gap
-        defined = {k: g for k, g in gaps.items() if g is not None}
-        nearest = min(defined, key=lambda k: defined[k]) if defined else next(iter(self._solutions), None)
+        values: dict[str, Value] = {"margin/attention": tally.least["row"] / norm if norm > 0 else 0.0}
+        values |= {f"direction_gap/{limit}": gap for limit, gap in gaps.items()}
         if nearest is None:
             return values | {"status/attention": None, "svm/limit": None}
         best = only(self._solutions[nearest].attention)
+        # min row/b over rows with b > 0, per unit norm, against the SVM's; or a negative row where b = 0.
+        least = min(tally.least["met"], tally.least["broken"]) if tally.least["broken"] < 0 else tally.least["met"]
+        measured = best.status == "certified" and norm > 0
         return values | {
             "direction_gap/attention": gaps.get(nearest),
-            "relative_margin/attention": self._relative(self._solutions[nearest], output, alpha, norm),
+            "relative_margin/attention": relative_margin(least / norm, best.margin) if measured else None,
             "status/attention": best.status.value,
             "svm/limit": nearest,
             "svm/duality_gap": best.gap,
@@ -170,25 +296,8 @@ class Probe:
             "svm/support": float(len(best.support)),
         }
 
-    def _relative(self, solution: JointSolution, output: Output, alpha: Tensor, norm: float) -> Value:
-        """min row/b over rows with b > 0, per unit norm, against the SVM's; or a negative row where b = 0."""
-        if solution.attention.status != "certified" or norm == 0:
-            return None
-        rows = score_rows(output.scores, alpha, self._others)
-        rhs = torch.ones_like(rows) if solution.rhs is None else solution.rhs
-        least = torch.where(rhs > 0, rows / rhs.clamp_min(1e-300), torch.inf).min()
-        broken = rows.where(rhs <= 0, torch.zeros_like(rows)).min()
-        return relative_margin(
-            float(torch.minimum(least, broken) if broken < 0 else least) / norm, solution.attention.margin
-        )
-
-    def _label(self, model: TokenSelector, norm: float, output: Output, alpha: Tensor) -> dict[str, Value]:
-        if self.train == "head":
-            logits = output.logits
-        else:
-            chosen = take_token(self.data.values, alpha)
-            logits = model.logits(chosen)
-        margin = label_margin(logits, self.data.labels, norm)
+    def _label(self, model: TokenSelector, norm: float, tally: Tally) -> dict[str, Value]:
+        margin = tally.least["label"] / norm if norm > 0 else 0.0
         values: dict[str, Value] = {"margin/head": margin, "status/head": None}
         if self._head is None:
             return values
@@ -198,24 +307,11 @@ class Probe:
             values["relative_margin/head"] = relative_margin(margin, self._head.margin)
         return values
 
-    def _selection(self, model: TokenSelector, output: Output, alpha: Tensor) -> dict[str, Value]:
-        values: dict[str, Value] = {
-            "attention/selected_mass": float(selected_mass(output.attention, alpha).mean()),
-            "attention/entropy": float(entropy(output.attention).mean()),
-        }
-        if self.data.planted is not None:
-            values["selection/accuracy"] = float((alpha == self.data.planted).double().mean())
-        if model.num_classes == 2 and (not model.linear or bool(model.head.any())):
-            logits = model.logits(self.data.values.flatten(0, 1)).view(self.data.values.shape[:2])
-            gamma = self.data.labels[:, None] * logits
-            values["selection/globally_optimal"] = float(globally_optimal(gamma, alpha, self.data.mask).double().mean())
-            strict = self._solutions.get("strict")
-            # A neighbour of a nonlinear head is judged by psi's slope, not by its own score.
-            if model.linear and strict is not None and strict.attention.status == "certified":
-                values["selection/locally_optimal"] = float(
-                    locally_optimal(gamma, alpha, strict.attention.support).double().mean()
-                )
-        return values
+
+def _selection(tally: Tally) -> dict[str, Value]:
+    keys = {"mass": "attention/selected_mass", "entropy": "attention/entropy", "planted": "selection/accuracy"}
+    keys |= {"globally": "selection/globally_optimal", "locally": "selection/locally_optimal"}
+    return {keys[name]: tally.mean(name) for name in tally.sums}
 
 
 def head_vector(model: TokenSelector) -> Tensor:

@@ -5,6 +5,7 @@ from lightning_maxmargin.svm.api import solve_att_svm, solve_label_svm
 from lightning_maxmargin.svm.certificate import Status
 from lightning_maxmargin.svm.certify import certify
 from lightning_maxmargin.svm.custom import CustomSolution, solve_cvxpy, solve_rows
+from lightning_maxmargin.svm.distributed import DistributedShard
 from lightning_maxmargin.svm.joint import JointSolution, solve_joint_svm
 from lightning_maxmargin.svm.norms.names import dual_norm_of, norm_of, relative_margin_in
 from lightning_maxmargin.svm.norms.registry import WorkingRows, register_norm
@@ -15,6 +16,7 @@ from lightning_maxmargin.svm.solution import BatchSolution, Solution, only
 __all__ = [
     "BatchSolution",
     "CustomSolution",
+    "DistributedShard",
     "JointSolution",
     "RowProblem",
     "Solution",

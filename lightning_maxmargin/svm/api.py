@@ -12,18 +12,18 @@ from torch import Tensor
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.batch import label_batch, solve_batch
 from lightning_maxmargin.svm.checks import check_labels, check_values
+from lightning_maxmargin.svm.distributed import DistributedShard
+from lightning_maxmargin.svm.distributed_solve import attention_of_ranks, labels_of_ranks
 from lightning_maxmargin.svm.norms.registry import Norm, check_norm
 from lightning_maxmargin.svm.rows import RowProblem
-from lightning_maxmargin.svm.shards import solve_source
+from lightning_maxmargin.svm.shards import GOAL, solve_source
 from lightning_maxmargin.svm.solution import BatchSolution, Solution
 from lightning_maxmargin.svm.solve import solve_problem
 from lightning_maxmargin.svm.sources import Blocks, as_source
 
-GOAL = "puts the selected tokens first"
-
 
 def solve_att_svm(
-    keys: Tensor | Blocks,
+    keys: Tensor | Blocks | DistributedShard,
     selected: Tensor,
     *,
     queries: Tensor | None = None,
@@ -43,7 +43,8 @@ def solve_att_svm(
     Args:
         keys: (n, T, d), any float dtype. With a leading axis (B, n, T, d) every argument has one. Keys that do not fit
             in memory: a ``numpy.memmap``, a list of blocks (m, T, d) of consecutive sequences, or a function that
-            returns them anew for each of the five to ten evaluations.
+            returns them anew for each of the five to ten evaluations. Sequences on several processes: a
+            ``DistributedShard`` of this one's, with the other arguments of this one's.
         selected: (n,) token indices. queries: (n, dq). mask: (n, T), true on tokens.
         rhs: (n, T) right-hand sides >= 0, default 1.
         norm: "l2" (Frobenius for W), "linf", a number p in (1, inf) for lp of the entries, and with queries "spectral"
@@ -60,6 +61,8 @@ def solve_att_svm(
         >>> solution.status, [round(x, 4) for x in solution.direction.tolist()]
         ('certified', [-0.099, 0.9901])
     """
+    if isinstance(keys, DistributedShard):
+        return attention_of_ranks(keys, selected, queries, mask, rhs, norm, solve_att_svm)
     norm = check_norm(norm, queries is not None)
     source = as_source(keys)
     if source is not None:
@@ -81,7 +84,7 @@ def solve_att_svm(
 
 
 def solve_label_svm(
-    values: Tensor,
+    values: Tensor | DistributedShard,
     labels: Tensor,
     *,
     num_classes: int | None = None,
@@ -90,7 +93,8 @@ def solve_label_svm(
     r"""Label SVM without intercept: ``argmin ||v|| s.t. y_i v'x_i >= 1``, or Crammer-Singer for class indices.
 
     Args:
-        values: (n, d). labels: (n,) in {-1, 1} (binary), otherwise class indices 0..K-1 ({0, 1} are two classes).
+        values: (n, d), or a ``DistributedShard`` of this process's.
+        labels: (n,) in {-1, 1} (binary), otherwise class indices 0..K-1 ({0, 1} are two classes).
             With a leading axis (B, n, d) and (B, n) B problems are solved at once and a BatchSolution returned.
         num_classes: K, default the largest label + 1.
     Returns: Solution with direction (d,) and dual (n,), or (K, d) and (n, K).
@@ -100,6 +104,8 @@ def solve_label_svm(
         >>> solve_label_svm(torch.tensor([[0.0, 2.0], [0.0, -1.0]]), torch.tensor([1, -1])).direction.tolist()
         [0.0, 1.0]
     """
+    if isinstance(values, DistributedShard):
+        return labels_of_ranks(values, labels, num_classes, solve_label_svm)
     if np.ndim(values) == 3 and np.ndim(labels) == 2:
 
         def one(b: int) -> Solution:

@@ -30,6 +30,8 @@ NEAR_MARGIN_RATIO = 1.5
 MAX_NUMBERS_AT_ONCE = 20_000
 # Working rows that are always kept, and the most that are added at once, for up to so many dimensions.
 MIN_KEPT_ROWS, MAX_ADDED_ROWS = 1_000, 1_500
+# Up to so many all rows are worked with, if they are not many more than the dimensions.
+MAX_ROWS_AT_ONCE = 3_000
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,8 @@ class MemoryRows(EuclideanRounds):
 
     def _first_rows(self) -> Index:
         problem, ids = self.problem, self.problem.ids
-        if (len(ids) <= 300 + 2 * problem.dim and len(ids) <= 3000) or len(ids) * problem.dim <= MAX_NUMBERS_AT_ONCE:
+        few = len(ids) <= min(300 + 2 * problem.dim, MAX_ROWS_AT_ONCE)
+        if few or len(ids) * problem.dim <= MAX_NUMBERS_AT_ONCE:
             return ids
         if self.warm is not None and len(self.warm):
             return np.union1d(self.warm, ids[problem.row_norms.ravel()[ids] == 0])

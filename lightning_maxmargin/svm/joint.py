@@ -3,7 +3,8 @@ with right-hand sides that depend on who supports the label SVM."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +14,13 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.api import GOAL, solve_att_svm, solve_label_svm
 from lightning_maxmargin.svm.batch_input import check_batch
 from lightning_maxmargin.svm.batch_joint import attention_batch
-from lightning_maxmargin.svm.certificate import TOLERANCES
-from lightning_maxmargin.svm.checks import check_labels, check_values, to_array
-from lightning_maxmargin.svm.limits import Mask, label_margins, relaxed_rhs, spare_margins, unit_norm_root
-from lightning_maxmargin.svm.rows import Array, Index, RowProblem
-from lightning_maxmargin.svm.solution import BatchSolution, Solution, only, stack, undefined, withdrawn
+from lightning_maxmargin.svm.checks import to_array
+from lightning_maxmargin.svm.distributed import DistributedShard
+from lightning_maxmargin.svm.distributed_solve import joint_of_ranks
+from lightning_maxmargin.svm.limits import relaxed_rhs, spare_margins
+from lightning_maxmargin.svm.one_joint import margins_of, rate_coupled, selected_values
+from lightning_maxmargin.svm.rows import Array, RowProblem
+from lightning_maxmargin.svm.solution import BatchSolution, Solution, only, stack, undefined
 from lightning_maxmargin.svm.solve import solve_problem
 
 LIMITS = ("strict", "relaxed", "rate_coupled")
@@ -38,7 +41,7 @@ class JointSolution:
 
 
 def solve_joint_svm(
-    keys: Tensor,
+    keys: Tensor | DistributedShard,
     values: Tensor,
     labels: Tensor,
     selected: Tensor,
@@ -59,7 +62,8 @@ def solve_joint_svm(
 
     Args:
         keys, values: (n, T, d) and (n, T, dv), values also (n, dv) if already selected. labels, selected: (n,).
-            With a leading axis (B, n, T, d) every argument has one and both Solutions are stacked.
+            With a leading axis (B, n, T, d) every argument has one and both Solutions are stacked. Sequences on several
+            processes: a ``DistributedShard`` of this one's keys, with the other arguments of this one's.
         limit: "strict" | "relaxed" | "rate_coupled". queries: (n, dq).
         norm_ratio: rho > 0, for rate_coupled; (B,) with a leading axis where the instances differ.
         mask: (n, T). warm_start: an earlier JointSolution or attention Solution. head: the label SVM, if known.
@@ -73,26 +77,52 @@ def solve_joint_svm(
         >>> joint.attention.status, round(joint.attention.margin, 9), joint.head.support.tolist()
         ('certified', 1.0, [0, 1])
     """
+    if isinstance(keys, DistributedShard):
+        return _of_ranks(keys, values, labels, selected, limit, norm_ratio, queries, mask, head)
     is_batch = np.ndim(keys) == 4
     rho = _check_limit(limit, norm_ratio, len(keys) if is_batch else None)
     if is_batch:
         return _batch(keys, values, labels, selected, limit, rho, queries, mask, warm_start, head)
     problem = RowProblem.attention(keys, selected, queries, mask)
-    x = _selected_values(values, problem)
+    x = selected_values(to_array(values, "values"), problem.selected, problem.live.shape[1])
     head = only(solve_label_svm(torch.from_numpy(x), labels) if head is None else head)
     warm = warm_start.attention if isinstance(warm_start, JointSolution) else warm_start
     warm = None if warm is None else only(warm)
     if limit != "strict":
-        margins = _label_margins(head, x, labels)
+        margins = margins_of(head, x, labels)
         if margins is None:
             nothing = undefined(problem.shape, problem.live.shape, limit, head.status, problem.merged)
             return JointSolution(nothing, head, limit, norm_ratio)
         if limit == "rate_coupled":
-            attention, problem = _rate_coupled(problem, float(rho) * spare_margins(margins[None]), warm)
+            attention, problem = _rate_coupled(problem, float(rho) * spare_margins(margins[None])[0], warm)
             return JointSolution(attention, head, limit, norm_ratio, torch.from_numpy(problem.rhs))
         problem = problem.with_rhs(np.broadcast_to(relaxed_rhs(margins[None])[0][:, None], problem.live.shape))
     attention = solve_problem(problem, warm, GOAL)
     return JointSolution(attention, head, limit, norm_ratio, torch.from_numpy(problem.rhs))
+
+
+def _of_ranks(
+    shard: DistributedShard,
+    values: Tensor,
+    labels: Tensor,
+    selected: Tensor,
+    limit: str,
+    norm_ratio: float | Tensor | None,
+    queries: Tensor | None,
+    mask: Tensor | None,
+    head: Solution | BatchSolution | None,
+) -> JointSolution:
+    """One problem, whose sequences lie on several processes."""
+
+    def whole(**problem: Any) -> tuple[Solution, Solution, Tensor | None]:
+        joint = solve_joint_svm(**problem, limit=limit, norm_ratio=norm_ratio)
+        return only(joint.attention), only(joint.head), joint.rhs
+
+    attention, head, rhs = joint_of_ranks(
+        shard, values, labels, selected, limit=limit, check_limit=lambda: float(_check_limit(limit, norm_ratio, None)),
+        queries=queries, mask=mask, head=None if head is None else only(head), whole=whole,
+    )  # fmt: skip
+    return JointSolution(attention, head, limit, norm_ratio, rhs)
 
 
 def _batch(
@@ -167,48 +197,14 @@ def _check_limit(limit: str, norm_ratio: float | Tensor | None, count: int | Non
     return np.broadcast_to(rho, shape).copy()
 
 
-def _selected_values(values: Tensor, problem: RowProblem) -> Array:
-    x = to_array(values, "values")
-    n, T = problem.live.shape
-    if x.ndim == 3 and x.shape[:2] == (n, T):
-        x = x[np.arange(n), problem.selected]
-    elif x.ndim != 2 or len(x) != n:
-        raise InputError(f"values have shape {list(x.shape)}: pass ({n}, {T}, dv), or ({n}, dv) if already selected")
-    return check_values(x)
-
-
-def _label_margins(head: Solution, x: Array, labels: Tensor) -> Array | None:
-    """Gamma_i (n,), or None where the head does not separate."""
-    v = to_array(head.direction, "head")
-    if head.infeasible or not v.any():
-        return None
-    y, classes = check_labels(labels, len(x), len(v) if v.ndim == 2 else None, as_classes=v.ndim == 2)
-    if v.shape[-1] != x.shape[1] or (classes is None) != (v.ndim == 1):
-        raise InputError(f"head of shape {list(v.shape)} does not fit labels or values: solve it on the same data")
-    if classes is None:
-        margins, separates = label_margins(v[None], x[None], y[None])
-        return margins[0] if separates[0] else None
-    # Over its largest entry, whose square would under- or overflow where values are extreme.
-    v = v / np.abs(v).max()
-    margins = RowProblem.multiclass(torch.from_numpy(x), labels, classes).margins(v).min(1) / np.linalg.norm(v)
-    return margins if margins.min() > 0 else None
-
-
 def _rate_coupled(problem: RowProblem, spare: Array, warm: Solution | None) -> tuple[Solution, RowProblem]:
-    """The Solution at the root of ``unit_norm_root`` and its rows; spare (1, n)."""
-    solution = solve_problem(problem, warm, GOAL)
+    """The Solution and its rows; spare (n,)."""
+    last = solve_problem(problem, warm, GOAL)
 
-    def solve(rhs: Array, _: Index) -> tuple[Array, Array, Mask]:
-        nonlocal solution, problem
-        problem = problem.with_rhs(np.broadcast_to(rhs[0][:, None], problem.live.shape))
-        solution = solve_problem(problem, solution, GOAL)
-        norm, multipliers = solution.direction.norm().numpy()[None], solution.dual.sum(1).numpy()[None]
-        return norm, multipliers, np.array([solution.certified])
+    def solve(rhs: Array) -> Solution:
+        nonlocal problem, last
+        problem = problem.with_rhs(np.broadcast_to(rhs[:, None], problem.live.shape))
+        last = solve_problem(problem, last, GOAL)
+        return last
 
-    going = np.array([solution.certified and bool(solution.direction.any())])
-    off = float(unit_norm_root(spare, np.array([solution.margin]), going, solve)[0])
-    if not (going[0] and solution.certified):
-        return solution, problem
-    if off > TOLERANCES.unit:
-        solution = withdrawn(solution, f"the norm misses 1 by {off:.1e} at its root")
-    return replace(solution, violation=max(solution.violation, off)), problem
+    return rate_coupled(last, spare, solve), problem

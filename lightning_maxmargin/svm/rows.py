@@ -85,7 +85,8 @@ class RowProblem:
         live = check_mask(mask, k)
         alpha = check_selected(selected, live)
         z = check_queries(queries, len(k))
-        if not live.all():
+        # Keys with zeros on padding are not copied.
+        if not live.all() and k[~live].any():
             k = np.where(live[:, :, None], k, 0.0)
         return cls._build(k, alpha, z, check_rhs(rhs, live), live.copy(), merge=True)
 

@@ -18,6 +18,7 @@ from lightning_maxmargin.svm.certificate import TOLERANCES, Certificate, relativ
 from lightning_maxmargin.svm.certify import combination_rounding, missed_share
 from lightning_maxmargin.svm.generate import (
     MAX_ADDED_ROWS,
+    MAX_ROWS_AT_ONCE,
     MIN_KEPT_ROWS,
     Answer,
     EuclideanRounds,
@@ -29,7 +30,7 @@ from lightning_maxmargin.svm.generate import (
 from lightning_maxmargin.svm.proofs import refuted, what_is_known
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution, answered, infeasible, nothing_to_separate
-from lightning_maxmargin.svm.sources import ShardCertificate, ShardSummary, Source, longest, merge, shards_of
+from lightning_maxmargin.svm.sources import BlockShards, ShardCertificate, ShardSummary, Source, longest, merge
 from lightning_maxmargin.svm.threads import one_thread
 
 
@@ -49,12 +50,11 @@ class Shard(Protocol):
         ...
 
 
+GOAL = "puts the selected tokens first"
 EachShard = Callable[[], Iterable[Shard]]
 
 
-def solve_shards(
-    each_shard: EachShard, grid: tuple[int, int], goal: str = "puts the selected tokens first"
-) -> Solution:
+def solve_shards(each_shard: EachShard, grid: tuple[int, int], goal: str = GOAL) -> Solution:
     """The limit problem of all shards together; the answer and certificate of the problem in one piece.
 
     Args: each_shard() goes once over the shards, the same ones in the same order each time; grid (n, T) of the whole.
@@ -69,22 +69,40 @@ def solve_shards(
         >>> [round(x, 4) for x in solve_shards(lambda: [shard], (1, 3)).direction.tolist()]
         [-0.099, 0.9901]
     """
+    return solve_shards_from(each_shard, grid, goal)[0]
+
+
+def solve_shards_from(
+    each_shard: EachShard, grid: tuple[int, int], goal: str, first: ShardSummary | None = None
+) -> tuple[Solution, ShardSummary | None]:
+    """As :func:`solve_shards`, beginning at the working rows of an earlier answer; and those of this one."""
     with one_thread():
-        starts = [shard.mean_row() for shard in each_shard()]
-        if not starts:
-            raise InputError("keys hold no block: yield at least one (m, T, d)")
-        start = np.sum(starts, axis=0)
-        most = max(MIN_KEPT_ROWS, min(start.size, MAX_ADDED_ROWS))
-        working = merge(
-            (shard.worst_rows(start, most, True) for shard in each_shard()), max(most, 300 + 2 * start.size)
-        )
+        working = first if first is not None and (first.rhs > 0).any() else _first_rows(each_shard)
+        shape = working.shape
         if not np.isfinite(working.smallest):
-            return _nothing(each_shard, grid, start.shape)
-        found = rounds_of(ShardRows(each_shard, working, most))
-    assert found is not None
-    if found.answer.infeasible:
-        return _infeasible(each_shard, grid, goal, found)
-    return _solved(each_shard, grid, goal, found)
+            return _nothing(each_shard, grid, shape), None
+        found = rounds_of(ShardRows(each_shard, working, _most(shape)))
+        assert found is not None
+        if found.answer.infeasible:
+            return _infeasible(each_shard, grid, goal, found), found.working
+        return _solved(each_shard, grid, goal, found), found.working
+
+
+def _first_rows(each_shard: EachShard) -> ShardSummary:
+    """The smallest rows of the direction that is the mean of all."""
+    starts = [shard.mean_row() for shard in each_shard()]
+    if not starts:
+        raise InputError("keys hold no block: yield at least one (m, T, d)")
+    start = np.sum(starts, axis=0)
+    most = _most(start.shape)
+    # As many as are taken at once where all are in memory.
+    at_first = max(most, min(300 + 2 * start.size, MAX_ROWS_AT_ONCE))
+    return merge((shard.worst_rows(start, at_first, True) for shard in each_shard()), at_first)
+
+
+def _most(shape: tuple[int, ...]) -> int:
+    """Rows that one pass adds."""
+    return max(MIN_KEPT_ROWS, min(int(np.prod(shape)), MAX_ADDED_ROWS))
 
 
 def solve_source(
@@ -96,7 +114,7 @@ def solve_source(
     """
     n = len(selected)
     tokens = longest(mask, next((np.shape(block)[1] for _, block in source.blocks()), 0))
-    return solve_shards(lambda: shards_of(source, selected, queries, mask, rhs), (n, tokens))
+    return solve_shards(BlockShards(source, selected, queries, mask, rhs, tokens), (n, tokens))
 
 
 class ShardRows(EuclideanRounds):
@@ -163,28 +181,28 @@ def _solved(each_shard: EachShard, grid: tuple[int, int], goal: str, found: Gene
     smallest = found.evaluation.smallest
     scale = 1 / smallest if smallest > 0 and np.isfinite(1 / smallest) else 1.0
     p, lam = p * scale, lam * scale
-    finals = [shard.final(p) for shard in each_shard()]
-    length, lower = float(np.linalg.norm(p)), min(x.smallest for x in finals)
+    final = ShardCertificate.joined(shard.final(p) for shard in each_shard())
+    length, lower = float(np.linalg.norm(p)), final.smallest
     problem = working_problem(working)
     gap = _gap(problem, working.rhs, lam, lower, length)
-    violation = max(x.violation for x in finals)
+    violation = final.violation
     met = lower / length if lower > 0 and violation == 0 else 0.0
     sound = bool((lam >= 0).all()) and smallest > 0 and abs(lower - 1) <= TOLERANCES.violation
     return answered(
         Certificate(gap, violation if smallest > 0 else 1.0, sound),
         p,
         _spread(grid, working.ids, lam),
-        np.concatenate([x.tight for x in finals]),
+        final.tight,
         margin=1 / length if length > 0 and smallest > 0 else 0.0,
         rounds=found.rounds,
         known=what_is_known(met, problem, problem.spread(problem.ids, lam), goal),
-        merged=sum(x.merged for x in finals),
+        merged=final.merged,
     )
 
 
 def _nothing(each_shard: EachShard, grid: tuple[int, int], shape: tuple[int, ...]) -> Solution:
-    finals = [shard.final(np.zeros(shape)) for shard in each_shard()]
-    return nothing_to_separate(shape, grid, any(x.live for x in finals), sum(x.merged for x in finals))
+    final = ShardCertificate.joined(shard.final(np.zeros(shape)) for shard in each_shard())
+    return nothing_to_separate(shape, grid, final.live, final.merged)
 
 
 def _infeasible(each_shard: EachShard, grid: tuple[int, int], goal: str, found: Generated[ShardSummary]) -> Solution:

@@ -117,6 +117,12 @@ class ShardSummary:
     smallest: float
     rounded: npt.NDArray[np.bool_]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the direction: (d,) or (d, dq)."""
+        d = self.delta.shape[1]
+        return (d,) if self.queries is None else (d, self.queries.shape[1])
+
     def worst(self, k: int) -> ShardSummary:
         """The k rows that fall short most."""
         if len(self.ids) <= k:
@@ -151,11 +157,30 @@ def merge(reports: Iterable[ShardSummary], k: int) -> ShardSummary:
 
 @dataclass(frozen=True)
 class LocalShard:
-    """Some of the sequences: their problem, the first one's number, and the longest one's tokens (0: those here)."""
+    """Some of the sequences: their problem, the first one's number, and the longest one's tokens (0: those here).
+
+    sequences (m,): their numbers, where they do not follow each other.
+    """
 
     problem: RowProblem
-    start: int
+    start: int = 0
     tokens: int = 0
+    sequences: Index | None = None
+
+    def places(self, ids: Index) -> Index:
+        """Numbers i * T + t among all shards of rows that have the numbers ``ids`` here."""
+        i, t = np.divmod(ids, self.problem.live.shape[1])
+        i = i + self.start if self.sequences is None else self.sequences[i]
+        return np.asarray(i * (self.tokens or self.problem.live.shape[1]) + t)
+
+    def live(self) -> npt.NDArray[np.bool_]:
+        """Which rows (m, T) count."""
+        return self.problem.live
+
+    def with_rhs(self, by_sequence: Array) -> LocalShard:
+        """The same rows with one right-hand side (m,) for each sequence."""
+        rhs = np.broadcast_to(by_sequence[:, None], self.problem.live.shape)
+        return replace(self, problem=self.problem.with_rhs(rhs))
 
     def worst_rows(self, direction: Array, k: int, everything: bool = False) -> ShardSummary:
         """The k rows of this part that the direction misses most; with ``everything`` the smallest ones, missed or not.
@@ -172,8 +197,8 @@ class LocalShard:
         depth = (margins.ravel()[ids] - b) / np.where(norms > 0, norms, 1e-300)
         smallest = float((margins[on] / problem.rhs[on]).min()) if on.any() else np.inf
         z = None if problem.queries is None else problem.queries[ids // T]
-        numbers = (ids // T + self.start) * (self.tokens or T) + ids % T
-        return ShardSummary(problem.differences(ids), z, b, depth, numbers, smallest, _rounded(problem, ids)).worst(k)
+        rounded = _rounded(problem, ids)
+        return ShardSummary(problem.differences(ids), z, b, depth, self.places(ids), smallest, rounded).worst(k)
 
     def mean_row(self) -> Array:
         """The sum over sequences of their mean row, of the direction's shape."""
@@ -189,7 +214,8 @@ class LocalShard:
         size = problem.row_norms * length
         missed = np.divide(-margins, size, out=np.zeros_like(size), where=problem.live & ~on & (size > 0))
         tight = problem.live & (margins - problem.rhs <= TOLERANCES.tight * np.where(on, problem.rhs, size))
-        pairs = np.argwhere(tight) + np.array([self.start, 0])
+        places, T = self.places(np.flatnonzero(tight)), self.tokens or problem.live.shape[1]
+        pairs = np.column_stack(np.divmod(places, T))
         return ShardCertificate(
             pairs, smallest, float(missed.max(initial=0.0)), problem.merged, bool(problem.live.any())
         )
@@ -214,37 +240,92 @@ class ShardCertificate:
     merged: int
     live: bool
 
+    @staticmethod
+    def joined(parts: Iterable[ShardCertificate]) -> ShardCertificate:
+        """Of all parts together; tight rows in the order of their numbers."""
+        whole = ShardCertificate(np.zeros((0, 2), np.int64), np.inf, 0.0, 0, False)
+        tight = [whole.tight]
+        for part in parts:
+            tight.append(part.tight)
+            smallest, violation = min(whole.smallest, part.smallest), max(whole.violation, part.violation)
+            whole = replace(
+                whole, smallest=smallest, violation=violation, merged=whole.merged + part.merged,
+                live=whole.live or part.live,
+            )  # fmt: skip
+        pairs = np.concatenate(tight)
+        return replace(whole, tight=pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))])
+
 
 def longest(mask: Tensor | None, own: int) -> int:
     """Tokens of the longest sequence: the mask's, or those of a block where there is no mask (or none to be used)."""
     return own if mask is None or np.ndim(mask) != 2 else int(mask.shape[1])
 
 
-def shards_of(
-    source: Source, selected: Tensor, queries: Tensor | None, mask: Tensor | None, rhs: Tensor | None
-) -> Iterator[LocalShard]:
-    """Every block as a checked problem of its own; the other arguments hold all sequences.
+class BlockShards:
+    """Every block as a checked problem of its own; the other arguments hold all sequences of the source.
 
-    With a mask, the tokens of the longest sequence are its columns, and a block may leave out padding that all of its
-    sequences have.
+    A block may leave out padding that all of its sequences have. Called once for each evaluation, it reads the blocks
+    anew; of an array, which cannot have changed, the sizes of keys and rows are kept (25 bytes a token), and the keys
+    where they are in memory, or mapped, in float64.
+
+    Args: tokens of the longest sequence anywhere; sequences (n,), their numbers where they do not begin at 0.
     """
-    n, seen = len(selected), 0
-    for start, block in source.blocks():
-        stop, own = start + len(block), np.shape(block)[1]
-        tokens = own if mask is None else mask.shape[1]
-        if start != seen or stop > n:
-            raise InputError(f"keys hold sequences {start} to {stop}, of {n} selected: give one selected token each")
-        if mask is not None and own < tokens and mask[start:stop, own:].any():
+
+    def __init__(
+        self,
+        source: Source,
+        selected: Tensor,
+        queries: Tensor | None,
+        mask: Tensor | None,
+        rhs: Tensor | None,
+        tokens: int,
+        sequences: Index | None = None,
+    ) -> None:
+        self.source, self.selected, self.tokens, self.sequences = source, selected, tokens, sequences
+        self.rest = (queries, mask, rhs)
+        self._kept: dict[int, LocalShard] = {}
+
+    def __call__(self) -> Iterator[LocalShard]:
+        """The blocks one after the other.
+
+        Raises: InputError where they and the arguments disagree, or hold wrong numbers.
+        """
+        n, seen = len(self.selected), 0
+        for start, block in self.source.blocks():
+            stop = start + len(block)
+            if start != seen or stop > n:
+                raise InputError(f"keys hold sequences {start} to {stop}, of {n} selected: give each one token")
+            kept = self._kept.get(start)
+            yield self._checked(start, stop, block) if kept is None else _with_keys(kept, block)
+            seen = stop
+        if seen != n:
+            raise InputError(f"keys hold {seen} sequences and selected {n}: give one selected token each")
+
+    def _checked(self, start: int, stop: int, block: Block) -> LocalShard:
+        own, mask = np.shape(block)[1], self.rest[1]
+        if own > self.tokens:
+            raise InputError(f"block from sequence {start}: {own} tokens, and the longest sequence has {self.tokens}")
+        if mask is not None and np.ndim(mask) == 2 and mask[start:stop, own:].any():
             raise InputError(f"block from sequence {start}: {own} tokens, but its mask has later ones")
-        cut = [None if x is None else x[start:stop] for x in (queries, mask, rhs)]
+        cut = [None if x is None else x[start:stop] for x in self.rest]
         cut[1:] = [None if x is None else x[:, :own] if x.ndim == 2 else x for x in cut[1:]]
+        keys = to_array(block, "keys")
         try:
-            problem = RowProblem.attention(to_array(block, "keys"), selected[start:stop], *cut)  # type: ignore[arg-type]
+            problem = RowProblem.attention(keys, self.selected[start:stop], *cut)  # type: ignore[arg-type]
         except InputError as error:
             raise InputError(f"block from sequence {start}: {error}") from error
         if problem.extreme:
             raise InputError(f"block from sequence {start}: sizes that float64 cannot square; rescale the keys")
-        yield LocalShard(problem, start, tokens)
-        seen = stop
-    if seen != n:
-        raise InputError(f"keys hold {seen} sequences and selected {n}: give one selected token each")
+        shard = LocalShard(problem, start, self.tokens, None if self.sequences is None else self.sequences[start:stop])
+        if isinstance(self.source, MappedSource) and problem.keys is keys:
+            in_float64 = str(block.dtype).endswith("float64")
+            self._kept[start] = shard if in_float64 else _with_keys(shard, None)
+        return shard
+
+
+def _with_keys(shard: LocalShard, block: Block | None) -> LocalShard:
+    """The shard with the keys of its block, or with none."""
+    if block is not None and len(shard.problem.keys):
+        return shard
+    keys = np.zeros((0, 0, 0)) if block is None else to_array(block, "keys")
+    return replace(shard, problem=replace(shard.problem, keys=keys))

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm import RowProblem, Solution, certify, certify_infeasible, only, solve_att_svm
 from lightning_maxmargin.svm.shards import solve_shards
-from lightning_maxmargin.svm.sources import LocalShard, MappedSource, ShardSummary, as_source, shards_of
+from lightning_maxmargin.svm.sources import BlockShards, LocalShard, MappedSource, ShardSummary, as_source
 
 
 def problem(
@@ -191,7 +191,7 @@ def test_every_look_reads_each_block_once() -> None:
     keys, selected, _ = problem()
     source = as_source(in_blocks(keys, 16))
     assert source is not None
-    assert [part.start for part in shards_of(source, selected, None, None, None)] == [0, 16, 32, 48]
+    assert [part.start for part in BlockShards(source, selected, None, None, None, 16)()] == [0, 16, 32, 48]
 
 
 def test_a_block_may_leave_out_padding_that_all_of_its_sequences_have() -> None:
@@ -210,3 +210,5 @@ def test_a_block_may_leave_out_padding_that_all_of_its_sequences_have() -> None:
     assert torch.allclose(ragged.dual, whole.dual, atol=1e-6)
     with pytest.raises(InputError, match="block from sequence 50: 4 tokens, but its mask has later ones"):
         solve_att_svm([*blocks[:5], blocks[5][:, :4]], selected, mask=mask)
+    with pytest.raises(InputError, match="block from sequence 10: 5 tokens, and the longest sequence has 4"):
+        solve_att_svm(blocks, selected)

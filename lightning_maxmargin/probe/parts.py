@@ -1,0 +1,109 @@
+"""The sequences of a process, a block at a time, and what all processes' come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.core import Sequences
+from lightning_maxmargin.core.ranks import Alone, Ranks
+
+#: Numbers of the keys up to which one process by itself keeps them in float64: 1 GB.
+NUMBERS_IN_MEMORY = 128_000_000
+#: Numbers of the keys in a block of those that stay where they are, as they are: 32 MB in float64.
+NUMBERS_IN_BLOCK = 4_000_000
+
+
+class Parts:
+    """What a process measures of all sequences: every ``ranks.size``-th from its rank on, as in training.
+
+    Args:
+        data: all sequences; only those of this process are read.
+        ranks: who measures; this process alone where None.
+        whole: whether all must be in memory, in float64.
+
+    Attributes:
+        data: those of this process: in float64 on the CPU where there are few, else as they are, mapped or on a device.
+        in_memory: which of the two.
+        index: their numbers among all.
+
+    Example:
+        >>> parts = Parts(Sequences(torch.ones(5, 2, 1), torch.ones(5)))
+        >>> parts.each(lambda block: block.keys.sum((1, 2))).tolist()
+        [2.0, 2.0, 2.0, 2.0, 2.0]
+    """
+
+    def __init__(self, data: Sequences, ranks: Ranks | None = None, whole: bool = False) -> None:
+        self.ranks, self.count = ranks or Alone(), len(data)
+        self.index = range(self.ranks.rank, self.count, self.ranks.size)
+        mine = data if self.ranks.size == 1 else data[self.rows]
+        most = NUMBERS_IN_MEMORY if self.ranks.size == 1 else NUMBERS_IN_BLOCK
+        # By the largest share, so that all processes do the same.
+        self.in_memory = whole or -(-self.count // self.ranks.size) * data.keys[0].numel() <= most
+        self.data = mine.to("cpu").to(torch.float64) if self.in_memory else mine
+
+    @property
+    def rows(self) -> slice:
+        """Which of all sequences."""
+        return slice(self.ranks.rank, None, self.ranks.size)
+
+    @property
+    def mask(self) -> Tensor | None:
+        return None if self.data.mask is None else self.data.mask.cpu()
+
+    @property
+    def labels(self) -> Tensor:
+        return self.data.labels.cpu()
+
+    def blocks(self) -> Iterator[Sequences]:
+        """All of this process, in float64 on the CPU; one without sequences where there are none."""
+        if self.in_memory:
+            yield self.data
+            return
+        n, T, d = self.data.keys.shape
+        step = max(1, NUMBERS_IN_BLOCK // (T * d))
+        for at in range(0, n, step):
+            yield self.data[at : at + step].to("cpu").to(torch.float64)
+
+    def each(self, find: Callable[[Sequences], Tensor]) -> Tensor:
+        """What is found of every sequence of this process, a block at a time, in their order."""
+        return torch.cat([find(block) for block in self.blocks()])
+
+
+@dataclass
+class Tally:
+    """Of so many sequences: sums, and smallest numbers (inf where there is none).
+
+    Example:
+        >>> both = Tally.joined([Tally(2, {"mass": 1.5}, {"row": 0.1}), Tally(1, {"mass": 0.9}, {"row": -0.2})])
+        >>> round(both.mean("mass"), 6), both.least["row"]
+        (0.8, -0.2)
+    """
+
+    count: int
+    sums: dict[str, float] = field(default_factory=dict)
+    least: dict[str, float] = field(default_factory=dict)
+
+    @staticmethod
+    def joined(parts: Iterable[Tally]) -> Tally:
+        """Of all together."""
+        found = list(parts)
+        return Tally(
+            sum(part.count for part in found),
+            {name: sum(part.sums[name] for part in found) for name in found[0].sums},
+            {name: min(part.least[name] for part in found) for name in found[0].least},
+        )
+
+    def add(self, **numbers: Tensor) -> None:
+        """Sums (count,) numbers or truths."""
+        self.sums |= {name: float(x.double().sum()) for name, x in numbers.items()}
+
+    def lower(self, **numbers: Tensor) -> None:
+        """Takes in the smallest of each."""
+        self.least |= {name: float(x.min()) if x.numel() else float("inf") for name, x in numbers.items()}
+
+    def mean(self, name: str) -> float:
+        return self.sums[name] / self.count
