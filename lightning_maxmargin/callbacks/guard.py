@@ -64,7 +64,7 @@ class FiniteGuard(Callback):
                 return
             for p in moving:
                 # A sum is finite only if every entry is, but for overflow; one number to check instead of a tensor.
-                if not math.isfinite(p.grad.sum()) and not p.grad.isfinite().all():  # type: ignore[union-attr, arg-type]
+                if not math.isfinite(p.grad.sum()) and not p.grad.isfinite().all():  # type: ignore[union-attr]
                     self._stop(pl_module, pl_module.global_step, places.get(p, -1))
 
         def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -96,11 +96,11 @@ class LaterCheck:
 
 def _shard(x: Tensor) -> Tensor:
     """What this process holds of a tensor that several share; the tensor itself elsewhere."""
-    return x.to_local() if hasattr(x, "to_local") else x.detach()  # type: ignore[attr-defined]
+    return x.to_local() if hasattr(x, "to_local") else x.detach()
 
 
 def _whole(x: Tensor) -> Tensor:
-    return x.full_tensor() if hasattr(x, "full_tensor") else x  # type: ignore[attr-defined]
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
 def _first(found: Tensor) -> tuple[int, int] | None:

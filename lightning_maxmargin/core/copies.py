@@ -72,11 +72,12 @@ def find_copies(keys: Tensor, values: Tensor, mask: Tensor | None = None, ask: b
         parts.append((first[rows].copy_(found[0]), *seen[number].copy_(torch.stack(found[1:]))))
     if not parts:
         return Copies(None, near=False, equal=False)
-    firsts, *flags = zip(*parts, strict=True)
+    firsts, *seen_flags = zip(*parts, strict=True)
     if not ask:
         return Copies(torch.cat(firsts), near=True, equal=True, empty=mask is not None)
-    flags.append([keys.new_zeros((), dtype=torch.bool) if mask is None else ~mask.any(1).all()])
-    several, near, equal, empty = torch.stack([torch.stack(flag).any() for flag in flags]).tolist()
+    some_empty = keys.new_zeros((), dtype=torch.bool) if mask is None else ~mask.any(1).all()
+    flags = [*map(torch.stack, seen_flags), some_empty]
+    several, near, equal, empty = torch.stack([flag.any() for flag in flags]).tolist()
     return Copies(torch.cat(firsts) if several else None, near, equal, empty)
 
 

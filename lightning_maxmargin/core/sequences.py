@@ -177,7 +177,7 @@ class Sequences:
             return self
         if self.values is self.keys:
             del new["values"]
-        moved = Sequences(**new)
+        moved = Sequences(**new)  # type: ignore[arg-type]
         # What is known of the keys holds for a part of them; near keys may be equal in another dtype.
         if self._copies is not None and self._copies[0] == self._stamp():
             known = self._copies[2]
@@ -202,7 +202,7 @@ class Sequences:
         padded = torch.nn.utils.rnn.pad_sequence(list(keys), batch_first=True)
         mask = torch.arange(padded.shape[1]) < lengths[:, None]
         separate = None if values is None else torch.nn.utils.rnn.pad_sequence(list(values), batch_first=True)
-        return Sequences(padded, labels, values=separate, mask=mask, **rest)
+        return Sequences(padded, labels, values=separate, mask=mask, **rest)  # type: ignore[arg-type]
 
 
 def check_sequences(data: Sequences, num_classes: int = 2, where: str = "data") -> Sequences:

@@ -175,7 +175,7 @@ class TextSelection(pl.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.set_model(build_model(data.spec, data.encoder, data.names, self._shape()))
         self.model.load_state_dict(weights)
-        self.model.to(device)
+        self.model.to(device)  # type: ignore[arg-type]
 
     @property
     def tuning(self) -> bool:

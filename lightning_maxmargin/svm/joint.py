@@ -188,7 +188,7 @@ def _check_limit(limit: str, norm_ratio: float | Tensor | None, count: int | Non
         raise InputError(f"limit {limit!r} is unknown: use one of {', '.join(LIMITS)}")
     if limit != "rate_coupled":
         return np.zeros(shape)
-    rho = to_array(torch.nan if norm_ratio is None else norm_ratio, "norm_ratio")
+    rho = to_array(torch.as_tensor(torch.nan if norm_ratio is None else norm_ratio, dtype=torch.float64), "norm_ratio")
     if rho.shape not in ((), shape):
         each = "" if count is None else f", or one for each of {count} instances"
         raise InputError(f"norm_ratio has shape {list(rho.shape)}: pass a number{each}")
