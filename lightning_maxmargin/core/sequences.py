@@ -183,7 +183,7 @@ class Sequences:
 
     @staticmethod
     def pad(
-        keys: Sequence[Tensor], labels: Tensor, values: Sequence[Tensor] | None = None, **rest: Tensor
+        keys: Sequence[Tensor], labels: Tensor, values: Sequence[Tensor] | None = None, **rest: Any
     ) -> Sequences:
         """Ragged lists of (T_i, d) tokens to one padded set; the mask hides the padding.
 
