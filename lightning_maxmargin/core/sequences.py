@@ -144,7 +144,7 @@ class Sequences:
         """The same sequences with these queries (n, dq), or with none."""
         if queries is self.queries:
             return self
-        fields = {name: getattr(self, name) for name in self.FIELDS}
+        fields: dict[str, Any] = {name: getattr(self, name) for name in self.FIELDS}
         other = Sequences(**{**fields, "queries": queries}, mapped=self.mapped)
         other._copies = self._stamp(), (self.keys, self.values, self.mask), self.copies()
         return other
@@ -172,7 +172,7 @@ class Sequences:
         return tuple((id(x), -1 if x is None or x.is_inference() else x._version) for x in tensors)
 
     def _map(self, f: Callable[[Tensor], Tensor]) -> Sequences:
-        new = {k: f(t) for k in self.FIELDS if (t := getattr(self, k)) is not None}
+        new: dict[str, Any] = {k: f(t) for k in self.FIELDS if (t := getattr(self, k)) is not None}
         if all(new[k] is getattr(self, k) for k in new):
             return self
         if self.values is self.keys:
@@ -189,7 +189,7 @@ class Sequences:
 
     @staticmethod
     def pad(
-        keys: Sequence[Tensor], labels: Tensor, values: Sequence[Tensor] | None = None, **rest: Tensor
+        keys: Sequence[Tensor], labels: Tensor, values: Sequence[Tensor] | None = None, **rest: Any
     ) -> Sequences:
         """Ragged lists of (T_i, d) tokens to one padded set; the mask hides the padding.
 
