@@ -55,6 +55,7 @@ class DistributedShard:
         at_once: up to so many numbers of all keys the first process solves the problem in one piece; None is 100,000.
 
     Example:
+        >>> import torch
         >>> from lightning_maxmargin import solve_att_svm
         >>> keys = torch.tensor([[[-0.1, 1.0], [1.0, 0.0], [0.0, 0.0]]])
         >>> solve_att_svm(DistributedShard(keys), torch.tensor([0])).status
