@@ -16,7 +16,13 @@ from torchmetrics import MeanMetric
 
 from lightning_maxmargin.core.attention import masked_softmax
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.modules.sharding import average_gradients, is_sharded, shard_encoder, whole_weights
+from lightning_maxmargin.modules.sharding import (
+    average_gradients,
+    is_sharded,
+    shard_encoder,
+    share_start,
+    whole_weights,
+)
 from lightning_maxmargin.probe.text import TextUnits
 from lightning_maxmargin.reduce import leave_group_at_exit, reduce_over
 from lightning_maxmargin.text.batches import Batch
@@ -151,6 +157,7 @@ class TextSelection(pl.LightningModule):
     def configure_model(self) -> None:
         """Under ``ModelParallelStrategy`` the encoder's weights lie in parts; p, W and v are whole everywhere."""
         if self.device_mesh is not None and self.model is not None and not is_sharded(self.model):
+            share_start(self.model)
             shard_encoder(self.model.encoder, self.device_mesh)
 
     def gather_model(self) -> None:
