@@ -53,7 +53,7 @@ def test_two_processes_leave_what_one_leaves(
 ) -> None:  # fmt: skip
     # In 64-true the sums of two processes differ from one's by rounding alone, which Adam keeps small.
     fit = words(tmp_path, tiny_encoder, *tuned, "--trainer.precision", "64-true")
-    # This encoder lacks weights, which are drawn: a run that encodes draws more before the start than one that does not.
+    # This encoder lacks weights, which are drawn: a run that encodes draws more before the start than another.
     assert maxmargin(*fit, "--trainer.max_steps", "1").status == 0
     one, two = maxmargin(*fit), maxmargin(*fit, *TWO)
     assert (one.status, two.status) == (0, 0), two.err
