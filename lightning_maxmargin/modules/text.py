@@ -283,7 +283,9 @@ class TextSelection(pl.LightningModule):
         if data.splits["test"].documents.rationales is not None:
             # Computed on all processes: each holds a part of the documents.
             self.log_dict({f"rationale/{name}": float(x) for name, x in self.plausibility.compute().items()})
-            self.log("rationale/documents", float(self.plausibility["auprc"].documents))  # type: ignore[arg-type]
+            # After compute the count is this process's own again.
+            own = torch.tensor(float(self.plausibility["auprc"].documents), device=self.device)  # type: ignore[arg-type]
+            self.log("rationale/documents", reduce_over(self.trainer.world_size).sum(own))
         self.plausibility.reset()
 
     @staticmethod
