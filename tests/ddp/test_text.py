@@ -76,7 +76,7 @@ def test_two_processes_leave_what_one_leaves(
     assert [row["index"] for row in found[1]] == list(range(13))
     assert [row["label"] for row in found[0]] == [row["label"] for row in found[1]]
     for command in ("validate", "test"):
-        done = maxmargin(command, *again, *TWO)
+        done = maxmargin(command, *again, "--data.val", str(tmp_path / "test.jsonl"), *TWO)
         assert done.status == 0, done.err
 
 
