@@ -69,6 +69,13 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
+def share_start(module: nn.Module) -> None:
+    """Gives all processes the first one's weights, in place, as DDP does: draws differ where one has encoded before."""
+    for x in (*module.parameters(), *module.buffers()):
+        dist.broadcast(x.data, 0)
+
+
+@torch.no_grad()
 def average_gradients(module: nn.Module) -> None:
     """The mean over all processes of the gradients of weights that are whole on them, in place."""
     from torch.distributed.tensor import DTensor

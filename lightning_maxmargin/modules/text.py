@@ -19,7 +19,13 @@ from torchmetrics import MeanMetric
 
 from lightning_maxmargin.core.attention import masked_softmax
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.modules.sharding import average_gradients, is_sharded, shard_encoder, whole_weights
+from lightning_maxmargin.modules.sharding import (
+    average_gradients,
+    is_sharded,
+    shard_encoder,
+    share_start,
+    whole_weights,
+)
 from lightning_maxmargin.probe.text import TextUnits
 from lightning_maxmargin.reduce import leave_group_at_exit, number_on, reduce_over
 from lightning_maxmargin.text.batches import Batch
@@ -165,6 +171,7 @@ class TextSelection(pl.LightningModule):
     def configure_model(self) -> None:
         """Under ``ModelParallelStrategy`` the encoder's weights lie in parts; p, W and v are whole everywhere."""
         if self.device_mesh is not None and self.model is not None and not is_sharded(self.model):
+            share_start(self.model)
             shard_encoder(self.model.encoder, self.device_mesh)
 
     def gather_model(self) -> None:
@@ -302,7 +309,9 @@ class TextSelection(pl.LightningModule):
         if data.splits["test"].documents.rationales is not None:
             # Computed on all processes: each holds a part of the documents.
             self.log_dict({f"rationale/{name}": float(x) for name, x in self.plausibility.compute().items()})
-            self.log("rationale/documents", float(self.plausibility["auprc"].documents))  # type: ignore[arg-type]
+            # After compute the count is this process's own again.
+            own = torch.tensor(float(self.plausibility["auprc"].documents), device=self.device)  # type: ignore[arg-type]
+            self.log("rationale/documents", reduce_over(self.trainer.world_size).sum(own))
         self.plausibility.reset()
 
     @staticmethod
