@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 from torch import distributed as dist
 
 from lightning_maxmargin.core.exact import OneProcess, Reduce
+
+T = TypeVar("T")
 
 
 class AllReduce:
@@ -29,6 +31,15 @@ class AllReduce:
 def reduce_over(world_size: int) -> Reduce:
     """What reduces over so many processes."""
     return AllReduce() if world_size > 1 else OneProcess()
+
+
+def gather(x: T) -> list[T]:
+    """What every process has, in the order of their ranks."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [x]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, x)
+    return found
 
 
 def leave_group_at_exit() -> None:

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.errors import InputError, NonFiniteError
 from lightning_maxmargin.probe.attention import HeadProbe, HeadSnapshot
 from lightning_maxmargin.probe.capture import Reading, capture, same_rng
 from lightning_maxmargin.probe.sources import AttentionSource, find_module
@@ -40,6 +40,9 @@ class HeadWatch:
         forward: ``forward(module, batch)``; None is ``module(batch)``, with the first entry of a tuple or list.
         samples: the first so many are evaluated.
 
+    Attributes:
+        numbers: in the keys of all heads, about: as many tokens as the batch is long.
+
     Raises:
         InputError: a name that is no submodule, or there are no samples.
     """
@@ -56,6 +59,8 @@ class HeadWatch:
         self.heads = {layer: _count_heads(module, source) for layer, source in self.sources.items()}
         self.batches = _batches(data, samples)
         self.probe = HeadProbe(self.sources)
+        self.numbers = sum(self.heads[layer] * _width(module, source) for layer, source in self.sources.items())
+        self.numbers *= min(samples, sum(map(_size, self.batches))) * _length(self.batches[0])
 
     def gather(self, trainer: pl.Trainer, module: pl.LightningModule) -> Gathered:
         """Reads the samples, on all processes; an error of one is handed to all and raised by none."""
@@ -98,9 +103,10 @@ class HeadWatch:
 
 
 def as_failure(error: Exception) -> Failure:
-    """An InputError as it is, anything else with its class named."""
-    if isinstance(error, InputError):
-        return InputError, str(error)
+    """An error of this package as it is, anything else with its class named."""
+    for kind in (InputError, NonFiniteError):
+        if isinstance(error, kind):
+            return kind, str(error)
     return RuntimeError, f"{type(error).__name__}: {error}"
 
 
@@ -143,6 +149,20 @@ def _size(batch: Any) -> int:
         return len(batch)
     entries = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
     return next((len(x) for x in entries if isinstance(x, Tensor) and x.ndim), 1)
+
+
+def _length(batch: Any) -> int:
+    """Tokens of a batch: the second axis of its first tensor that has two or more, else 1."""
+    if isinstance(batch, Tensor):
+        return batch.shape[1] if batch.ndim > 1 else 1
+    entries = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
+    return next((x.shape[1] for x in entries if isinstance(x, Tensor) and x.ndim > 1), 1)
+
+
+def _width(module: nn.Module, source: AttentionSource) -> int:
+    """Dimensions of the layer's keys: the last axis of its first weight, 1 where there is none."""
+    weights = [p for p in find_module(module, source.names[0]).parameters() if p.ndim > 1]
+    return weights[0].shape[-1] if weights else 1
 
 
 def _first_entry(module: Any, batch: Any) -> Any:

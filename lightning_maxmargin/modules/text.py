@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics import MeanMetric
 
+from lightning_maxmargin.core import TokenSelector
 from lightning_maxmargin.core.attention import masked_softmax
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.probe.text import TextUnits
@@ -165,12 +166,17 @@ class TextSelection(pl.LightningModule):
         )
         return output
 
-    def units(self, batch: Batch) -> TextUnits:
-        """Keys, queries, scores and attention of a batch from the cache, on the CPU: what the monitor measures."""
+    def units(self, batch: Batch, selector: TokenSelector) -> TextUnits:
+        """Keys, queries, scores and attention of a batch from the cache, on the CPU: what the monitor measures.
+
+        Args:
+            batch: of documents.
+            selector: whose scores; a copy of the model's, while training goes on.
+        """
         assert self.model is not None
         keys, values, mask = pooled_units(batch["keys"], batch["values"], batch["mask"], batch.get("unit_ids"))
         data = self.model.sequences(keys, values, mask, batch["keys"][:, 0])
-        scores = self.model.parts[0].scores(data)
+        scores = selector.scores(data)
         found = (data.keys, mask, data.queries, scores, masked_softmax(scores, mask))
         return TextUnits(*(None if x is None else x.cpu() for x in found))  # type: ignore[arg-type]
 
