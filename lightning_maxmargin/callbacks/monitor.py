@@ -344,21 +344,18 @@ class Monitor(Callback):
         start = time.perf_counter()
         if self.everywhere:
             failure, found = self._joined(gather((failure, found.details)))
-        values = found.values
-        lag = float(trainer.global_step - pending.step)
-        if trainer.is_global_zero:
-            seconds += pending.seconds + time.perf_counter() - start
-            if pending.last:
-                self.final_seconds = seconds
-            else:
-                self._clock.spend(seconds)
-            values |= {"monitor/seconds": self.seconds, "monitor/lag_steps": lag}
-            values["monitor/final_seconds"] = self.final_seconds
-        if trainer.world_size > 1:
-            failure, values = trainer.strategy.broadcast((failure, values))
+        seconds += pending.seconds + time.perf_counter() - start
+        # The clock of the first process is that of all.
+        failure, values, seconds = trainer.strategy.broadcast((failure, found.values, seconds))
         if failure is not None:
             kind, message = failure
             raise kind(f"{type(self).__name__} at step {pending.step}: {message}")
+        if pending.last:
+            self.final_seconds = seconds
+        else:
+            self._clock.spend(seconds)
+        values |= {"monitor/seconds": self.seconds, "monitor/final_seconds": self.final_seconds}
+        values["monitor/lag_steps"] = float(trainer.global_step - pending.step)
         if found.details is not None:
             self.keep(pending.step, found.details)
         self._log(trainer, pending, values)

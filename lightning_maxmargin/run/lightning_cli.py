@@ -157,7 +157,8 @@ class MarginCLI(LightningCLI):
                 c for c in callbacks if not isinstance(c, MarginMonitor | TokenMonitor)
             ] + self._text_watchers()
         if fits:
-            callbacks = [*callbacks, *([EnsembleMonitor()] if ensemble else []), *self._run_callbacks(config)]
+            watchers = [EnsembleMonitor(**self._monitor_options("budget", "background"))] if ensemble else []
+            callbacks = [*callbacks, *watchers, *self._run_callbacks(config)]
         return super()._instantiate_trainer(config, callbacks)
 
     def _text_watchers(self) -> list[Any]:
@@ -165,7 +166,14 @@ class MarginCLI(LightningCLI):
         from lightning_maxmargin.callbacks.text_output import SaveModel
 
         given = _listed(self.config.fit.trainer.callbacks)
-        return [*([] if any(isinstance(c, TextMonitor) for c in given) else [TextMonitor()]), SaveModel()]
+        if any(isinstance(c, TextMonitor) for c in given):
+            return [SaveModel()]
+        return [TextMonitor(**self._monitor_options("samples", "budget", "background")), SaveModel()]
+
+    def _monitor_options(self, *names: str) -> dict[str, Any]:
+        """What the config says of its MarginMonitor and holds for the monitor that stands in its place."""
+        given = {name: self.config.fit.monitor.get(name) for name in names}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def _is_text(self) -> bool:

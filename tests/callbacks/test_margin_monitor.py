@@ -19,13 +19,16 @@ from lightning_maxmargin.schedule import next_step
 
 
 def trainer(callbacks: list[Any], steps: int = 100, **kwargs: Any) -> pl.Trainer:
-    quiet = {
+    settings = {
+        "max_steps": steps,
+        "max_epochs": -1,
+        "accelerator": "cpu",
         "logger": False,
         "enable_progress_bar": False,
         "enable_checkpointing": False,
         "enable_model_summary": False,
     }
-    return pl.Trainer(max_steps=steps, max_epochs=-1, accelerator="cpu", callbacks=callbacks, **{**quiet, **kwargs})
+    return pl.Trainer(callbacks=callbacks, **{**settings, **kwargs})
 
 
 def test_looks_at_the_geometric_schedule_whatever_the_inner_steps() -> None:
