@@ -81,15 +81,13 @@ def test_small_problems_have_all_of_the_time() -> None:
 @pytest.mark.parametrize("budget", [0.0, -0.1, 1.01, float("nan"), float("inf")])
 @pytest.mark.parametrize("make", [MarginMonitor, EnsembleMonitor, TextMonitor])
 def test_a_budget_is_a_share(make: Any, budget: float) -> None:
-    with pytest.raises(
-        InputError, match=r"monitor.budget: .*; expected a share of the run's time, above 0 and at most"
-    ):
+    with pytest.raises(InputError, match=r"monitor.budget: .*; expected a share of the run's time"):
         make(budget=budget)
 
 
 @pytest.mark.parametrize("make", [MarginMonitor, TextMonitor])
 def test_samples_are_one_or_more(make: Any) -> None:
-    with pytest.raises(InputError, match="monitor.samples: 0; expected a positive number"):
+    with pytest.raises(InputError, match=r"monitor.samples: 0; expected a positive number"):
         make(samples=0)
 
 
