@@ -145,8 +145,8 @@ _TABLE = (
     Key("ensemble/certified", "share whose strict SVM is certified", ("ensemble",)),
     Key("steps", "optimisation steps", ("run",)),
     Key("seconds", "duration of the run", ("run",)),
-    Key("monitor/seconds", "of these, spent on watching (SVMs and metrics) before the last evaluation, while training "
-        "went on where it is in the background", ("selector", "heads", "ensemble", "text")),
+    Key("monitor/seconds", "of these, spent on watching (SVMs and metrics) before the last evaluation; of the "
+        "processor's time where training went on meanwhile", ("selector", "heads", "ensemble", "text")),
     Key("monitor/final_seconds", "of these, spent on the last evaluation, on everything",
         ("selector", "heads", "ensemble", "text")),
     Key("monitor/lag_steps", "steps that training had gone on when the numbers of an evaluation were there",

@@ -100,7 +100,7 @@ class Monitor(Callback):
         last: the latest numbers by key.
         history: all of them, with ``step``.
         message: what the numbers mean, where they need a message.
-        seconds: what evaluations before the last have cost.
+        seconds: what evaluations before the last have cost, of the processor's time where training went on.
         final_seconds: what the last has, None before it.
 
     Raises:
@@ -331,7 +331,8 @@ class Monitor(Callback):
         if failure is None and (self.everywhere or trainer.is_global_zero):
             assert self._worker is not None
             try:
-                future = self._worker.submit(self.measure, step, self.snapshot_of(pl_module, last), readings)
+                snapshot, meanwhile = self.snapshot_of(pl_module, last), self.in_background and not last
+                future = self._worker.submit(meanwhile, self.measure, step, snapshot, readings)
             except Exception as error:
                 failure = as_failure(error)
         self._pending = Pending(step, self.marks(trainer), failure, future, time.perf_counter() - start, last)

@@ -48,9 +48,12 @@ class SampledProbe:
     def measure(self, model: TokenSelector, everything: bool) -> Snapshot:
         """A snapshot of this model, on the sequences drawn or on all."""
         if everything and self.rows is not None:
-            # The sample's copy goes before that of all is made.
-            self._probe = None
-            return Probe(self.data, *self._settings).measure(model)
+            # The sample's copy goes before that of all is made; of what it has solved the last evaluation begins.
+            part, self._probe = self._probe, None
+            probe = Probe(self.data, *self._settings)
+            if part is not None:
+                probe.start_from(part, self.rows)
+            return probe.measure(model)
         if self._probe is None:
             self._probe = Probe(self.data if self.rows is None else self.data[self.rows], *self._settings)
         return self._probe.measure(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -84,14 +84,20 @@ class Probe:
     @torch.no_grad()
     def measure(self, model: TokenSelector) -> Snapshot:
         """A snapshot of this model; the model itself is not touched."""
+        from lightning_maxmargin.svm import only
+
         model = _double(model)
         output = model(self.data)
         alpha = select(output.scores, self.data.mask)
         norm, head_norm = float(model.direction.norm()), float(model.head.norm()) if model.linear else None
         rho = head_norm / norm if head_norm is not None and norm > 0 else None
-        if self._selected is None or not torch.equal(alpha, self._selected):
-            self._others = without_copies(self.data.keys, alpha, self.data.mask)
+        moved = self._selected is None or not torch.equal(alpha, self._selected)
         self._solve(alpha, output, model, rho)
+        if moved:
+            # Three passes over the keys, where the SVM has not counted already that there are none.
+            strict = self._solutions.get("strict")
+            none = strict is not None and only(strict.attention).merged == 0
+            self._others = self.data.mask if none else without_copies(self.data.keys, alpha, self.data.mask)
         values: dict[str, Value] = dict.fromkeys(measured_by("selector"))
         values |= self._selection(model, output, alpha)
         values |= {"norm/attention": norm, "norm/head": head_norm, "norm_ratio": rho}
@@ -103,6 +109,14 @@ class Probe:
         if self._own is not None:
             values |= self._own.values(model, self.data, output, alpha)
         return Snapshot(values, dict(self._solutions), alpha, model.direction.clone(), head_vector(model))
+
+    def start_from(self, part: Probe, rows: Tensor) -> None:
+        """Begins where a probe of these rows of the data (m,) is: its SVMs' support is the first guess of ours."""
+        self._solutions = {
+            limit: replace(found, attention=_of_all(found.attention, rows, len(self.data)))
+            for limit, found in part._solutions.items()
+        }
+        self._head = None if part._head is None else _of_all(part._head, rows, len(self.data))
 
     # --- limit problems ---------------------------------------------------------------------------------------
 
@@ -216,6 +230,14 @@ class Probe:
                     locally_optimal(gamma, alpha, strict.attention.support).double().mean()
                 )
         return values
+
+
+def _of_all(solution: Solution, rows: Tensor, count: int) -> Solution:
+    """The solution of a problem of these of ``count`` sequences, with the numbers that its rows have among all."""
+    dual, support = solution.dual, solution.support
+    whole = dual.new_zeros(count, *dual.shape[1:]).index_copy(0, rows, dual)
+    at = rows[support] if support.ndim == 1 else torch.stack([rows[support[:, 0]], support[:, 1]], 1)
+    return replace(solution, dual=whole, support=at)
 
 
 def head_vector(model: TokenSelector) -> Tensor:
