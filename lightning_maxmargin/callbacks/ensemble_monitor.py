@@ -10,7 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.callbacks.monitor import Measured, Monitor, Size
+from lightning_maxmargin.callbacks.evaluation import Measured, Size
+from lightning_maxmargin.callbacks.monitor import Monitor
 from lightning_maxmargin.keys import Value, measured_by
 from lightning_maxmargin.probe.ensemble import EnsembleResult
 

@@ -9,7 +9,8 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_maxmargin.callbacks.diagnosis import diagnose_heads
-from lightning_maxmargin.callbacks.monitor import Measured, Monitor, Size
+from lightning_maxmargin.callbacks.evaluation import Measured, Size
+from lightning_maxmargin.callbacks.monitor import Monitor
 from lightning_maxmargin.callbacks.watch import Forward, Gathered, HeadWatch
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.keys import Value

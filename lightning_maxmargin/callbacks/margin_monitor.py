@@ -10,8 +10,9 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_maxmargin.callbacks.diagnosis import diagnosis
+from lightning_maxmargin.callbacks.evaluation import Measured, Size
 from lightning_maxmargin.callbacks.head_monitor import HeadMonitor
-from lightning_maxmargin.callbacks.monitor import Measured, Monitor, Size
+from lightning_maxmargin.callbacks.monitor import Monitor
 from lightning_maxmargin.callbacks.watch import Forward
 from lightning_maxmargin.core import Sequences, TokenSelector
 from lightning_maxmargin.errors import InputError

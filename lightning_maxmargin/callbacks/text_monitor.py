@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 import torch
 
-from lightning_maxmargin.callbacks.monitor import Measured, Monitor, Size
+from lightning_maxmargin.callbacks.evaluation import Measured, Size
+from lightning_maxmargin.callbacks.monitor import Monitor
 from lightning_maxmargin.core import TokenSelector
 from lightning_maxmargin.keys import Value
 from lightning_maxmargin.probe.sampled import draw_rows

@@ -112,8 +112,10 @@ class Probe:
 
     def start_from(self, part: Probe, rows: Tensor) -> None:
         """Begins where a probe of these rows of the data (m,) is: its SVMs' support is the first guess of ours."""
+        from lightning_maxmargin.svm import only
+
         self._solutions = {
-            limit: replace(found, attention=_of_all(found.attention, rows, len(self.data)))
+            limit: replace(found, attention=_of_all(only(found.attention), rows, len(self.data)))
             for limit, found in part._solutions.items()
         }
         self._head = None if part._head is None else _of_all(part._head, rows, len(self.data))

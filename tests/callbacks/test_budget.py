@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lightning_maxmargin import JointSelection, MarginMonitor
 from lightning_maxmargin.callbacks import EnsembleMonitor, HeadMonitor
 from lightning_maxmargin.callbacks.budget import Budget, share_of
-from lightning_maxmargin.callbacks.monitor import Measured
+from lightning_maxmargin.callbacks.evaluation import Measured
 from lightning_maxmargin.callbacks.text_monitor import TextMonitor
 from lightning_maxmargin.core import Sequences
 from lightning_maxmargin.data import PaperData, RandomData
