@@ -375,13 +375,13 @@ def test_large_data_are_watched_within_the_budget_by_default() -> None:
 
     begun: list[tuple[float, float]] = []
     monitor = Noting(samples=50)
-    trainer([monitor], 2000).fit(JointSelection(dim=32, inner_steps=1), datamodule=Big())
+    trainer([monitor], 300).fit(JointSelection(dim=32, inner_steps=1), datamodule=Big())
     assert monitor.in_background
     assert begun
     assert all(spent <= 0.05 * elapsed for spent, elapsed in begun)
-    # Of the 34 steps of the schedule.
-    assert len(monitor.history) == len(begun) + 1 < 30
-    assert monitor.history[-1]["step"] == 2000
+    assert begun[0][1] > 0, "none before training has taken any time"
+    assert len(monitor.history) == len(begun) + 1
+    assert monitor.history[-1]["step"] == 300
 
 
 def test_summary_and_columns_have_every_key_of_the_clock(maxmargin: Any) -> None:
