@@ -127,7 +127,6 @@ _TABLE = (
     Key("text/truncated", "documents of all splits that were cut at max_length", ("text",)),
     Key("text/empty", "documents with nothing to select", ("text",)),
     Key("val/loss", "mean loss of validation documents", ("text",)),
-    Key("monitor/final_seconds", "spent on the evaluation of all documents at the end", ("text",)),
     Key("svm/duality_gap", "distance between the SVM's value and its proven bound", ("selector", "head")),
     Key("svm/violation", "largest violation of a row of the SVM", ("selector", "head")),
     Key("svm/support", "rows of the SVM that are tight", ("selector", "head")),
@@ -146,7 +145,12 @@ _TABLE = (
     Key("ensemble/certified", "share whose strict SVM is certified", ("ensemble",)),
     Key("steps", "optimisation steps", ("run",)),
     Key("seconds", "duration of the run", ("run",)),
-    Key("monitor/seconds", "of these, spent on watching (SVMs and metrics)", ("selector", "heads", "ensemble")),
+    Key("monitor/seconds", "of these, spent on watching (SVMs and metrics) before the last evaluation; of the "
+        "processor's time where training went on meanwhile", ("selector", "heads", "ensemble")),
+    Key("monitor/final_seconds", "of these, spent on the last evaluation, on everything",
+        ("selector", "heads", "ensemble")),
+    Key("monitor/lag_steps", "steps that training had gone on when the numbers of an evaluation were there",
+        ("selector", "heads", "ensemble")),
     _text("versions", "of Python and the packages", "run"),
 )  # fmt: skip
 _KEYS: dict[str, Key] = {key.name: key for key in _TABLE}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from torch import distributed as dist
 
 from lightning_maxmargin.core.exact import OneProcess, Reduce
 from lightning_maxmargin.core.ranks import Alone, Ranks
+
+T = TypeVar("T")
 
 
 class AllReduce:
@@ -47,6 +49,15 @@ def measuring_ranks(trainer: Any) -> Ranks:
         return Alone()
     timeout = getattr(trainer.strategy, "_timeout", None)
     return Ranks(dist.new_group(backend="gloo", timeout=timeout))
+
+
+def gather(x: T) -> list[T]:
+    """What every process has, in the order of their ranks."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [x]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, x)
+    return found
 
 
 def leave_group_at_exit() -> None:

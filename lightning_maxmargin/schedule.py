@@ -28,3 +28,19 @@ def steps_now(trainer: Any, pause_at: int | None, inner: int) -> int:
     """
     stops = [s for s in (trainer.max_steps, pause_at) if s is not None and s > trainer.global_step]
     return min([inner, *(s - trainer.global_step for s in stops)])
+
+
+def affordable(spent: float, expected: float, elapsed: float, share: float) -> bool:
+    """Whether one more evaluation keeps all of them within their share of the run's time so far.
+
+    Args:
+        spent: seconds of the evaluations made.
+        expected: seconds of the next.
+        elapsed: seconds of the run so far.
+        share: from above 0 to 1; 1 is always affordable, so that the schedule is one of steps alone.
+
+    Example:
+        >>> affordable(spent=1.0, expected=0.5, elapsed=20.0, share=0.05), affordable(1.0, 0.5, 30.0, 0.05)
+        (False, True)
+    """
+    return share >= 1 or spent + expected <= share * elapsed

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from lightning_maxmargin.callbacks.evaluation import Measured, Size
 from lightning_maxmargin.callbacks.monitor import Monitor
 from lightning_maxmargin.keys import Value, measured_by
 from lightning_maxmargin.probe.ensemble import EnsembleResult
+
+if TYPE_CHECKING:
+    from lightning_maxmargin.core.ensemble import EnsembleState
+    from lightning_maxmargin.modules.ensemble import Ensemble
 
 #: Less than this share converged is worth a warning.
 MIN_CONVERGED_SHARE = 0.5
@@ -21,8 +26,12 @@ MIN_CONVERGED_SHARE = 0.5
 class EnsembleMonitor(Monitor):
     """Logs shares and medians of an :class:`Ensemble` at geometrically spaced steps; keys in ``keys.py``.
 
+    Every process measures its own instances, all receive what all have found.
+
     Args:
         per_decade: evaluations per factor of ten in steps. Each solves the SVMs of all instances.
+        budget: as of :class:`~lightning_maxmargin.callbacks.monitor.Monitor`, of the keys of all instances.
+        background: likewise.
 
     Attributes:
         last: the latest numbers by key.
@@ -35,17 +44,34 @@ class EnsembleMonitor(Monitor):
         {}
     """
 
-    def __init__(self, per_decade: int = 4) -> None:
-        super().__init__(per_decade)
+    everywhere = True
+
+    def __init__(self, per_decade: int = 4, budget: float | None = None, background: bool | None = None) -> None:
+        super().__init__(per_decade, budget=budget, background=background)
         self.result: EnsembleResult | None = None
+        self._module: Ensemble
 
-    def gather(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[None, EnsembleResult]:
-        # Every process measures its own instances; what fails on one is raised on all.
-        self.result = found = pl_module.measure()  # type: ignore[operator]
-        return None, found
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._module = pl_module  # type: ignore[assignment]
+        super().on_train_start(trainer, pl_module)
 
-    def measure(self, step: int, pl_module: pl.LightningModule, readings: EnsembleResult) -> dict[str, Value]:
-        return numbers_of(readings)
+    def size(self) -> Size:
+        stack = self._module.stack
+        numbers = stack.keys[0].numel() * self._module.count
+        return Size(numbers, numbers, f"all {self._module.count:,} instances")
+
+    def snapshot_of(self, pl_module: pl.LightningModule, last: bool) -> EnsembleState:
+        return self._module.weights()
+
+    def measure(self, step: int, snapshot: EnsembleState, readings: None) -> Measured:
+        return Measured({}, self._module.measure_part(snapshot))
+
+    def join(self, parts: list[EnsembleResult]) -> Measured:
+        whole = EnsembleResult.cat(parts)
+        return Measured(numbers_of(whole), whole)
+
+    def keep(self, step: int, details: EnsembleResult) -> None:
+        self.result = details
 
     def diagnose(self, pl_module: pl.LightningModule) -> str:
         converged = self.last.get("ensemble/settled")

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_maxmargin.callbacks.diagnosis import diagnose_heads
+from lightning_maxmargin.callbacks.evaluation import Measured, Size
 from lightning_maxmargin.callbacks.monitor import Monitor
 from lightning_maxmargin.callbacks.watch import Forward, Gathered, HeadWatch
 from lightning_maxmargin.errors import InputError
@@ -25,16 +26,21 @@ class HeadMonitor(Monitor):
     For each head: the margin of one query's attention, its share of the SVM's, the norm and the sparsity, as
     ``head0/KEY`` (``LAYER/head0/KEY`` with several layers); the keys are listed in :mod:`lightning_maxmargin.keys`.
     The processes share the heads out and measure in float64, and all receive the numbers. The cost is one pass over the
-    samples per evaluation and an SVM per head, solved every time, since a head's inputs change as well.
+    samples per evaluation, in the training thread, and an SVM per head, solved every time, since a head's inputs change
+    as well.
 
     Args:
         sources: the attention layer of the module, or several by name.
         data: a batch, or a loader or list of batches, the same on all processes.
         forward: ``forward(module, batch)``; else ``module(batch)``, or ``module(batch[0])`` for a tuple or list.
-        samples: how many to evaluate.
+        samples: how many to evaluate, the first of the data; a loader may be endless, so the last evaluation is of
+            these as well.
         maps: of how many samples to keep the attention rows of every evaluation.
         per_decade: evaluations per factor of ten in steps.
         every_n_epochs: evaluates after so many epochs instead of the geometric steps.
+        budget: share of the run's time, as of :class:`~lightning_maxmargin.callbacks.monitor.Monitor`; under 1 the
+            weights at the start are evaluated as soon as it covers that.
+        background: likewise.
 
     Attributes:
         last: the latest numbers by key.
@@ -61,16 +67,20 @@ class HeadMonitor(Monitor):
         maps: int = 4,
         per_decade: int = 10,
         every_n_epochs: int | None = None,
+        budget: float | None = None,
+        background: bool | None = None,
     ) -> None:
-        super().__init__(per_decade, every_n_epochs)
-        self.check_positive(samples=samples)
+        super().__init__(per_decade, every_n_epochs, budget, samples, background)
         if data is None:
             raise InputError("HeadMonitor: sources need data: a batch, or a loader or list of batches")
         self.sources = {"": sources} if isinstance(sources, AttentionSource) else dict(sources)
-        self.data, self.forward, self.samples, self.maps = data, forward, samples, maps
+        self.data, self.forward, self.maps = data, forward, maps
+        self.samples: int = samples
         self.rows: list[tuple[int, dict[str, torch.Tensor]]] = []
         self.heads: HeadSnapshot | None = None
         self._watch: HeadWatch
+
+    from_start = True
 
     @property
     def _legacy_state_key(self) -> str:  # type: ignore[override]
@@ -79,31 +89,37 @@ class HeadMonitor(Monitor):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.everywhere = trainer.world_size > 1
-        self._watch = HeadWatch(
-            pl_module, self.sources, self.data, self.forward, self.samples, measuring_ranks(trainer)
-        )
-        if not self.history:
-            self.evaluate(trainer, pl_module)
+        ranks = measuring_ranks(trainer)
+        self._watch = HeadWatch(pl_module, self.sources, self.data, self.forward, self.samples, ranks)
+        super().on_train_start(trainer, pl_module)
+
+    def size(self) -> Size:
+        heads, numbers = sum(self._watch.heads.values()), self._watch.numbers
+        return Size(numbers, numbers, f"{heads} heads on the first {self.samples:,} samples")
 
     def gather(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Gathered:
         return self._watch.gather(trainer, pl_module)
 
-    def measure(self, step: int, pl_module: pl.LightningModule, readings: dict[str, Reading]) -> dict[str, Value]:
-        heads = self._watch.measure(readings)
+    def measure(self, step: int, snapshot: None, readings: dict[str, Reading]) -> Measured:
+        return self.join([self._watch.measure(readings)])
+
+    def join(self, parts: list[HeadSnapshot | None]) -> Measured:
+        heads = parts[0]  # the first process has them all, the others none
         if heads is None:
-            return {}
-        self.heads = heads
-        self.rows.append((step, {head: s[: self.maps].clone() for head, s in self.heads.attention.items()}))
-        statuses: list[str] = [solution.status for solution in self.heads.solutions.values()]
-        return self.heads.values | {f"heads/{s}": float(statuses.count(s)) for s in ("certified", "infeasible")}
+            return Measured({})
+        statuses: list[str] = [solution.status for solution in heads.solutions.values()]
+        counts: dict[str, Value] = {f"heads/{s}": float(statuses.count(s)) for s in ("certified", "infeasible")}
+        return Measured(heads.values | counts, heads)
+
+    def keep(self, step: int, details: HeadSnapshot) -> None:
+        self.heads = details
+        self.rows.append((step, {head: s[: self.maps].clone() for head, s in details.attention.items()}))
+
+    def marks(self, trainer: pl.Trainer) -> dict[str, Any]:
+        return {"epoch": trainer.current_epoch}
 
     def diagnose(self, pl_module: pl.LightningModule) -> str:
         return diagnose_heads(self.last)
-
-    def evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Value]:
-        values = super().evaluate(trainer, pl_module)
-        self.history[-1]["epoch"] = trainer.current_epoch
-        return values
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "rows": self.rows}

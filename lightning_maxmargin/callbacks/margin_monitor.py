@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,16 +10,20 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_maxmargin.callbacks.diagnosis import diagnosis
+from lightning_maxmargin.callbacks.evaluation import Measured, Size
 from lightning_maxmargin.callbacks.head_monitor import HeadMonitor
 from lightning_maxmargin.callbacks.monitor import Monitor
 from lightning_maxmargin.callbacks.watch import Forward
 from lightning_maxmargin.core import Sequences, TokenSelector
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.keys import Value
 from lightning_maxmargin.probe.own import OwnNumbers
-from lightning_maxmargin.probe.selector import Probe, Snapshot, head_vector
+from lightning_maxmargin.probe.sampled import SampledProbe
+from lightning_maxmargin.probe.selector import Snapshot, head_vector
 from lightning_maxmargin.probe.sources import AttentionSource
 from lightning_maxmargin.reduce import measuring_ranks
+
+#: Sequences of an evaluation before the last.
+SAMPLES = 500
 
 
 class MarginMonitor(Monitor):
@@ -27,9 +32,8 @@ class MarginMonitor(Monitor):
     Of a module of this package: attention and label margin and the direction gaps; the keys are listed in
     :mod:`lightning_maxmargin.keys`. Each process measures its own sequences in float64, all receive the numbers (or the
     error), and all log the same keys; one that is undefined is left out of the log and null in :attr:`last`. In another
-    norm than l2, and with numbers of your own, the first process measures all. The cost is two passes
-    over the data per evaluation, plus the SVMs whenever a selected token has changed; ``monitor/seconds`` says what it
-    has come to.
+    norm than l2, and with numbers of your own, the first process measures all. The cost is two passes over the samples
+    per evaluation, plus the SVMs whenever a selected token has changed; it stays within ``budget``.
 
     Any other module is watched by :class:`HeadMonitor`; ``MarginMonitor(sources=...)`` makes one, as it did before
     there were two.
@@ -38,9 +42,10 @@ class MarginMonitor(Monitor):
         per_decade: evaluations per factor of ten in steps.
         split: which split of the data module to measure.
         data: the sequences themselves, for use without one of this package's data modules.
-        sources: as of :class:`HeadMonitor`, which is what one then gets; likewise ``forward``, ``samples``, ``maps``.
+        sources: as of :class:`HeadMonitor`, which is what one then gets; likewise ``forward`` and ``maps``.
         forward: see ``sources``.
-        samples: see ``sources``.
+        samples: sequences of an evaluation before the last, drawn once by the data's seed: margins and SVMs are then of
+            these. None is 500, or the 128 of :class:`HeadMonitor`.
         maps: see ``sources``.
         every_n_epochs: evaluates after so many epochs instead of the geometric steps.
         metrics: numbers of your own by key, ``metric(model, data, output, selected)``, measured at every evaluation;
@@ -48,6 +53,8 @@ class MarginMonitor(Monitor):
         limits: limit problems of your own by name, ``limit(data, selected)``, a solution with ``status``,
             ``direction`` and ``margin``: ``mine`` logs ``direction_gap/mine``, and ``relative_margin/mine`` where the
             solution has ``achieved(direction)``.
+        budget: share of the run's time, as of :class:`~lightning_maxmargin.callbacks.monitor.Monitor`.
+        background: likewise.
 
     Attributes:
         last: the latest numbers by key.
@@ -71,11 +78,13 @@ class MarginMonitor(Monitor):
         data: Any = None,
         sources: AttentionSource | Mapping[str, AttentionSource] | None = None,
         forward: Forward | None = None,
-        samples: int = 128,
+        samples: int | None = None,
         maps: int = 4,
         every_n_epochs: int | None = None,
         metrics: dict[str, Callable[..., Any]] | None = None,
         limits: dict[str, Callable[..., Any]] | None = None,
+        budget: float | None = None,
+        background: bool | None = None,
     ) -> None:
         if sources is not None:
             if type(self) is not MarginMonitor:
@@ -86,32 +95,56 @@ class MarginMonitor(Monitor):
                 )
             # Not by __new__, whose signature would hide this one from the command line.
             self.__class__ = HeadMonitor  # type: ignore[assignment]
-            HeadMonitor.__init__(self, sources, data, forward, samples, maps, per_decade, every_n_epochs)  # type: ignore[arg-type]
+            HeadMonitor.__init__(
+                self, sources, data, forward, 128 if samples is None else samples, maps, per_decade, every_n_epochs,  # type: ignore[arg-type]
+                budget, background,
+            )  # fmt: skip
             return
-        super().__init__(per_decade, every_n_epochs)
-        self.check_positive(samples=samples)
+        super().__init__(per_decade, every_n_epochs, budget, SAMPLES if samples is None else samples, background)
         self.split, self.data = split, data
         self.own = OwnNumbers(metrics, limits) if metrics or limits else None
         self.paths: list[tuple[int, torch.Tensor, torch.Tensor]] = []
         self.snapshot: Snapshot | None = None
         self.sequences: Sequences
-        self._probe: Probe
+        self._probes: SampledProbe
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         model, norm = _selector_of(pl_module), _norm_of(trainer.optimizers)
+        self.sequences = self._find(trainer)
         # Another norm and numbers of the user's own need all sequences on one process.
         self.everywhere = trainer.world_size > 1 and norm in ("l2", 2) and self.own is None
         if self.everywhere or trainer.is_global_zero:
-            self.sequences = self._find(trainer)
+            seed = getattr(trainer.datamodule, "seed", 0)  # type: ignore[attr-defined]
+            train = getattr(pl_module, "train_part", "both")
             ranks = measuring_ranks(trainer) if self.everywhere else None
-            self._probe = Probe(self.sequences, getattr(pl_module, "train_part", "both"), norm, self.own, ranks)
+            self._probes = SampledProbe(self.sequences, self.samples, seed, train, norm, self.own, ranks)
             if not self.paths:
                 self._remember(trainer.global_step, model.direction, head_vector(model))
+        super().on_train_start(trainer, pl_module)
 
-    def measure(self, step: int, pl_module: pl.LightningModule, readings: None) -> dict[str, Value]:
-        self.snapshot = self._probe.measure(_selector_of(pl_module))
-        self._remember(step, self.snapshot.direction, self.snapshot.head)
-        return dict(self.snapshot.values)
+    def size(self) -> Size:
+        count, numbers = len(self.sequences), self.sequences.keys.numel()
+        if self._probes.rows is None:
+            return Size(numbers, numbers, f"all {count:,} sequences")
+        kept = len(self._probes.rows)
+        which = f"{kept:,} of {count:,} sequences, drawn with seed {self._probes.seed}; all at the end"
+        return Size(numbers, numbers // count * kept, which)
+
+    def snapshot_of(self, pl_module: pl.LightningModule, last: bool) -> tuple[TokenSelector, bool]:
+        model = _selector_of(pl_module)
+        return (copy.deepcopy(model) if self.in_background and not last else model), last
+
+    def measure(self, step: int, snapshot: tuple[TokenSelector, bool], readings: None) -> Measured:
+        model, last = snapshot
+        found = self._probes.measure(model, last)
+        return Measured(dict(found.values), found)
+
+    def join(self, parts: list[Snapshot]) -> Measured:
+        return Measured(dict(parts[0].values), parts[0])  # all have found the same
+
+    def keep(self, step: int, details: Snapshot) -> None:
+        self.snapshot = details
+        self._remember(step, details.direction, details.head)
 
     def diagnose(self, pl_module: pl.LightningModule) -> str:
         return diagnosis(self.history, pl_module)

@@ -1,52 +1,88 @@
-"""When a run is measured and what becomes of the numbers: what the monitors share."""
+"""When a run is measured, at what cost, and what becomes of the numbers: what the monitors share."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_info
 
+from lightning_maxmargin.callbacks.budget import Budget, check_budget, share_of
+from lightning_maxmargin.callbacks.evaluation import Measured, Pending, Size
+from lightning_maxmargin.callbacks.worker import Worker
 from lightning_maxmargin.core.ranks import Failure, as_failure
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.keys import Value, check_registered
-from lightning_maxmargin.reduce import leave_group_at_exit
+from lightning_maxmargin.reduce import gather, leave_group_at_exit
 from lightning_maxmargin.schedule import next_step
+
+#: Steps per factor of ten at which several processes ask one another for a result that is under way: each costs them a
+#: wait of .1 ms, and a result is at most 2.3 % of the run late.
+POLLS_PER_DECADE = 100
 
 
 class Monitor(Callback):
-    """Measures at geometrically spaced steps, or every so many epochs, and logs.
+    """Measures at geometrically spaced steps, or every so many epochs, within a share of the run's time, and logs.
 
-    One process measures, or all do together (``everywhere``), all receive the numbers (or the error), and all log the
-    same keys; one that is undefined is left out of the log and null in :attr:`last`.
+    An evaluation that is due is made once the budget covers it and the one before is done. Under a budget of 1 it is
+    made at its step; under less the weights are copied, a thread of its own measures while training goes on, and the
+    numbers are logged at the step they belong to, ``monitor/lag_steps`` later. The last evaluation is always made, on
+    everything, when training is over: ``monitor/final_seconds``, which ``monitor/seconds`` leaves out.
+
+    One process measures (where ``everywhere`` is false), all receive the numbers or the error, and all log the same
+    keys at the same step; one that is undefined is left out of the log and null in :attr:`last`. A checkpoint waits
+    for the evaluation under way: all waits together are within the budget.
 
     Args:
         per_decade: evaluations per factor of ten in steps.
         every_n_epochs: evaluates after so many epochs instead of the geometric steps.
+        budget: share of the run's time that evaluations before the last may take, above 0 and at most 1; None is 1
+            where the keys have at most 100,000 numbers, as in theory's problems, and 0.05 else.
+        samples: sequences of an evaluation; all where None. The last is of all.
+        background: whether training goes on meanwhile; None is so under a budget below 1.
 
     Attributes:
         last: the latest numbers by key.
         history: all of them, with ``step``.
         message: what the numbers mean, where they need a message.
-        seconds: what all evaluations have cost.
+        seconds: what evaluations before the last have cost, of the processor's time where training went on.
+        final_seconds: what the last has, None before it.
 
     Raises:
-        InputError: a number that is not positive.
+        InputError: a number that is not positive, a budget that is no share.
     """
 
-    #: Whether every process measures, together, and gets the same numbers; else the first one measures.
+    #: Whether every process measures a part of its own, to be joined; else the first measures and tells the others.
     everywhere: bool = False
+    #: Whether the weights that training starts from are evaluated too.
+    from_start: ClassVar[bool] = False
 
-    def __init__(self, per_decade: int = 10, every_n_epochs: int | None = None) -> None:
+    def __init__(
+        self,
+        per_decade: int = 10,
+        every_n_epochs: int | None = None,
+        budget: float | None = None,
+        samples: int | None = None,
+        background: bool | None = None,
+    ) -> None:
         self.per_decade, self.every_n_epochs = per_decade, every_n_epochs
-        self.check_positive(per_decade=per_decade, every_n_epochs=every_n_epochs)
+        self.budget, self.samples, self.background = budget, samples, background
+        self.check_positive(per_decade=per_decade, every_n_epochs=every_n_epochs, samples=samples)
+        check_budget(budget)
         self.last: dict[str, Value] = {}
         self.history: list[dict[str, Any]] = []
         self.message = ""
-        self.seconds = 0.0
-        self._next: int | None = None
+        self.final_seconds: float | None = None
+        self._clock = Budget()
+        self._trainer: pl.Trainer | None = None
+        self._worker: Worker | None = None
+        self._pending: Pending | None = None
+        self._failed: Exception | None = None
+        self._due, self._next, self._poll = False, -1, -1
+        self._everything = False  # whether each evaluation is of everything, as the last
 
     @staticmethod
     def check_positive(**numbers: int | None) -> None:
@@ -55,31 +91,83 @@ class Monitor(Callback):
             if number is not None and number < 1:
                 raise InputError(f"monitor.{name}: {number}; expected a positive number")
 
+    @property
+    def seconds(self) -> float:
+        return self._clock.spent
+
     # --- what a monitor says ----------------------------------------------------------------------------------
 
+    def size(self) -> Size:
+        """How much there is to measure, on the first process."""
+        return Size(0, 0, "")
+
     def gather(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> tuple[Failure | None, Any]:
-        """What is read on all processes for the first one to measure, or what failed on one."""
+        """What is read on all processes for the ones that measure, or what failed on one."""
         return None, None
 
-    def measure(self, step: int, pl_module: pl.LightningModule, readings: Any) -> dict[str, Value]:
-        """The numbers now, on the processes that measure; an error reaches all."""
+    def snapshot_of(self, pl_module: pl.LightningModule, last: bool) -> Any:
+        """What :meth:`measure` needs of the module: a copy wherever training goes on, see :attr:`in_background`.
+
+        Args:
+            pl_module: now.
+            last: whether everything is measured.
+        """
+        return None
+
+    def measure(self, step: int, snapshot: Any, readings: Any) -> Measured:
+        """What is found: a function of its arguments alone, on a thread of its own. It must not touch the module, the
+        trainer nor what the monitor shows; an error reaches all processes."""
         raise NotImplementedError
+
+    def join(self, parts: list[Any]) -> Measured:
+        """Of the details of all processes, where ``everywhere``."""
+        raise NotImplementedError
+
+    def keep(self, step: int, details: Any) -> None:
+        """Takes what was found beside the numbers, on the training thread, on the processes that have it."""
+
+    def marks(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """What the history says of an evaluation beside its step."""
+        return {}
 
     def diagnose(self, pl_module: pl.LightningModule) -> str:
         """What the numbers mean, at the end; empty where they speak for themselves."""
         return ""
+
+    @property
+    def in_background(self) -> bool:
+        """Whether training goes on while an evaluation is made."""
+        return self._clock.share < 1 if self.background is None else self.background
 
     # --- when -------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         leave_group_at_exit()
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        size = self.size() if trainer.is_global_zero else Size(0, 0, "")
+        size = trainer.strategy.broadcast(size)
+        self._clock.start(share_of(self.budget, size.whole), size.measured)
+        self._everything = size.measured == size.whole
+        self._trainer, self._worker, self.final_seconds = trainer, Worker(), None
+        self._due, self._next, self._poll = self.from_start and not self.history, -1, -1
+        why = "as given" if self.budget is not None else f"for keys of {size.whole:,} numbers"
+        rank_zero_info(
+            f"{type(self).__name__}: budget {self._clock.share:g} of the run's time ({why}), measured "
+            f"{'in the background' if self.in_background else 'at once'}{', ' if size.which else ''}{size.which}"
+        )
+        if self._due:
+            self._turn(trainer, pl_module)
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        if self.every_n_epochs is not None:
+            return
         step = trainer.global_step
-        self._next = None if self.every_n_epochs else next_step(step, self.per_decade)
-        if self._next is not None and hasattr(pl_module, "pause_at"):
+        if step >= self._next:
+            self._next = next_step(step, self.per_decade)
+        if hasattr(pl_module, "pause_at"):
             # A module of many steps per batch ends one where the first of its monitors evaluates.
             paused: Any = pl_module.pause_at
             if paused is None or not step < paused < self._next:
@@ -88,54 +176,173 @@ class Monitor(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (self._next is not None and trainer.global_step >= self._next) or trainer.global_step == trainer.max_steps:
-            self.evaluate(trainer, pl_module)
+        self._raise_failed()
+        step = trainer.global_step
+        if step == trainer.max_steps:
+            self._finish(trainer, pl_module)
+            return
+        arrived = self.every_n_epochs is None and step >= self._next
+        self._due = self._due or arrived
+        if (self._pending is None and not self._due) or not (arrived or self._may_ask(trainer)):
+            return
+        self._turn(trainer, pl_module, self.every_n_epochs is None)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0 and not self._seen(trainer):
-            self.evaluate(trainer, pl_module)
+        if self.every_n_epochs is None:
+            return
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            self._finish(trainer, pl_module)
+        elif (trainer.current_epoch + 1) % self.every_n_epochs == 0 and not self._seen(trainer):
+            self._due = True
+        if self._due:
+            self._turn(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step and not self._seen(trainer):
-            self.evaluate(trainer, pl_module)
+        self._raise_failed()
+        if trainer.global_step:
+            self._finish(trainer, pl_module)
         if trainer.is_global_zero:
             self.message = self.diagnose(pl_module)
+        self._stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        # The other processes may have no such exception: nothing is asked of them.
+        self._pending = None
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+        self._worker, self._trainer = None, None
+        self._clock.stop()
+
+    def _may_ask(self, trainer: pl.Trainer) -> bool:
+        """Whether processes ask one another now: at steps that all know, since each has a clock of its own."""
+        step = trainer.global_step
+        if trainer.world_size == 1:
+            return True
+        passed = step >= self._poll
+        if passed:
+            self._poll = next_step(step, POLLS_PER_DECADE)
+        return passed
+
+    def _turn(self, trainer: pl.Trainer, pl_module: pl.LightningModule, begin: bool = True) -> None:
+        """Logs what is ready, and begins what is due where thread and budget allow it."""
+        if self._pending is not None:
+            # Under a budget of 1 the steps decide alone: the one before is waited for.
+            must = self._due and self._clock.share >= 1
+            if not (must or trainer.strategy.reduce_boolean_decision(self._pending.done)):
+                return
+            self._deliver(trainer)
+        if begin and self._due and self._affordable(trainer):
+            self._due = False
+            self._begin(trainer, pl_module)
+            if not self.in_background:
+                self._deliver(trainer)
+
+    def _affordable(self, trainer: pl.Trainer) -> bool:
+        if self._clock.share >= 1:
+            return True
+        return bool(trainer.strategy.broadcast(self._clock.covers_another()))
 
     def _seen(self, trainer: pl.Trainer) -> bool:
         return bool(self.history) and self.history[-1]["step"] == trainer.global_step
 
+    def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The evaluation at the end, on everything."""
+        self._due = False
+        if self._pending is not None:
+            self._deliver(trainer)
+        if not self._seen(trainer) or (not self._everything and self.final_seconds is None):
+            self._begin(trainer, pl_module, last=True)
+            self._deliver(trainer)
+        elif self.final_seconds is None and self.last:
+            # Its step was an evaluation's already, of everything.
+            self.final_seconds = self._clock.refund()
+            self.last |= {"monitor/seconds": self.seconds, "monitor/final_seconds": self.final_seconds}
+            self.history[-1] |= self.last
+
     # --- what becomes of the numbers --------------------------------------------------------------------------
 
     def evaluate(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Value]:
-        """Measures now and logs on all processes."""
-        start = time.perf_counter()
+        """Measures now, whatever the budget says, and logs on all processes."""
+        if self._pending is not None:
+            self._deliver(trainer)
+        self._begin(trainer, pl_module)
+        self._deliver(trainer)
+        return self.last
+
+    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule, last: bool = False) -> None:
+        start, step = time.perf_counter(), trainer.global_step
         failure, readings = self.gather(trainer, pl_module)
-        values: dict[str, Value] = {}
-        if (self.everywhere or trainer.is_global_zero) and failure is None:
-            # An error is not raised here: the other processes wait for an answer, and would wait half an hour.
+        future = None
+        if failure is None and (self.everywhere or trainer.is_global_zero):
+            assert self._worker is not None
             try:
-                values = self.measure(trainer.global_step, pl_module, readings)
+                snapshot, meanwhile = self.snapshot_of(pl_module, last), self.in_background and not last
+                future = self._worker.submit(meanwhile, self.measure, step, snapshot, readings)
             except Exception as error:
                 failure = as_failure(error)
-            self.seconds += time.perf_counter() - start
-            values["monitor/seconds"] = self.seconds
-        if trainer.world_size > 1:
-            failure, values = trainer.strategy.broadcast((failure, values))
+        self._pending = Pending(step, self.marks(trainer), failure, future, time.perf_counter() - start, last)
+
+    def _deliver(self, trainer: pl.Trainer) -> None:
+        """Waits for the evaluation under way and logs it, on all processes."""
+        assert self._pending is not None
+        pending, self._pending = self._pending, None
+        failure, found, seconds = pending.outcome()
+        start = time.perf_counter()
+        if self.everywhere:
+            failure, found = self._joined(gather((failure, found.details)))
+        seconds += pending.seconds + time.perf_counter() - start
+        # The clock of the first process is that of all.
+        failure, values, seconds = trainer.strategy.broadcast((failure, found.values, seconds))
         if failure is not None:
             kind, message = failure
-            raise kind(f"{type(self).__name__} at step {trainer.global_step}: {message}")
+            raise kind(f"{type(self).__name__} at step {pending.step}: {message}")
+        if pending.last:
+            self.final_seconds = seconds
+        else:
+            self._clock.spend(seconds)
+        values |= {"monitor/seconds": self.seconds, "monitor/final_seconds": self.final_seconds}
+        values["monitor/lag_steps"] = float(trainer.global_step - pending.step)
+        if found.details is not None:
+            self.keep(pending.step, found.details)
+        self._log(trainer, pending, values)
+
+    def _joined(self, parts: list[tuple[Failure | None, Any]]) -> tuple[Failure | None, Measured]:
+        failure = next((failed for failed, _ in parts if failed is not None), None)
+        return failure, Measured({}) if failure is not None else self.join([part for _, part in parts])
+
+    def _log(self, trainer: pl.Trainer, pending: Pending, values: dict[str, Value]) -> None:
         self.last = values
-        self.history.append({"step": trainer.global_step, **values})
+        self.history.append({"step": pending.step, **values, **pending.marks})
         check_registered(values)
         numbers = {k: v for k, v in values.items() if isinstance(v, float) and abs(v) < float("inf")}
         for logger in trainer.loggers:
-            logger.log_metrics(numbers, step=trainer.global_step)
+            logger.log_metrics(numbers, step=pending.step)
         # Without a logger: only for progress bars, checkpoints and early stopping.
         trainer.callback_metrics.update({k: torch.tensor(v) for k, v in numbers.items()})
-        return values
+
+    # --- checkpoints ------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "seconds": self.seconds}
+        if self._pending is not None and self._trainer is not None:
+            try:
+                self._deliver(self._trainer)
+            except Exception as error:
+                # The checkpoint is good; the run ends with this at its next step.
+                self._failed = error
+        return {
+            "history": self.history, "seconds": self.seconds, "run_seconds": self._clock.elapsed,
+            "evaluations": self._clock.evaluations,
+        }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history, self.seconds = state_dict["history"], state_dict["seconds"]
+        self.history = state_dict["history"]
+        elapsed, made = state_dict.get("run_seconds", 0.0), state_dict.get("evaluations", len(self.history))
+        self._clock = Budget(1.0, 0, state_dict["seconds"], elapsed, made)
+
+    def _raise_failed(self) -> None:
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            raise failed

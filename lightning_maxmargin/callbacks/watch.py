@@ -40,6 +40,9 @@ class HeadWatch:
         samples: the first so many are evaluated.
         ranks: the processes that measure, each some of the heads.
 
+    Attributes:
+        numbers: in the keys of all heads, about: as many tokens as the batch is long.
+
     Raises:
         InputError: a name that is no submodule, or there are no samples.
     """
@@ -57,6 +60,8 @@ class HeadWatch:
         self.heads = {layer: _count_heads(module, source) for layer, source in self.sources.items()}
         self.batches = _batches(data, samples)
         self.probe = HeadProbe(self.sources, ranks)
+        self.numbers = sum(self.heads[layer] * _width(module, source) for layer, source in self.sources.items())
+        self.numbers *= min(samples, sum(map(_size, self.batches))) * _length(self.batches[0])
 
     def gather(self, trainer: pl.Trainer, module: pl.LightningModule) -> Gathered:
         """Reads the samples, on all processes; an error of one is handed to all and raised by none."""
@@ -137,6 +142,20 @@ def _size(batch: Any) -> int:
         return len(batch)
     entries = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
     return next((len(x) for x in entries if isinstance(x, Tensor) and x.ndim), 1)
+
+
+def _length(batch: Any) -> int:
+    """Tokens of a batch: the second axis of its first tensor that has two or more, else 1."""
+    if isinstance(batch, Tensor):
+        return batch.shape[1] if batch.ndim > 1 else 1
+    entries = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else ()
+    return next((x.shape[1] for x in entries if isinstance(x, Tensor) and x.ndim > 1), 1)
+
+
+def _width(module: nn.Module, source: AttentionSource) -> int:
+    """Dimensions of the layer's keys: the last axis of its first weight, 1 where there is none."""
+    weights = [p for p in find_module(module, source.names[0]).parameters() if p.ndim > 1]
+    return weights[0].shape[-1] if weights else 1
 
 
 def _first_entry(module: Any, batch: Any) -> Any:

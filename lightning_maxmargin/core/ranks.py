@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from torch import distributed as dist
 
-from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.errors import InputError, NonFiniteError
 
 T = TypeVar("T")
 #: A failure as (class, message): it travels to the other processes, where a traceback would not.
@@ -22,9 +22,10 @@ BAD_DATA = (InputError, OSError, EOFError)
 
 
 def as_failure(error: Exception) -> Failure:
-    """An InputError as it is, anything else with its class named."""
-    if isinstance(error, InputError):
-        return InputError, str(error)
+    """An error of this package as it is, anything else with its class named."""
+    for kind in (InputError, NonFiniteError):
+        if isinstance(error, kind):
+            return kind, str(error)
     return InputError if isinstance(error, BAD_DATA) else RuntimeError, f"{type(error).__name__}: {error}"
 
 

@@ -177,7 +177,7 @@ class Sequences:
             return self
         if self.values is self.keys:
             del new["values"]
-        moved = Sequences(**new)  # type: ignore[arg-type]
+        moved = Sequences(**new)
         # What is known of the keys holds for a part of them; near keys may be equal in another dtype.
         if self._copies is not None and self._copies[0] == self._stamp():
             known = self._copies[2]
@@ -188,9 +188,7 @@ class Sequences:
         return moved
 
     @staticmethod
-    def pad(
-        keys: Sequence[Tensor], labels: Tensor, values: Sequence[Tensor] | None = None, **rest: Any
-    ) -> Sequences:
+    def pad(keys: Sequence[Tensor], labels: Tensor, values: Sequence[Tensor] | None = None, **rest: Any) -> Sequences:
         """Ragged lists of (T_i, d) tokens to one padded set; the mask hides the padding.
 
         Example:
@@ -202,7 +200,7 @@ class Sequences:
         padded = torch.nn.utils.rnn.pad_sequence(list(keys), batch_first=True)
         mask = torch.arange(padded.shape[1]) < lengths[:, None]
         separate = None if values is None else torch.nn.utils.rnn.pad_sequence(list(values), batch_first=True)
-        return Sequences(padded, labels, values=separate, mask=mask, **rest)  # type: ignore[arg-type]
+        return Sequences(padded, labels, values=separate, mask=mask, **rest)
 
 
 def check_sequences(data: Sequences, num_classes: int = 2, where: str = "data") -> Sequences:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch import distributed as dist
 from torch.optim import Optimizer
 
 from lightning_maxmargin.core.ensemble import EnsembleState, Update
@@ -18,10 +18,8 @@ from lightning_maxmargin.core.stack import pack
 from lightning_maxmargin.core.updates import UpdateRule, update_rule
 from lightning_maxmargin.errors import InputError, NonFiniteError
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
-from lightning_maxmargin.reduce import leave_group_at_exit, number_on, reduce_over
+from lightning_maxmargin.reduce import gather, leave_group_at_exit, number_on, reduce_over
 from lightning_maxmargin.schedule import steps_now
-
-T = TypeVar("T")
 
 
 class Ensemble(pl.LightningModule):
@@ -220,13 +218,9 @@ class Ensemble(pl.LightningModule):
             NonFiniteError: the weights of an instance are not finite.
             RuntimeError: measuring failed on one of the processes.
         """
-        stack = self.stack
         outcome: tuple[Exception | None, EnsembleResult | None] = (None, None)
         try:
-            self._stay_finite()
-            found = measure(self.state, stack.keys, stack.labels, stack.values, stack.queries, stack.mask)
-            found.state = None
-            outcome = (None, found)
+            outcome = (None, self.measure_part(self.weights()))
         # Not raised here: the other processes wait for this one's part.
         except NonFiniteError as error:
             outcome = (NonFiniteError(str(error)), None)
@@ -237,6 +231,24 @@ class Ensemble(pl.LightningModule):
         if failed is not None:
             raise failed
         return EnsembleResult.cat([part for _, part in parts if part is not None])
+
+    def weights(self) -> EnsembleState:
+        """A copy of the state with the weights of this process's instances as they are now, and nothing else of it.
+
+        Raises:
+            NonFiniteError: the weights of an instance are not finite.
+        """
+        self._stay_finite()
+        found = copy.copy(self.state)
+        found.attention, found.head, found.remembered = found.attention.clone(), found.head.clone(), {}
+        return found
+
+    def measure_part(self, weights: EnsembleState) -> EnsembleResult:
+        """The instances of this process with these weights against their own SVMs."""
+        stack = self.stack
+        found = measure(weights, stack.keys, stack.labels, stack.values, stack.queries, stack.mask)
+        found.state = None
+        return found
 
     def _stay_finite(self) -> None:
         bad = ~(self.state.attention.flatten(0, -2).isfinite().all(0) & self.state.head.isfinite().all(0))
@@ -286,15 +298,6 @@ class EnsembleSteps(Optimizer):
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         self._module.state.step()
-
-
-def gather(x: T) -> list[T]:
-    """What every process has, in the order of their ranks."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [x]
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, x)
-    return found
 
 
 def _listed(x: Any) -> list[Any]:

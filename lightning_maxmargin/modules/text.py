@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
+from lightning_maxmargin.core import TokenSelector
 from lightning_maxmargin.core.attention import masked_softmax
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.modules.sharding import (
@@ -204,12 +205,17 @@ class TextSelection(pl.LightningModule):
         )  # fmt: skip
         return output
 
-    def units(self, batch: Batch) -> TextUnits:
-        """Keys, queries, scores and attention of a batch from the cache, on the CPU: what the monitor measures."""
+    def units(self, batch: Batch, selector: TokenSelector) -> TextUnits:
+        """Keys, queries, scores and attention of a batch from the cache, on the CPU: what the monitor measures.
+
+        Args:
+            batch: of documents.
+            selector: whose scores; a copy of the model's, while training goes on.
+        """
         assert self.model is not None
         keys, values, mask = _pooled(batch)
         data = self.model.sequences(keys, values, mask, batch["keys"][:, 0])
-        scores = self.model.parts[0].scores(data)
+        scores = selector.scores(data)
         found = (data.keys, mask, data.queries, scores, masked_softmax(scores, mask))
         return TextUnits(*(None if x is None else x.cpu() for x in found))  # type: ignore[arg-type]
 

@@ -63,6 +63,7 @@ def affine_of(module: nn.Module, name: str, seen: Tensor, output: Tensor) -> Aff
 
 
 def plain(tensor: Any) -> Tensor:
-    """Detached float64 on the CPU; a sharded parameter is gathered, so every process must ask."""
+    """A copy in float64 on the CPU, for weights go on changing; a sharded parameter is gathered, so every process must
+    ask."""
     whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return whole.detach().to("cpu", torch.float64)
+    return whole.detach().to("cpu", torch.float64, copy=True)

@@ -14,7 +14,7 @@ from lightning_maxmargin.core.ranks import Alone, Ranks
 #: Numbers of the keys up to which one process by itself keeps them in float64: 1 GB.
 NUMBERS_IN_MEMORY = 128_000_000
 #: Numbers of the keys in a block of those that stay where they are, as they are: 32 MB in float64.
-NUMBERS_IN_BLOCK = 4_000_000
+NUMBERS_IN_BLOCK = 5_000_000
 
 
 class Parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -219,6 +219,18 @@ class Probe:
             here = support[support[:, 0] % size == self.ranks.rank]
             tally.add(locally=locally_optimal(gamma, alpha, torch.stack([here[:, 0] // size, here[:, 1]], 1)))
 
+    def start_from(self, part: Probe, rows: Tensor) -> None:
+        """Begins where a probe of these rows of the data (m,) is: its SVMs' support is the first guess of ours."""
+        from lightning_maxmargin.svm import only
+
+        if self.ranks.size > 1 or not self._parts.in_memory:
+            return  # what is solved a block at a time begins anew
+        self._solutions = {
+            limit: replace(found, attention=_of_all(only(found.attention), rows, self._parts.count))
+            for limit, found in part._solutions.items()
+        }
+        self._head = None if part._head is None else _of_all(part._head, rows, self._parts.count)
+
     # --- limit problems ---------------------------------------------------------------------------------------
 
     def _shard(self, x: Tensor) -> Any:
@@ -312,6 +324,14 @@ def _selection(tally: Tally) -> dict[str, Value]:
     keys = {"mass": "attention/selected_mass", "entropy": "attention/entropy", "planted": "selection/accuracy"}
     keys |= {"globally": "selection/globally_optimal", "locally": "selection/locally_optimal"}
     return {keys[name]: tally.mean(name) for name in tally.sums}
+
+
+def _of_all(solution: Solution, rows: Tensor, count: int) -> Solution:
+    """The solution of a problem of these of ``count`` sequences, with the numbers that its rows have among all."""
+    dual, support = solution.dual, solution.support
+    whole = dual.new_zeros(count, *dual.shape[1:]).index_copy(0, rows, dual)
+    at = rows[support] if support.ndim == 1 else torch.stack([rows[support[:, 0]], support[:, 1]], 1)
+    return replace(solution, dual=whole, support=at)
 
 
 def head_vector(model: TokenSelector) -> Tensor:

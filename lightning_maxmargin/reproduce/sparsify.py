@@ -91,7 +91,7 @@ def train(
         module = ClsTransformer(x.shape[2], x.shape[1], tokens.classes, **model)
         monitor = HeadMonitor(
             sources=sources_of(module), data=_evaluated(tokens, samples), samples=samples, maps=samples,
-            every_n_epochs=every,
+            every_n_epochs=every, budget=1.0,
             forward=lambda m, batch: m(*batch[:2]),
         )  # fmt: skip
         trainer = pl.Trainer(

@@ -43,8 +43,9 @@ def print_summary(summary: dict[str, Any]) -> None:
     table = Table(title=str(summary["name"]), show_header=False, title_justify="left")
     for label, text in _lines(summary):
         table.add_row(label, text)
-    seconds, monitor = summary["seconds"], summary["monitor/seconds"] or 0.0
-    table.add_row("steps, seconds", f"{summary['steps']}, {seconds:.1f} (monitor {monitor:.1f})")
+    monitor, last = (summary[f"monitor/{name}"] or 0.0 for name in ("seconds", "final_seconds"))
+    spent = f"{summary['seconds']:.1f} (monitor {monitor:.1f}, last evaluation {last:.1f})"
+    table.add_row("steps, seconds", f"{summary['steps']}, {spent}")
     console = Console()
     console.print(table)
     if summary["message"]:

@@ -204,14 +204,20 @@ class MarginCLI(LightningCLI):
         given = tuple(type(c) for c in config.get("callbacks") or [])
         callbacks = [c for c in callbacks if type(c) not in given]  # the user's own stands in for ours
         if fits:
-            callbacks = [*callbacks, *([EnsembleMonitor()] if ensemble else []), *self._run_callbacks(config)]
+            watchers = [EnsembleMonitor(**self._monitor_options("budget", "background"))] if ensemble else []
+            callbacks = [*callbacks, *watchers, *self._run_callbacks(config)]
         return super()._instantiate_trainer(config, callbacks)
 
     def _text_watchers(self) -> list[Any]:
         from lightning_maxmargin.callbacks.text_monitor import TextMonitor
         from lightning_maxmargin.callbacks.text_output import SaveModel
 
-        return [TextMonitor(), SaveModel()]
+        return [TextMonitor(**self._monitor_options("samples", "budget", "background")), SaveModel()]
+
+    def _monitor_options(self, *names: str) -> dict[str, Any]:
+        """What the config says of its MarginMonitor and holds for the monitor that stands in its place."""
+        given = {name: self.config.fit.monitor.get(name) for name in names}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def _is_text(self) -> bool:

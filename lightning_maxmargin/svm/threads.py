@@ -5,9 +5,15 @@ With two threads on a machine where another process works, a step of .3 ms takes
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
+
+_lock = threading.Lock()
+_inside = 0
+_limit: Any = None
 
 
 @cache
@@ -19,7 +25,23 @@ def _controller() -> Any:
     return ThreadpoolController()
 
 
-def one_thread() -> AbstractContextManager[Any]:
-    """One BLAS thread inside the context, where threadpoolctl is installed."""
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One BLAS thread inside the context, where threadpoolctl is installed.
+
+    The limit is the process's: of several threads inside at once the first sets it and the last sets it back.
+    """
+    global _inside, _limit
     controller = _controller()
-    return nullcontext() if controller is None else controller.limit(limits=1, user_api="blas")
+    with _lock:
+        if _inside == 0 and controller is not None:
+            _limit = controller.limit(limits=1, user_api="blas")
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0 and _limit is not None:
+                _limit.restore_original_limits()
+                _limit = None

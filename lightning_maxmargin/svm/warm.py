@@ -9,7 +9,9 @@ import numpy.typing as npt
 
 from lightning_maxmargin.svm.certificate import relative_gap
 from lightning_maxmargin.svm.checks import to_array
-from lightning_maxmargin.svm.generate import Outcome, bounds, smallest_of
+from lightning_maxmargin.svm.generate import MAX_NUMBERS_AT_ONCE, Outcome, bounds, smallest_of
+from lightning_maxmargin.svm.proofs import residual
+from lightning_maxmargin.svm.qp.farkas import mended
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution
 
@@ -19,6 +21,8 @@ SAME_ANSWER_GAP = 1e-12
 SPREADS_TAKEN_IN = 3.0
 # Keys moved by 1 % spread the margins of the support by .005 to .03, by 30 % .15: there a cold start takes .9 of that.
 MAX_SPREAD = 0.1
+# An earlier proof that combines the new rows to more than this of their weight is none near them.
+MAX_RESIDUAL = 0.1
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,24 @@ def begin(problem: RowProblem, warm: Solution) -> Start | None:
     apart = np.sort(np.abs(ratio / middle - 1))
     spread = float(apart[len(apart) * 9 // 10])
     return None if spread > MAX_SPREAD else _near(problem, support, margins, middle * (1 + SPREADS_TAKEN_IN * spread))
+
+
+def still_infeasible(problem: RowProblem, warm: Solution) -> Outcome | None:
+    """An earlier proof that no direction meets the rows, corrected for those that have changed and proved once more.
+
+    Of 3,000 labels in 384 dimensions whose tokens had changed in 1 to 5 % it took .10 to .16 s, a cold proof .6.
+    Few rows are refuted anew, in less time than it takes to tell.
+    """
+    if not warm.infeasible or problem.extreme or tuple(warm.dual.shape) != problem.live.shape:
+        return None
+    if problem.is_small(MAX_NUMBERS_AT_ONCE):
+        return None
+    u = np.where(problem.live, to_array(warm.dual, "dual"), 0.0).ravel()
+    ids = np.flatnonzero(u > 0)
+    if not len(ids) or not np.isfinite(u).all() or residual(problem, ids, u[ids]) > MAX_RESIDUAL:
+        return None
+    found = mended(problem, ids, u[ids])
+    return None if found is None else Outcome(found[0], found[1], np.zeros(problem.shape), True, 0)
 
 
 def _support(problem: RowProblem, warm: Solution) -> Index | None:

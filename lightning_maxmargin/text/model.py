@@ -260,7 +260,9 @@ def pooled_units(
     else:
         count = int(unit_ids.max()) + 1 if unit_ids.numel() and inside.any() else 1
     units = torch.where(inside, unit_ids, count)
-    size = torch.zeros(len(units), count + 1, device=keys.device).scatter_add_(1, units, inside.float())
+    size = torch.zeros(len(units), count + 1, dtype=torch.float32, device=keys.device).scatter_add_(
+        1, units, inside.float()
+    )
     pooled = _means(keys, units, size)
     return pooled, pooled if values is keys else _means(values, units, size), size[:, :count] > 0
 

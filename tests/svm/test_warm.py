@@ -89,3 +89,54 @@ def test_labels_again() -> None:
     new = solve_label_svm(x, y, warm_start=old)
     assert (new.status, new.iterations) == ("certified", 0)
     torch.testing.assert_close(new.dual, old.dual)
+
+
+def labels_of(n: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """More than twice as many random labels as dimensions: no direction separates them."""
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=g, dtype=torch.float64), torch.randint(2, (n,), generator=g) * 2.0 - 1
+
+
+def test_an_earlier_proof_is_corrected_for_rows_that_changed_and_proved_again() -> None:
+    x, y = labels_of(1200, 40)
+    old = solve_label_svm(x, y)
+    x = x.clone()
+    x[::100] = labels_of(12, 40, seed=1)[0]
+    new = solve_label_svm(x, y, warm_start=old)
+    assert (new.status, new.iterations) == ("infeasible", 0), "no round of constraint generation"
+    assert solve_label_svm(x, y).status == "infeasible"
+    combined = (new.dual * y) @ x
+    assert float(combined.norm()) <= 1e-12 * float((new.dual * x.norm(dim=1)).sum())
+    assert float(new.dual.min()) >= 0
+    assert float(new.dual.sum()) == pytest.approx(1, rel=1e-12)
+
+
+def test_an_earlier_proof_of_other_rows_is_not_believed() -> None:
+    x, y = labels_of(1200, 40)
+    old = solve_label_svm(x, y)
+    x = x.clone()
+    x[:, 0] = y * (1 + x[:, 0].abs())
+    assert solve_label_svm(x, y, warm_start=old).status == "certified"
+    half = replace(old, dual=torch.where(torch.arange(1200) < 600, old.dual, 0.0))
+    minus = replace(old, dual=-old.dual)
+    nan = replace(old, dual=old.dual * float("nan"))
+    for spoiled_proof in (half, minus, nan, replace(old, dual=torch.zeros(1200)), replace(old, dual=torch.ones(7))):
+        assert solve_label_svm(x, y, warm_start=spoiled_proof).status == "certified"
+
+
+def test_classes_and_attention_are_refuted_again_as_well() -> None:
+    x, _ = labels_of(1500, 10)
+    classes = torch.arange(1500) % 3
+    old = solve_label_svm(x, classes)
+    assert old.status == "infeasible"
+    moved = x.clone()
+    moved[7] = -moved[7]
+    assert solve_label_svm(moved, classes, warm_start=old).status == "infeasible"
+    keys, selected, z = planted(400, 6, 6, dq=5)
+    other = (selected + torch.arange(400) % 2) % 6
+    proof = solve_att_svm(keys, other, queries=z)
+    assert proof.status == "infeasible"
+    moved_keys = keys.clone()
+    moved_keys[0, 0] += 0.1
+    again = solve_att_svm(moved_keys, other, queries=z, warm_start=proof)
+    assert (again.status, again.iterations) == ("infeasible", 0)

@@ -11,6 +11,9 @@ from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 # Entries below this share of the largest are zero at the exact vector, tried in turn.
 CUTS = (0.0, 1e-9, 1e-6, 1e-4, 1e-2)
 
+# Up to so many numbers the rows are held explicitly: 64 MB.
+MAX_EXPLICIT_NUMBERS = 8_000_000
+
 
 def accept(problem: RowProblem, ids: Index, u: Array) -> Array | None:
     """u scaled to b'u = 1 if it proves that no direction meets the rows, else None."""
@@ -37,6 +40,27 @@ def farkas_from(problem: RowProblem, ids: Index, scale: Array, A: Array | None, 
             if (u < 0).any() or not np.isfinite(u).all():
                 break
     return by_linear_program(problem, ids, scale, A)
+
+
+def mended(problem: RowProblem, ids: Index, u: Array) -> tuple[Index, Array] | None:
+    """An exact Farkas vector near u > 0 on rows that have changed a little: its rows and entries, or None.
+
+    Entries that the projection turns negative are left out; where more than six in ten are, or four projections do not
+    suffice, a new proof costs less.
+    """
+    fewest = max(1, int(0.4 * len(ids)))
+    A = problem.rows(ids) if len(ids) * problem.dim <= MAX_EXPLICIT_NUMBERS else None
+    scale = np.ones(len(ids))
+    for _ in range(4):
+        u = _project(problem, ids, scale, A, u)
+        on = u > 0
+        if not np.isfinite(u).all() or on.sum() < fewest:
+            return None
+        ids, u, scale, A = ids[on], u[on], scale[on], None if A is None else A[on]
+        found = accept(problem, ids, u)
+        if found is not None:
+            return ids, found
+    return None
 
 
 def _spread(u: Array, on: Index, m: int) -> Array:

@@ -1,0 +1,62 @@
+"""A probe on a sample of the sequences, and on all of them once, at the end."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lightning_maxmargin.core import Sequences, TokenSelector
+from lightning_maxmargin.core.ranks import Ranks
+from lightning_maxmargin.probe.own import OwnNumbers
+from lightning_maxmargin.probe.selector import Probe, Snapshot
+
+
+def draw_rows(count: int, samples: int | None, seed: int) -> Tensor | None:
+    """Which of ``count`` sequences are measured, (samples,) in their order; None for all.
+
+    Example:
+        >>> draw_rows(10, 3, seed=0).tolist(), draw_rows(10, 10, seed=0)
+        ([0, 4, 7], None)
+    """
+    if samples is None or samples >= count:
+        return None
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:samples].sort().values
+
+
+class SampledProbe:
+    """Measures sequences drawn once, and all of them when asked; float64 copies are made when they are needed.
+
+    Args:
+        data: all sequences.
+        samples: how many are drawn; all where None.
+        seed: of the draw.
+        train: as of :class:`Probe`, likewise ``norm`` and ``own``.
+        norm: see ``train``.
+        own: see ``train``.
+        ranks: likewise: the processes that measure together.
+
+    Attributes:
+        rows: those drawn, None for all.
+    """
+
+    def __init__(
+        self, data: Sequences, samples: int | None, seed: int, train: str, norm: str | float, own: OwnNumbers | None,
+        ranks: Ranks | None = None,
+    ) -> None:  # fmt: skip
+        self.data, self.seed = data, seed
+        self.rows = draw_rows(len(data), samples, seed)
+        self._settings = (train, norm, own, ranks)
+        self._probe: Probe | None = None
+
+    def measure(self, model: TokenSelector, everything: bool) -> Snapshot:
+        """A snapshot of this model, on the sequences drawn or on all."""
+        if everything and self.rows is not None:
+            # The sample's copy goes before that of all is made; of what it has solved the last evaluation begins.
+            part, self._probe = self._probe, None
+            probe = Probe(self.data, *self._settings)
+            if part is not None:
+                probe.start_from(part, self.rows)
+            return probe.measure(model)
+        if self._probe is None:
+            self._probe = Probe(self.data if self.rows is None else self.data[self.rows], *self._settings)
+        return self._probe.measure(model)
