@@ -36,7 +36,8 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
 def same_weights(run_dir: Path, other: Path, rtol: float) -> None:
     a, b = weights(run_dir), weights(other)
     assert a.keys() == b.keys()
-    for name, x in a.items():
+    # A key's bias moves no attention: its gradient is rounding alone, which Adam makes a step of.
+    for name, x in ((name, x) for name, x in a.items() if not name.endswith("key.bias")):
         torch.testing.assert_close(b[name], x, rtol=rtol, atol=rtol * float(x.abs().max()), msg=lambda m, n=name: n + m)
 
 
