@@ -23,6 +23,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from lightning_maxmargin.callbacks import worker
+
 GPU = torch.device("cuda", 0)
 aten = torch.ops.aten
 
@@ -268,6 +270,8 @@ def pretended_gpu() -> Iterator[Gpu]:
         stack.enter_context(_replaced(torch.cuda, "_lazy_init", lambda: None))
         stack.enter_context(_replaced(torch.cuda, "synchronize", lambda *_: _waited("synchronize")))
         stack.enter_context(_replaced(torch, "Event", _Event))
+        # Page-locked memory is the driver's; batches are made on a thread, which no mode reaches.
+        stack.enter_context(_replaced(Tensor, "pin_memory", lambda x, *_: x))
         # A tensor made under inference mode has no version, which one that holds another must have.
         stack.enter_context(_replaced(torch._C, "_InferenceMode", lambda on: torch.set_grad_enabled(not on)))
         # Module.to makes new parameters, since .data cannot change a tensor's class.
@@ -278,9 +282,19 @@ def pretended_gpu() -> Iterator[Gpu]:
         torch._C._ensureCUDADeviceGuardSet()  # a device guard without a driver, as fake tensors have
         _now.append(gpu)
         stack.callback(_now.pop)
+        # A thread has modes of its own: the monitors measure on one.
+        stack.enter_context(_replaced(worker, "_timed", _within_modes(worker._timed)))
         stack.enter_context(_Dispatch())
         stack.enter_context(_Moves())
         yield gpu
+
+
+def _within_modes(run: Callable[..., Any]) -> Callable[..., Any]:
+    def on_thread(*given: Any) -> Any:
+        with _Dispatch(), _Moves():
+            return run(*given)
+
+    return on_thread
 
 
 @contextlib.contextmanager

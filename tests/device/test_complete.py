@@ -24,6 +24,8 @@ WITHOUT: dict[str, str] = {
     "text.find_encoder": "vectors of words, made on the CPU",
     "data.PlantedText": "a SequenceData, of vectors made on the CPU", "text.PlantedText": "the same",
     "figures.RunFiles": "files", "figures.draw_figures": "files", "figures.write_report": "files",
+    "callbacks.RankWatch": "a thread that asks the processes' store",
+    "callbacks.Predictions": "a file of arrays that the trainer has fetched",
     "kept.SeveralTokens": "an experiment on the CPU", "kept.several_tokens": "an experiment on the CPU",
 }  # fmt: skip
 

@@ -32,6 +32,15 @@ def test_attention_in_every_norm(gpu: Gpu, norm: Any) -> None:
     assert found.status is svm.Status.CERTIFIED
 
 
+@pytest.mark.parametrize("at_once", [None, 0], ids=["in one piece", "row by row"])
+@covers("svm.DistributedShard")
+def test_a_shard_on_the_device(gpu: Gpu, at_once: int | None) -> None:
+    def solve(keys: Tensor, selected: Tensor) -> Any:
+        return svm.only(svm.solve_att_svm(svm.DistributedShard(keys, at_once=at_once), selected))
+
+    agree(solve, FEW, SELECTED, rtol=1e-6)
+
+
 @covers("svm.BatchSolution", "svm.only")
 def test_batches(gpu: Gpu) -> None:
     def solve(keys: Tensor, selected: Tensor) -> Any:

@@ -36,9 +36,10 @@ def test_a_run(trainer: Make, tiny_encoder: Path, tmp_path: Path, form: dict[str
     seen = []
     new = write_rows(tmp_path / "new.jsonl", [{"text": row["text"]} for row in reviews(6, 3)])
     for device in (False, True):
-        torch.manual_seed(0)
         data = text_data(tmp_path, tiny_encoder, units="words", predict=str(new))
         assert isinstance(data, TextData)
+        data.setup("fit")  # the first run encodes, and draws an encoder's random start for that
+        torch.manual_seed(0)
         module, monitor = TextSelection(**form), TextMonitor(samples=20, budget=1.0)
         run = trainer(device, max_epochs=2, callbacks=[monitor])
         run.fit(module, datamodule=data)
@@ -47,7 +48,8 @@ def test_a_run(trainer: Make, tiny_encoder: Path, tmp_path: Path, form: dict[str
         parts = run.predict(module, datamodule=data)
         assert parts is not None
         seen.append([numbers["test/accuracy"], [part["logits"].cpu() for part in parts]])
-        assert monitor.last["status/attention"] in ("certified", "infeasible", "unverified")
+        has_svm = not (form.get("per_class") or form.get("finetune_layers"))
+        assert not has_svm or monitor.last["status/attention"] in ("certified", "infeasible", "unverified")
     close(seen[1], seen[0], 1e-3)
     # What the device left is read on the CPU.
     trainer(False).test(TextSelection(**form), data, ckpt_path=tmp_path / "True.ckpt", weights_only=True, verbose=False)
@@ -80,7 +82,7 @@ def test_the_selector(gpu: Gpu, finished: Path) -> None:  # noqa: F811
 @covers("text.pooled.PoolingModel")
 def test_what_evaluations_read(gpu: Gpu, finished: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     given = {"train": str(finished / "train.jsonl"), "encoder": str(tiny_encoder), "cache_dir": str(finished)}
-    data = TextData(**given)
+    data = TextData(**given, units="words")
     data.setup("fit")
     seen = []
     for there in (False, True):
