@@ -191,7 +191,7 @@ def measured_by(*sources: Source) -> tuple[str, ...]:
 
     Example:
         >>> measured_by("heads")
-        ('heads/certified', 'heads/infeasible', 'monitor/seconds')
+        ('heads/certified', 'heads/infeasible', 'monitor/seconds', 'monitor/final_seconds', 'monitor/lag_steps')
     """
     return tuple(key.name for key in _KEYS.values() if set(sources) & set(key.sources))
 

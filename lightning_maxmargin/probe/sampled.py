@@ -16,7 +16,7 @@ def draw_rows(count: int, samples: int | None, seed: int) -> Tensor | None:
 
     Example:
         >>> draw_rows(10, 3, seed=0).tolist(), draw_rows(10, 10, seed=0)
-        ([0, 4, 7], None)
+        ([1, 4, 7], None)
     """
     if samples is None or samples >= count:
         return None

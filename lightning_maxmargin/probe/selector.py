@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 #: Up to so many numbers in the keys every evaluation solves afresh, in a few milliseconds: an answer that began at the
 #: last one differs in its last digit, and a resumed run has evaluated other steps.
 SMALL_DATA_NUMBERS = 100_000
+#: Gaps that differ by less are of one direction: which is the least is rounding, and differs between processes.
+TIE = 1e-12
 
 
 @dataclass
@@ -276,14 +278,17 @@ class Probe:
     # --- what is measured -------------------------------------------------------------------------------------
 
     def _gaps(self, direction: Tensor) -> tuple[dict[str, float | None], str | None]:
-        """Direction gaps to the certified limits, and the name of the nearest."""
+        """Direction gaps to the certified limits, and the name of the nearest: of equally near ones the first."""
         gaps = {
             limit: direction_gap(direction, solution.attention.direction)
             for limit, solution in self._solutions.items()
             if solution.attention.status == "certified"
         }
         defined = {k: g for k, g in gaps.items() if g is not None}
-        return gaps, min(defined, key=lambda k: defined[k]) if defined else next(iter(self._solutions), None)
+        if not defined:
+            return gaps, next(iter(self._solutions), None)
+        least = min(defined.values())
+        return gaps, next(k for k in LIMITS if k in defined and defined[k] <= least + TIE)
 
     def _attention(
         self, norm: float, gaps: dict[str, float | None], nearest: str | None, tally: Tally
