@@ -119,10 +119,10 @@ class RankWatch(Callback):
 
     def _keep(self, failure: Failure) -> None:
         """Leaves the failure where the process that forked this one finds it."""
-        if self._note is not None:
+        if self._note is not None and not self._note[0]:  # of another process: what it says is the same
             short = {**asdict(failure), "trace": failure.trace[-NOTE_SIZE // 8 :], "cause": failure.cause[:2000]}
             text = json.dumps(short).encode()
-            self._note[: len(text)] = text
+            self._note[:] = text.ljust(NOTE_SIZE, b"\0")
 
     def __getstate__(self) -> dict[str, Any]:
         # Spawned processes get a copy by pickle, which memory cannot be.

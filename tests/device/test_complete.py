@@ -44,7 +44,7 @@ def public() -> set[str]:
     return {name for name in found if not any(home.endswith(f".{name}") and home in found for home in homes)}
 
 
-def tests() -> list[ModuleType]:
+def files() -> list[ModuleType]:
     here = sorted(Path(__file__).parent.glob("test_*.py"))
     return [importlib.import_module(f"tests.device.{path.stem}") for path in here]
 
@@ -52,7 +52,7 @@ def tests() -> list[ModuleType]:
 def covered() -> dict[str, ModuleType]:
     """The names that tests say they run, each with the file of its test."""
     return {
-        name: module for module in tests() for test in vars(module).values() for name in getattr(test, "covers", ())
+        name: module for module in files() for test in vars(module).values() for name in getattr(test, "covers", ())
     }
 
 
