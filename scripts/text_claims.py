@@ -269,7 +269,8 @@ def main(data: str, out: str | None = None, only: str | None = None, runs: str |
         if prepare is not None:
             prepare(Path(data))
         rows += claims()
-    made_by = f".venv/bin/python scripts/text_claims.py --data DATA{' --out docs/claims.md' if out else ''}"
+    words = [f"--only {only}"] * (only is not None) + ["--out docs/claims.md"] * (out is not None)
+    made_by = " ".join([".venv/bin/python scripts/text_claims.py --data DATA", *words])
     sys.exit(report(rows, out, "Text", made_by, ["Means of three seeds, and each; files made by the script itself."]))
 
 
