@@ -9,7 +9,8 @@ from lightning_maxmargin.core import Sequences, check_sequences
 from lightning_maxmargin.data.sampling import BatchLoader, Reading
 from lightning_maxmargin.errors import InputError
 
-#: Keys of a batch below this many numbers are copied in less time than another thread takes to hand them over.
+#: Batches whose keys have fewer numbers than this are made where they are used. Not measured: small enough for the
+#: experiments of the papers, which so have no second thread, and far below the batches of a text.
 PREFETCH_NUMBERS = 2**16
 
 
