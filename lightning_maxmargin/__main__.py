@@ -1,8 +1,6 @@
 """``python -m lightning_maxmargin`` is ``maxmargin``."""
 
-import sys
-
-from lightning_maxmargin.cli import main
+from lightning_maxmargin.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -9,6 +9,7 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from lightning_maxmargin.errors import InputError, NonFiniteError, RankError
 from lightning_maxmargin.run.shipped import with_files, with_text
@@ -43,6 +44,19 @@ def overview() -> str:
         "More of each: maxmargin COMMAND --help",
     ]
     return "\n".join(["usage: maxmargin COMMAND ...", "", ABOUT, "", *lines, "", *end])
+
+
+def command() -> NoReturn:
+    """``maxmargin`` as a process of its own, which ends with the status of ``main``."""
+    status = main()
+    torch = sys.modules.get("torch")
+    if status and torch is not None and torch.distributed.is_initialized():
+        # Ordinary ends destroy Gloo's threads while they wait for the process that is lost, and C++ says "terminate
+        # called without an active exception" and dies of SIGABRT.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def main(args: Sequence[str] | None = None) -> int:

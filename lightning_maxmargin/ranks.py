@@ -123,6 +123,7 @@ def is_echo(error: BaseException) -> bool:
 class RollCall:
     """One process's part of the call: a thread says where it is, and hears of the others.
 
+    It begins once all have said who they are: one that stops before cannot be ended, and its parent waits 30 s for it.
     A process that raises says why before it goes. One whose collective fails asks who else waits: who does not is gone,
     stopped, or somewhere else, and is named. A process that hears of a failure and does not notice by itself is ended.
     All words to the store are the thread's: one to a store whose process is stopped never returns.
@@ -150,9 +151,10 @@ class RollCall:
         self._places: dict[int, str] = {}
         self._heard = time.monotonic()
         self._since = 0.0
-        self._stop = threading.Event()
+        self._stop, self._met = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._call, name="roll-call", daemon=True)
         self._thread.start()
+        self._met.wait(timeout)
 
     # --- the main thread --------------------------------------------------------------------------------------
 
@@ -237,11 +239,12 @@ class RollCall:
             except RuntimeError:
                 # The store's process has gone; another try would print another page of torch's.
                 lost = True
+                self._met.set()
             if self.failure is None and time.monotonic() - self._heard > GRACE and self._is_gone(0):
                 self._know(self._lost(0))
             if self.failure is not None and self._is_overdue(self.failure):
                 self._end(self.failure)
-            self._stop.wait(PERIOD)
+            self._stop.wait(PERIOD if self._met.is_set() else PERIOD / 10)
 
     def _round(self, address: str) -> None:
         store = self._store
@@ -254,6 +257,8 @@ class RollCall:
         for r in range(self.world):
             if r != self.rank:
                 self._hear(r)
+        if len(self.peers) == self.world - 1 or self.failure is not None:
+            self._met.set()
         if self.failure is None and store.check(["failure"]):
             self._know(Failure(**json.loads(store.get("failure"))))
 

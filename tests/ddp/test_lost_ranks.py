@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import distributed as dist
 from torch.distributed.constants import default_pg_timeout
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.ranks import Address, _end_of, is_echo
+from lightning_maxmargin.ranks import Address, RollCall, _end_of, is_echo
 from lightning_maxmargin.run.processes import START_TIMEOUT, TIMEOUT, limit_waiting
 from tests.conftest import QUIET, ROOT, config
 
@@ -88,6 +90,31 @@ def test_a_process_is_known_by_its_number_and_its_start() -> None:
     other.kill()
     child.wait()
     assert other.state() == "gone"
+
+
+def test_the_call_begins_once_all_have_met() -> None:
+    # One that stops at its first step, before the others have heard of it, cannot be ended by them.
+    store, calls = dist.HashStore(), {}
+
+    def join(rank: int) -> None:
+        calls[rank] = RollCall(store, rank, 2, 20.0, print)
+
+    first = threading.Thread(target=join, args=(1,))
+    first.start()
+    first.join(1.0)
+    assert first.is_alive()
+    join(0)
+    first.join(10.0)
+    assert set(calls[1].peers) == {0}
+    assert set(calls[0].peers) == {1}
+    for rank in (1, 0):
+        calls[rank].leave()
+
+
+def test_it_waits_for_nobody_longer_than_the_run_does() -> None:
+    start = time.monotonic()
+    RollCall(dist.HashStore(), 1, 2, 0.3, print).leave()
+    assert 0.3 <= time.monotonic() - start < 10.0
 
 
 @pytest.mark.parametrize(
