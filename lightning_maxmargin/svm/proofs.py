@@ -148,8 +148,9 @@ def absorbs(rows: Array, u: Array, equal: Mask | None = None, rhs: Array | None 
     r"""Whether some u* with u* > 0 has rows'u* = 0 exactly, rows (m, r) known to a few roundings of each entry.
 
     Let e = rows'u, G = rows' diag(w) rows with w = u > 0 and y = G^-1 e. Then u*_i = u_i - w_i <row_i, y> combines the
-    rows to e - G y = 0, and is positive where <row_i, y> < 1: for rows of length 1 it suffices that
-    ||e|| < lambda_min(G). Both are bounded with their rounding counted in.
+    rows to e - G y = 0, and is positive where <row_i, y> < 1: it suffices that ||row_i|| ||e|| < lambda_min(G). Both
+    are bounded with their rounding counted in. Rows that all but vanish in a direction, as vectors do whose entries
+    sum to zero up to rounding, are judged in coordinates in which they are equally long in each.
 
     Args: equal, rows whose u_i may have any sign; rhs, where it must be shown that rhs'u* > 0 (without ``equal`` and
         with rhs >= 0 it is).
@@ -170,16 +171,46 @@ def absorbs(rows: Array, u: Array, equal: Mask | None = None, rhs: Array | None 
     weight = np.abs(u)
     if equal is not None:
         weight = np.where(equal[kept], 1.0 / m, weight)
-    e = float(np.linalg.norm(u @ A)) + (m + 12) * EPS
+    b = None if rhs is None else rhs[kept] / norms[kept]
+    if _absorbed(A, 0.0, u, weight, b):
+        return True
+    whitened = _whitened(A, weight)
+    return whitened is not None and _absorbed(*whitened, u, weight, b)
+
+
+def _absorbed(A: Array, unknown: float, u: Array, weight: Array, rhs: Array | None) -> bool:
+    """As :func:`absorbs`, of rows A (m, r) each known up to ``unknown`` besides a few roundings of its length."""
+    m, r = A.shape
+    length = np.linalg.norm(A, axis=1)
+    longest, total = float(length.max()) + unknown, float(np.abs(u) @ length)
+    e = float(np.linalg.norm(u @ A)) + (m + 12) * EPS * total + unknown
     G = (A * weight[:, None]).T @ A
-    smallest = float(np.linalg.eigvalsh(G)[0]) - (10 * r + m + 12) * EPS * max(1.0, float(weight.sum()))
-    if not smallest > 2 * e:
+    trace = max(1.0, float(weight @ length**2))
+    smallest = float(np.linalg.eigvalsh(G)[0]) - (10 * r + m + 12) * EPS * trace
+    if unknown:
+        smallest = max(0.0, max(smallest, 0.0) ** 0.5 - unknown * float(weight.sum()) ** 0.5) ** 2
+    if not smallest > 2 * e * longest:
         return False
     if rhs is None:
         return True
-    b = rhs[kept] / norms[kept]
-    lost = float(weight @ np.abs(b)) * e / smallest + (m + 12) * EPS * float(np.abs(u) @ np.abs(b))
-    return float(u @ b) > lost
+    lost = float(weight @ np.abs(rhs)) * longest * e / smallest + (m + 12) * EPS * float(np.abs(u) @ np.abs(rhs))
+    return float(u @ rhs) > lost
+
+
+def _whitened(A: Array, weight: Array) -> tuple[Array, float] | None:
+    """A T for unit rows A (m, r) and an invertible T that makes sum_i w_i (A T)_i (A T)_i' = I, with a row's rounding.
+
+    A combination of rows vanishes where that of the transformed ones does. None where some direction of T is lost.
+    """
+    r = A.shape[1]
+    _, size, turn = np.linalg.svd(A * np.sqrt(weight)[:, None], full_matrices=False)
+    if len(size) < r or not size[-1] > 0:
+        return None
+    # A product of r terms, its rows known to a few roundings of each entry, |turn_j| = 1 up to rounding.
+    unknown = (r + 8) * EPS / size
+    # Nearly orthonormal rows are linearly independent.
+    straight = bool(np.abs(turn @ turn.T - np.eye(r)).sum(axis=1).max() < 0.5)
+    return ((A @ turn.T) / size, 1.01 * float(np.linalg.norm(unknown))) if straight else None
 
 
 def proves_contradiction(rows: Array, rhs: Array, equal: Mask, dual: Array) -> bool:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import qr
 
 from lightning_maxmargin.svm.proofs import proves_infeasible
 from lightning_maxmargin.svm.qp.active import correction
+from lightning_maxmargin.svm.qp.interior import SLACK_PRICE, Rows, interior
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
 # Entries below this share of the largest are zero at the exact vector, tried in turn.
 CUTS = (0.0, 1e-9, 1e-6, 1e-4, 1e-2)
 
+# Directions in which the rows are shorter than this share of the longest are rounding.
+BASIS_RANK = 1e-13
+# A margin, in coordinates in which the rows are equally long in each, that leaves no doubt: a simplex need not ask.
+SEPARABLE = 1e-4
 # Up to so many numbers the rows are held explicitly: 64 MB.
 MAX_EXPLICIT_NUMBERS = 8_000_000
 
@@ -39,7 +45,48 @@ def farkas_from(problem: RowProblem, ids: Index, scale: Array, A: Array | None, 
                 return _spread(found, on, len(ids))
             if (u < 0).any() or not np.isfinite(u).all():
                 break
-    return by_linear_program(problem, ids, scale, A)
+    return by_whitening(problem, ids, scale, A)
+
+
+def by_whitening(problem: RowProblem, ids: Index, scale: Array, A: Array | None) -> Array | None:
+    """A Farkas vector in coordinates in which rows A (m, r) are orthonormal columns; then a vertex, by a simplex.
+
+    Whether rows can be met does not depend on coordinates, but both the interior point and the simplex lose a direction
+    in which rows are 1e-8 of their length, as vectors have whose entries sum to zero up to rounding.
+    """
+    if A is None or not np.isfinite(A).all():
+        return None
+    alive = np.flatnonzero(A.any(axis=1))
+    if len(alive) < len(ids):
+        found = by_whitening(problem, ids[alive], scale[alive], A[alive])
+        return None if found is None else _spread(found, alive, len(ids))
+    basis = _basis(A)
+    length = np.linalg.norm(basis, axis=1)
+    b = problem.rhs.ravel()[ids] * scale / length
+    top = float(b.max())
+    unit = np.column_stack([basis / length[:, None], b / (top * SLACK_PRICE)])
+    lam = interior(Rows(A=unit), b / top).lam
+    if np.linalg.norm(lam @ unit[:, :-1]) > SEPARABLE * lam.sum():
+        return None
+    u = lam / length
+    for cut in CUTS:
+        on = np.flatnonzero(u > cut * u.max())
+        part = u[on] / u.max()
+        for _ in range(3):
+            part = part - correction(basis[on], None, part)(part @ basis[on])
+            if (part < 0).any() or not np.isfinite(part).all():
+                break
+            found = accept(problem, ids[on], part * scale[on])
+            if found is not None:
+                return _spread(found, on, len(ids))
+    return by_linear_program(problem, ids, scale, basis)
+
+
+def _basis(A: Array) -> Array:
+    """Orthonormal columns (m, rank) that span those of A."""
+    Q, R, _ = qr(A, mode="economic", pivoting=True, check_finite=False)
+    size = np.abs(np.diag(R))
+    return np.asarray(Q[:, size > BASIS_RANK * size[0]])
 
 
 def mended(problem: RowProblem, ids: Index, u: Array) -> tuple[Index, Array] | None:

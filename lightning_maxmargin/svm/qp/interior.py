@@ -17,6 +17,8 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 Array = npt.NDArray[np.float64]
 # Share of the way to the boundary that a step takes.
 STEP = 0.995
+# With one more column b/SLACK_PRICE the rows share a slack whose price is half its square: there always is a solution.
+SLACK_PRICE = 1e3
 Solver = Callable[[Array], tuple[Array, Array]]
 
 

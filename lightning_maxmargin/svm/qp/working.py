@@ -15,11 +15,10 @@ import numpy.typing as npt
 
 from lightning_maxmargin.svm.qp.active import Finish, Point, finish, pivot, point_of
 from lightning_maxmargin.svm.qp.daqp import multipliers
-from lightning_maxmargin.svm.qp.farkas import by_linear_program, farkas_from
-from lightning_maxmargin.svm.qp.interior import Interior, Rows, interior
+from lightning_maxmargin.svm.qp.farkas import by_whitening, farkas_from
+from lightning_maxmargin.svm.qp.interior import SLACK_PRICE, Interior, Rows, interior
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
-SLACK_PRICE = 1e3
 # Where the margin is below 1e-3 the shared slack must cost more to leave digits for the rest.
 HIGH_SLACK_PRICE = 1e6
 ROOM_PER_ROW = 3e-14
@@ -136,7 +135,8 @@ def _by_interior(attempt: Attempt) -> SmallResult | None:
     inner, strength = _centre(small, SLACK_PRICE, tol)
     if strength < 1e-3 and tol > ROUGHEST_EXACT:
         inner, strength = _centre(small, SLACK_PRICE, 1e-12)
-    if strength < 1e-5:
+    told = strength < 1e-5
+    if told:
         u = farkas_from(small.problem, small.ids, small.scale, small.A, inner.lam)
         if u is not None:
             return small.infeasible(u)
@@ -152,9 +152,9 @@ def _by_interior(attempt: Attempt) -> SmallResult | None:
             done = min(done, once_more, key=lambda x: x.gap)
     if best is not None and best.gap < done.gap:
         done = best
-    if done.gap > 1e-6:
-        # The interior point may stall before its weights show the way; a simplex does not need them.
-        u = by_linear_program(small.problem, small.ids, small.scale, small.A)
+    if done.gap > 1e-6 and not told:
+        # The interior point may stall before its weights show the way.
+        u = by_whitening(small.problem, small.ids, small.scale, small.A)
         if u is not None:
             return small.infeasible(u)
     return small.result(done.point)
