@@ -14,7 +14,7 @@ from lightning_maxmargin.callbacks.monitor import Monitor
 from lightning_maxmargin.core import TokenSelector
 from lightning_maxmargin.keys import Value
 from lightning_maxmargin.probe.sampled import draw_rows
-from lightning_maxmargin.probe.text import SelectionSums, TextUnits, attention_svm
+from lightning_maxmargin.probe.text import SelectionSums, TextSVM, TextUnits
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.hidden import batches_by_length
 
@@ -85,16 +85,14 @@ class TextMonitor(Monitor):
         values["norm/head"] = float(selector.head.norm())
         if not snapshot.has_svm:
             return Measured(values)
-        sums = SelectionSums(norm)
-        for part in self._units(selector, texts):
-            sums.update(part.scores, part.attention, part.mask)
-        return Measured(values | sums.compute() | self._svm(selector, texts))
-
-    def _svm(self, selector: TokenSelector, texts: Sequence[int]) -> dict[str, Value]:
         longest = max(map(self._split.unit_count, texts), default=0)
         direction = selector.direction.detach()
-        numbers = len(texts) * longest * direction.shape[0]
-        return attention_svm(lambda: self._units(selector, texts), direction, numbers, longest)
+        # Both in one pass: reading and scaling all keys costs more than a product with them.
+        sums, svm = SelectionSums(norm), TextSVM(len(texts) * longest * direction.shape[0], longest)
+        for part in self._units(selector, texts):
+            sums.update(part.scores, part.attention, part.mask)
+            svm.update(part)
+        return Measured(values | sums.compute() | svm.compute(direction))
 
     def _units(self, selector: TokenSelector, texts: Sequence[int]) -> Iterator[TextUnits]:
         for rows in batches_by_length(self._split.pieces, texts, PIECES_AT_ONCE):

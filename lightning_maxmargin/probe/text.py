@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from lightning_maxmargin.metrics.direction import direction_gap
 from lightning_maxmargin.metrics.margin import attention_margin, relative_margin, score_rows
 from lightning_maxmargin.metrics.selection import entropy, selected_mass
 
-#: Entries of keys in float64 above which the SVM reads them in blocks: 256 MB.
+#: Entries of keys in float64 above which they wait on disk: 256 MB.
 NUMBERS_IN_MEMORY = 32_000_000
 
 
@@ -74,53 +73,66 @@ class SelectionSums:
         }
 
 
-def attention_svm(
-    units: Callable[[], Iterator[TextUnits]], direction: Tensor, numbers: int, longest: int
-) -> dict[str, Value]:
-    """Status of the Att-SVM of what is selected now, and the gap and relative margin of the direction against it.
+class TextSVM:
+    """The Att-SVM of what documents select, batch after batch; their keys wait in memory, or on disk where many.
 
     Args:
-        units: makes the documents' units anew, part by part; parts of like length cost least.
-        direction: p (d,) or W (d, dq).
         numbers: entries of the keys, with padding.
         longest: units of the longest document.
     """
-    from lightning_maxmargin.svm import only, solve_att_svm
 
-    masks, selected, queries, margins, kept = [], [], [], [], []
-    for part in units():
-        # A document of fewer than two units asks nothing of the direction.
+    def __init__(self, numbers: int, longest: int) -> None:
+        from lightning_maxmargin.svm.sources import WrittenSource
+
+        self.longest = longest
+        self._written = WrittenSource() if numbers > NUMBERS_IN_MEMORY else None
+        self._keys: list[Tensor] = []
+        self._masks: list[Tensor] = []
+        self._selected: list[Tensor] = []
+        self._queries: list[Tensor] = []
+        self._smallest = float("inf")
+
+    def update(self, part: TextUnits) -> None:
+        """Adds documents; one of fewer than two units asks nothing of the direction."""
         several = part.mask.sum(1) > 1
-        kept.append(several)
         scores, mask = part.scores[several].double(), part.mask[several]
-        selected.append(select(scores, mask))
-        margins.append(score_rows(scores, selected[-1], mask).flatten())
-        masks.append(padded_to(mask, longest))
-        queries += [] if part.queries is None else [part.queries[several].double()]
-    if not sum(map(len, selected)):
-        return {}
+        if not len(mask):
+            return
+        selected = select(scores, mask)
+        self._smallest = min(self._smallest, float(score_rows(scores, selected, mask).min()))
+        self._selected.append(selected)
+        self._masks.append(padded_to(mask, self.longest))
+        if part.queries is not None:
+            self._queries.append(part.queries[several].double())
+        # With zeros on padding and special tokens a block need not be copied each time that it is read.
+        keys = torch.where(mask[:, :, None], part.keys[several], 0.0)
+        if self._written is None:
+            self._keys.append(padded_to(keys, self.longest))
+        else:
+            self._written.write(keys.numpy())
 
-    def blocks() -> Iterator[Any]:
-        return (part.keys[several] for part, several in zip(units(), kept, strict=True))
+    def compute(self, direction: Tensor) -> dict[str, Value]:
+        """Its status, and the gap and relative margin of the direction p (d,) or W (d, dq) against it."""
+        from lightning_maxmargin.svm import only, solve_att_svm
 
-    keys: Any = blocks
-    if numbers <= NUMBERS_IN_MEMORY:
-        keys = torch.cat([padded_to(block, longest) for block in blocks()]).double()
-    z = torch.cat(queries) if queries else None
-    solution = only(solve_att_svm(keys, torch.cat(selected), queries=z, mask=torch.cat(masks)))
-    norm = float(direction.norm())
-    values: dict[str, Value] = {
-        "status/attention": solution.status.value, "svm/duality_gap": solution.gap, "svm/violation": solution.violation,
-        "svm/support": float(len(solution.support)), "svm/limit": "strict",
-    }  # fmt: skip
-    if solution.certified and norm > 0:
-        gap = direction_gap(direction, solution.direction)
-        values |= {
-            "direction_gap/strict": gap,
-            "direction_gap/attention": gap,
-            "relative_margin/attention": relative_margin(float(torch.cat(margins).min()) / norm, solution.margin),
-        }
-    return values
+        if not self._selected:
+            return {}
+        keys: Any = torch.cat(self._keys).double() if self._written is None else self._written
+        z = torch.cat(self._queries) if self._queries else None
+        solution = only(solve_att_svm(keys, torch.cat(self._selected), queries=z, mask=torch.cat(self._masks)))
+        norm = float(direction.norm())
+        values: dict[str, Value] = {
+            "status/attention": solution.status.value, "svm/duality_gap": solution.gap,
+            "svm/violation": solution.violation, "svm/support": float(len(solution.support)), "svm/limit": "strict",
+        }  # fmt: skip
+        if solution.certified and norm > 0:
+            gap = direction_gap(direction, solution.direction)
+            values |= {
+                "direction_gap/strict": gap,
+                "direction_gap/attention": gap,
+                "relative_margin/attention": relative_margin(self._smallest / norm, solution.margin),
+            }
+        return values
 
 
 def padded_to(tokens: Tensor, longest: int) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from tempfile import TemporaryFile
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,7 @@ class MappedSource:
 
     array: Any
     numbers: int = NUMBERS
+    never_changes: ClassVar[bool] = True
 
     def blocks(self) -> Iterator[tuple[int, Block]]:
         """Slices of about ``numbers`` entries."""
@@ -55,6 +57,40 @@ class MappedSource:
         step = max(1, self.numbers // max(T * d, 1))
         for start in range(0, n, step):
             yield start, self.array[start : start + step]
+
+
+class WrittenSource:
+    """Blocks (m, T, d) kept in a temporary file, in their own dtype: what is dear to make is made once.
+
+    Raises: OSError where there is no space for it.
+
+    Example:
+        >>> source = WrittenSource()
+        >>> source.write(np.ones((2, 3, 4), np.float32))
+        >>> [(start, block.sum()) for start, block in source.blocks()]
+        [(0, np.float32(24.0))]
+    """
+
+    never_changes: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self._file = TemporaryFile()  # noqa: SIM115 - lives as long as the source, and nobody else sees it
+        self._kinds: list[tuple[tuple[int, ...], np.dtype[Any]]] = []
+
+    def write(self, block: npt.NDArray[Any]) -> None:
+        """Adds a block at the end."""
+        self._file.seek(0, 2)
+        self._file.write(block.tobytes())
+        self._kinds.append((block.shape, block.dtype))
+
+    def blocks(self) -> Iterator[tuple[int, Block]]:
+        """The blocks in the order in which they were written; read, not mapped, so that none stays in memory."""
+        start, place = 0, 0
+        for shape, dtype in self._kinds:
+            self._file.seek(place)
+            block = np.frombuffer(self._file.read(int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)
+            yield start, block
+            start, place = start + shape[0], place + block.nbytes
 
 
 @dataclass(frozen=True)
@@ -265,8 +301,8 @@ class BlockShards:
     """Every block as a checked problem of its own; the other arguments hold all sequences of the source.
 
     A block may leave out padding that all of its sequences have. Called once for each evaluation, it reads the blocks
-    anew; of an array, which cannot have changed, the sizes of keys and rows are kept (25 bytes a token), and the keys
-    where they are in memory, or mapped, in float64.
+    anew; of a source that never changes the sizes of keys and rows are kept (25 bytes a token), and the keys where they
+    are in memory, or mapped, in float64.
 
     Args: tokens of the longest sequence anywhere; sequences (n,), their numbers where they do not begin at 0.
     """
@@ -317,9 +353,9 @@ class BlockShards:
         if problem.extreme:
             raise InputError(f"block from sequence {start}: sizes that float64 cannot square; rescale the keys")
         shard = LocalShard(problem, start, self.tokens, None if self.sequences is None else self.sequences[start:stop])
-        if isinstance(self.source, MappedSource) and problem.keys is keys:
-            in_float64 = str(block.dtype).endswith("float64")
-            self._kept[start] = shard if in_float64 else _with_keys(shard, None)
+        if getattr(self.source, "never_changes", False) and problem.keys is keys:
+            there = isinstance(self.source, MappedSource) and str(block.dtype).endswith("float64")
+            self._kept[start] = shard if there else _with_keys(shard, None)
         return shard
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -154,12 +154,12 @@ def _baselines(run: FinishedRun, split: Split, chosen: list[int], tuned: bool, s
     data = run.training_data()
     train, val = (data.labelled(name) for name in ("train", "val"))
     pooling = mean_pool(data, run.model.config.token_scale)
-    yield from _of_pooling("mean-pool", PoolingModel(pooling, split), chosen, get_args(Gradients))
+    yield from _of_pooling("mean-pool", PoolingModel(pooling, split), chosen)
     words = TfIdf(_labelled(train), _labelled(val), split)
     yield Method("TF-IDF", "TF-IDF", words, {i: words.rationale(i) for i in range(len(split))})
     if tuned:
         model = PoolingModel(fine_tuned(pooling, train, seed), split)
-        yield from _of_pooling("fine-tuned", model, chosen, get_args(Gradients)[:1])
+        yield from _of_pooling("fine-tuned", model, chosen)
 
 
 def _labelled(split: Split) -> Labelled:
@@ -167,9 +167,9 @@ def _labelled(split: Split) -> Labelled:
     return Labelled(split.documents.texts, split.labels.tolist())
 
 
-def _of_pooling(name: str, model: PoolingModel, chosen: list[int], kinds: Iterable[Gradients]) -> Iterator[Method]:
+def _of_pooling(name: str, model: PoolingModel, chosen: list[int]) -> Iterator[Method]:
     yield Method(name, name, model, _rationales(model, "s y v'x"))
-    for kind in kinds:
+    for kind in get_args(Gradients):
         # A gradient costs as much as encoding twice, integrated ones sixteen times that.
         texts = range(len(model.split)) if kind == "gradient x input" else chosen
         scores = gradient_rationales(model.model, model.split, texts, kind)

@@ -14,7 +14,14 @@ from torch import Tensor
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm import RowProblem, Solution, certify, certify_infeasible, only, solve_att_svm
 from lightning_maxmargin.svm.shards import solve_shards
-from lightning_maxmargin.svm.sources import BlockShards, LocalShard, MappedSource, ShardSummary, as_source
+from lightning_maxmargin.svm.sources import (
+    BlockShards,
+    LocalShard,
+    MappedSource,
+    ShardSummary,
+    WrittenSource,
+    as_source,
+)
 
 
 def problem(
@@ -95,6 +102,22 @@ def test_memory_mapped(tmp_path: Path, dtype: str) -> None:
     small = MappedSource(mapped, numbers=3 * 16 * 12)
     assert [len(block) for _, block in small.blocks()] == [3] * 20
     same(solve_att_svm(small, selected), whole)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_written_once_and_read_again(dtype: str) -> None:
+    keys, selected, more = problem(masked=True)
+    mask = more["mask"]
+    array = np.where(mask.numpy()[:, :, None], keys.numpy(), 0.0).astype(dtype)
+    written = WrittenSource()
+    for start in range(0, len(array), 7):
+        written.write(array[start : start + 7])
+    for _ in range(2):
+        assert np.array_equal(np.concatenate([block for _, block in written.blocks()]), array)
+    same(solve_att_svm(written, selected, mask=mask), solve_att_svm(torch.from_numpy(array), selected, mask=mask))
+    # Read later than written, and still at its end.
+    written.write(array[:1])
+    assert [start for start, _ in written.blocks()][-1] == len(array)
 
 
 def test_ties_and_infeasible() -> None:

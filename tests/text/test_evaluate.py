@@ -292,7 +292,7 @@ def test_fine_tuning_on_demand(maxmargin: Any, finished: Path, tmp_path: Path) -
     outcome = maxmargin("evaluate", str(finished), "--baselines", "all", "--documents", "2", "--output", "t.json")
     assert outcome.status == 0, outcome.err
     names = {row["method"] for row in json.loads((tmp_path / "t.json").read_text())["rows"]}
-    assert names == METHODS | {"fine-tuned", "gradient x input, fine-tuned"}
+    assert names == METHODS | {"fine-tuned", "gradient x input, fine-tuned", "integrated gradients, fine-tuned"}
 
 
 def test_the_same_seed_gives_the_same_table(maxmargin: Any, finished: Path, tmp_path: Path) -> None:
