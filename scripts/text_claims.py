@@ -15,7 +15,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import claim
@@ -214,6 +214,18 @@ def tuned_claims() -> Iterator[Row]:
     )
 
 
+def planted_claims() -> Iterator[Row]:
+    for tokens in (8, 16):
+        config = "text/planted_sentences"
+        found = [fit(f"planted-{tokens}-{s}", config, f"--data.T {tokens} --data.seed {s}") for s in range(5)]
+        for key, limit in (("test/selection/accuracy", 0.88), ("test/accuracy", 0.74)):
+            values = numbers(found, key)
+            name = f"planted sentences, T={tokens}: median {'selection' if 'selection' in key else 'accuracy'}"
+            measured = f"{median(values):.3f} ({' '.join(f'{x:.3f}' for x in values)})"
+            shown_command = told(config, f"--data.T {tokens} --data.seed 0|1|2|3|4")
+            yield Row(name, f">= {limit:.3f}", measured, median(values) >= limit, shown_command)
+
+
 FORMS = {
     "p": "",
     "W, query of the text": "--model.parametrization W --model.query cls",
@@ -242,6 +254,7 @@ PARTS: dict[str, tuple[Callable[[Path], None] | None, Callable[[], Iterator[Row]
     "toxic": (toxic, toxic_claims),
     "questions": (questions, question_claims),
     "sentences": (None, sentence_claims),
+    "planted": (None, planted_claims),
     "transfer": (counterfactual, transfer_claims),
     "tuned": (counterfactual, tuned_claims),
     "forms": (counterfactual, form_rows),
@@ -269,7 +282,15 @@ def main(data: str, out: str | None = None, only: str | None = None, runs: str |
         rows += claims()
     words = [f"--only {only}"] * (only is not None) + ["--out docs/claims.md"] * (out is not None)
     made_by = " ".join([".venv/bin/python scripts/text_claims.py --data DATA", *words])
-    sys.exit(report(rows, out, "Text", made_by, ["Means of three seeds, and each; files made by the script itself."]))
+    sys.exit(
+        report(
+            rows,
+            out,
+            "Text",
+            made_by,
+            ["Means of three seeds (of five the median), and each; files made by the script itself."],
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def test_there_are_configs_for_the_whole_contract() -> None:
         *(f"joint/{x}" for x in ("tight", "relaxed", "random")),
         *(f"attention/{x}" for x in ("single_global", "single_local", "multi", "losses", "visual1", "visual2")),
         "tensor",
-        *(f"text/{x}" for x in ("planted", "reviews", "finetune", "rationale")),
+        *(f"text/{x}" for x in ("planted", "planted_sentences", "reviews", "finetune", "rationale")),
         *(f"text/symptoms/{x}" for x in ("stuck", "too_long", "too_much_decay", "too_short")),
     }
     assert named <= set(CONFIGS)
@@ -64,7 +64,7 @@ def test_config_runs_and_fills_the_run_directory(name: str, maxmargin: Any) -> N
 
 
 @needs_text
-@pytest.mark.parametrize("name", [c for c in CONFIGS if c.startswith("text/") and c != "text/planted"])
+@pytest.mark.parametrize("name", [c for c in CONFIGS if c.startswith("text/") and "planted" not in c])
 def test_config_of_text_runs(name: str, tmp_path: Path, maxmargin: Any) -> None:
     (tmp_path / "own.csv").write_text("text,label\n" + "a fine film,good\na dull film,bad\n" * 10)
     words = ("--data.train", "own.csv", "--data.test", "own.csv", "--trainer.max_epochs", "1")

