@@ -51,7 +51,7 @@ class TextSelection(pl.LightningModule):
         per_class: one selector a class, instead of one for all.
         token_scale: length of a token; the effective rate of p.
         lr: of attention and head.
-        attention_decay: decoupled weight decay of p; more of it finds what people mark, less classifies better.
+        attention_decay: decoupled weight decay of p; more of it attends to more words.
         head_decay: of the head.
         label_smoothing: of the cross entropy.
         class_weights: ``none``, or ``balanced``: each class counts alike, however rare.

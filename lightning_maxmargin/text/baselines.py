@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 #: Inverse strengths of l2 that are tried; the best on the validation documents is kept, the smallest of equals.
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 EPOCHS, RATE, BATCH, TOP_LAYERS = 2, 5e-5, 32, 2
+#: Batches of documents among which those of like length are put together.
+POOL = 50
 
 
 def require(*packages: str) -> None:
@@ -119,6 +122,12 @@ def fine_tuned(
 
 
 def _batches(split: Split, generator: torch.Generator) -> Iterator[list[int]]:
-    orders = [torch.randperm(len(split), generator=generator).tolist() for _ in range(EPOCHS)]
-    parts = [order[start : start + BATCH] for order in orders for start in range(0, len(order), BATCH)]
+    """Batches of like length in random order: long reviews among short ones would be half padding."""
+    length = torch.from_numpy(np.diff(split.pieces.starts))
+    parts: list[list[int]] = []
+    for _ in range(EPOCHS):
+        order = torch.randperm(len(split), generator=generator)
+        pools = [pool[length[pool].argsort(stable=True)] for pool in order.split(POOL * BATCH)]
+        epoch = [batch.tolist() for pool in pools for batch in pool.split(BATCH)]
+        parts += [epoch[i] for i in torch.randperm(len(epoch), generator=generator).tolist()]
     yield from tqdm(parts, desc="fine-tuning", unit="steps", delay=2.0, leave=False)
