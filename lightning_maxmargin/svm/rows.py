@@ -31,6 +31,7 @@ from lightning_maxmargin.svm.sizes import difference_norms, norms_and_products, 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 EPS = float(np.finfo(np.float64).eps)
+EPS_SINGLE = float(np.finfo(np.float32).eps)
 # A difference of two keys below this many roundings of their norm is no direction at all.
 MERGE = 8 * EPS
 # Numbers outside of these are not squared as they are: products of two squares keep all their digits inside.
@@ -44,7 +45,8 @@ class RowProblem:
     r"""Rows ``Delta_it`` or ``vec(Delta_it z_i')`` with right-hand sides, never formed for the full data.
 
     Rows are numbered ``i * T + t``; ``live`` marks the ones that count: not padding, not the selected token, and not
-    a token equal to the selected one (its row would read 0 >= 1; these are counted in ``merged``). All float64.
+    a token equal to the selected one (its row would read 0 >= 1; these are counted in ``merged``). All float64, or the
+    keys float32: their products are then rounded like that, and what it leaves in doubt is computed again in float64.
 
     Shapes: keys (n, T, d), selected (n,), queries (n, dq) or None, rhs and live (n, T).
 
@@ -237,7 +239,7 @@ class RowProblem:
     def differences(self, ids: Index) -> Array:
         """Delta of the given rows, subtracted before anything else so that near ties keep their digits: (m, d)."""
         i, t = np.divmod(ids, self.keys.shape[1])
-        return self.keys[i, self.selected[i]] - self.keys[i, t]
+        return np.subtract(self.keys[i, self.selected[i]], self.keys[i, t], dtype=np.float64)
 
     def rows(self, ids: Index) -> Array:
         """The given rows explicitly: (m, dim)."""
@@ -307,15 +309,20 @@ class RowProblem:
 
     def _product(self, W: Array) -> tuple[Array, Array]:
         n, T, d = self.keys.shape
-        p = self.projected(W)
-        scores = self.keys.reshape(n * T, d) @ p if p.ndim == 1 else np.matmul(self.keys, p[:, :, None])
-        scores = scores.reshape(n, T)
+        length, single = float(np.linalg.norm(W)), self.keys.dtype == np.float32
+        p = self.projected(W / length if single and length > 0 else W)
+        by = p.astype(self.keys.dtype)
+        scores = self.keys.reshape(n * T, d) @ by if p.ndim == 1 else np.matmul(self.keys, by[:, :, None])
+        scores = scores.reshape(n, T).astype(np.float64)
+        if single:
+            scores *= length
         chosen = (np.arange(n), self.selected)
         margins = np.where(self.live, scores[chosen][:, None] - scores, np.inf)
-        length = float(np.linalg.norm(W))
         if self.queries is not None:
             length = length * np.linalg.norm(self.queries, axis=1)[:, None]
         error = self.unit_rounding() * (self.key_norms + self.key_norms[chosen][:, None]) * length
+        if single:
+            error *= EPS_SINGLE / EPS
         return margins, error
 
     def _scale(self, margins: Array) -> float:

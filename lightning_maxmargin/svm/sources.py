@@ -21,6 +21,8 @@ from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 # A block of a memory-mapped array, in numbers: 40 MB of float64. Above 32 MiB glibc gives memory back as soon as it is
 # free; below, what is kept of each block lies between the blocks' own and the heap grows, by 1.5 GB for keys of 1 GB.
 NUMBERS = 5_000_000
+# Lengths from here to its inverse keep the digits of float32 in products of two.
+SMALLEST_SINGLE = 2.0**-50
 Block = Tensor | Array
 # What a summary holds of each row, besides its query.
 BY_ROW = ("delta", "rhs", "depth", "ids", "rounded")
@@ -260,7 +262,7 @@ class LocalShard:
 def _rounded(problem: RowProblem, ids: Index) -> npt.NDArray[np.bool_]:
     """Whether k_alpha - k_t was rounded (Knuth's error of a sum): (m,)."""
     i, t = np.divmod(ids, problem.keys.shape[1])
-    a, b = problem.keys[i, problem.selected[i]], problem.keys[i, t]
+    a, b = (x.astype(np.float64) for x in (problem.keys[i, problem.selected[i]], problem.keys[i, t]))
     d = a - b
     back = a - d
     return np.asarray(((a - (d + back)) + (back - b)).any(axis=1))
@@ -361,7 +363,20 @@ class BlockShards:
 
 def _with_keys(shard: LocalShard, block: Block | None) -> LocalShard:
     """The shard with the keys of its block, or with none."""
-    if block is not None and len(shard.problem.keys):
+    problem = shard.problem
+    if block is not None and len(problem.keys):
         return shard
-    keys = np.zeros((0, 0, 0)) if block is None else to_array(block, "keys")
-    return replace(shard, problem=replace(shard.problem, keys=keys))
+    if block is None:
+        keys = np.zeros((0, 0, 0))
+    elif isinstance(block, np.ndarray) and block.dtype == np.float32 and _is_single(problem):
+        # As they are: products take half the time, and the copy in float64 took more than they.
+        keys = np.asarray(block)
+    else:
+        keys = to_array(block, "keys")
+    return replace(shard, problem=replace(problem, keys=keys))
+
+
+def _is_single(problem: RowProblem) -> bool:
+    """Whether products of the keys stay within float32."""
+    lengths = [problem.key_norms] + ([] if problem.queries is None else [np.linalg.norm(problem.queries, axis=1)])
+    return all(bool(((x == 0) | ((x > SMALLEST_SINGLE) & (x < 1 / SMALLEST_SINGLE))).all()) for x in lengths)

@@ -104,6 +104,25 @@ def test_memory_mapped(tmp_path: Path, dtype: str) -> None:
     same(solve_att_svm(small, selected), whole)
 
 
+@pytest.mark.parametrize("dq", [None, 3])
+@pytest.mark.parametrize(
+    ("offset", "scale"), [(0.0, 1.0), (1e3, 1.0), (0.0, 2.0**-40), (0.0, 2.0**-55), (0.0, 2.0**60)]
+)
+def test_products_in_float32_lose_nothing(offset: float, scale: float, dq: int | None) -> None:
+    keys, selected, more = problem(dq=dq)
+    array = ((keys + offset) * scale).float().numpy()
+    written = WrittenSource()
+    for start in range(0, len(array), 7):
+        written.write(array[start : start + 7])
+    whole = solve_att_svm(torch.from_numpy(array), selected, **more)
+    assert whole.certified
+    blocks = solve_att_svm(written, selected, **more)
+    assert (blocks.status, blocks.merged) == (whole.status, whole.merged)
+    torch.testing.assert_close(blocks.direction / blocks.direction.norm(), whole.direction / whole.direction.norm())
+    assert blocks.margin == pytest.approx(whole.margin, rel=1e-10)
+    assert blocks.support.tolist() == whole.support.tolist()
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_written_once_and_read_again(dtype: str) -> None:
     keys, selected, more = problem(masked=True)
