@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,8 @@ HIDDEN_VERSION = 1  # raised whenever the same text would get other hidden state
 TEXTS_A_NOTE = 256
 #: Pieces encoded at once: on a CPU more fall out of its cache, a GPU is idle with fewer.
 CPU_PIECES, GPU_PIECES = 2_048, 65_536
+#: Bytes of a file after which its pages are let go.
+MAPPED_BYTES = 1 << 27
 #: The largest float16; a hidden state beyond it is cut.
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
@@ -44,12 +47,25 @@ class HiddenStates:
     layers: Mapping[int, Half]
     pieces: Pieces
     chosen: Sequence[int] | None = None
+    _unreleased: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
 
     def rows(self, layer: int, texts: Sequence[int]) -> list[Tensor]:
         """The (T_i, d) float32 hidden states of these texts."""
         states = self.layers[layer]
         places = texts if self.chosen is None else [self.chosen[i] for i in texts]
-        return [torch.from_numpy(states[self.pieces.of(i)].astype(np.float32)) for i in places]
+        found = [torch.from_numpy(states[self.pieces.of(i)].astype(np.float32)) for i in places]
+        self._unreleased[layer] = self._unreleased.get(layer, 0) + sum(x.numel() * states.itemsize for x in found)
+        if self._unreleased[layer] > MAPPED_BYTES:
+            self._unreleased[layer] = 0
+            _release(states)
+        return found
+
+
+def _release(states: Half) -> None:
+    """Lets mapped pages go, which stay in the system's cache: a file's would all count as memory of this process."""
+    mapped = getattr(states, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def cached_hidden(
@@ -152,8 +168,12 @@ class LayerFile:
 
     def checksum(self, states: Half, start: int, stop: int, before: int = 0) -> int:
         """CRC-32 of the texts from ``start`` to ``stop``, going on from that of the texts before."""
-        rows = states[int(self.pieces.starts[start]) : int(self.pieces.starts[stop])]
-        return zlib.crc32(np.asarray(rows).view(np.uint8).data, before)
+        first, last = int(self.pieces.starts[start]), int(self.pieces.starts[stop])
+        step = max(1, MAPPED_BYTES // (2 * self.dim))
+        for at in range(first, last, step):
+            before = zlib.crc32(np.asarray(states[at : min(at + step, last)]).view(np.uint8).data, before)
+            _release(states)
+        return before
 
     def make(self) -> Half:
         """The file at its full size, to be written: on a full disk this fails, where a mapped file would crash."""

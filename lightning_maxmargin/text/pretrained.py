@@ -185,14 +185,15 @@ class PretrainedEncoder:
 
 def word_pieces(tokenizer: Any, texts: Sequence[str], longest: int) -> Pieces:
     """The word pieces of the texts by a fast tokenizer, cut at ``longest``."""
-    codes: list[Any] = []
+    parts: list[Pieces] = []
     for start in range(0, len(texts), 1024):
         part = tokenizer(
             list(texts[start : start + 1024]), truncation=True, max_length=longest, return_attention_mask=False,
             return_token_type_ids=False, return_offsets_mapping=True, return_special_tokens_mask=True,
         )  # fmt: skip
-        codes += part.encodings
-    found = _joined(codes)
+        # Encodings hold what was cut off as well, and take a hundred times the room of its numbers.
+        parts.append(_joined(part.encodings))
+    found = _chained(parts)
     # A tokenizer does not mark a special token that stands in the text itself, "[SEP]"; the model never selects one.
     named = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     return replace(found, special=found.special | np.isin(found.ids, sorted(named)))
@@ -207,6 +208,17 @@ def _joined(codes: Sequence[Any]) -> Pieces:
         starts,
         np.array([bool(code.overflowing) for code in codes], np.bool_),
     )
+
+
+def _chained(parts: Sequence[Pieces]) -> Pieces:
+    """The pieces of all texts, part after part."""
+    parts = parts or [_joined([])]
+    lengths = [np.diff(part.starts) for part in parts]
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths), dtype=np.int64)])
+    ids, spans, special, cut = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "spans", "special", "truncated")
+    )
+    return Pieces(ids, spans, special, starts, cut)
 
 
 def pretrained_encoder(name: str = DEFAULT) -> PretrainedEncoder:
