@@ -18,8 +18,8 @@ from lightning_maxmargin.probe.text import SelectionSums, TextSVM, TextUnits
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.hidden import batches_by_length
 
-#: With padding, in one part: 50 MB of float64 keys of d = 384.
-PIECES_AT_ONCE = 16_384
+#: With padding, in one part: 25 MB of float64 keys of d = 384.
+PIECES_AT_ONCE = 8_192
 
 
 class TextSnapshot(NamedTuple):

@@ -29,8 +29,8 @@ HIDDEN_VERSION = 1  # raised whenever the same text would get other hidden state
 TEXTS_A_NOTE = 256
 #: Pieces encoded at once: on a CPU more fall out of its cache, a GPU is idle with fewer.
 CPU_PIECES, GPU_PIECES = 2_048, 65_536
-#: Bytes of a file after which its pages are let go.
-MAPPED_BYTES = 1 << 27
+#: Bytes read of a file after which its pages are let go; a read may map pages of 2 MB around it.
+MAPPED_BYTES = 1 << 24
 #: The largest float16; a hidden state beyond it is cut.
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
