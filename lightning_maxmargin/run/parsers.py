@@ -119,6 +119,12 @@ def evaluate_parser() -> ArgumentParser:
         help="all: ordinary fine-tuning as well, which takes minutes.",
     )
     add(
+        "--gradients",
+        type=bool,
+        default=True,
+        help="Whether baselines by gradients are among them: they take most of the time.",
+    )
+    add(
         "--share",
         type=float | None,
         default=None,

@@ -45,7 +45,8 @@ def evaluate(options: Any) -> int:
     chosen = sampled(len(split), options.documents, options.seed)
     methods = [*_of_selector(run, split, options.scores, options.seed)]
     if options.baselines != "none":
-        methods += _baselines(run, split, chosen, options.baselines == "all", options.seed)
+        kinds: tuple[Gradients, ...] = get_args(Gradients) if options.gradients else ()
+        methods += _baselines(run, split, chosen, kinds, options.baselines == "all", options.seed)
     table = {
         "run": str(run.folder), "data": run.source(options.data), "documents": len(split), "bins": list(bins),
         "faithfulness_documents": len(chosen), "units": split.units, "seed": options.seed,
@@ -66,7 +67,7 @@ def _check(options: Any) -> None:
         raise InputError(f"--share: {options.share}; expected a share of the words, above 0 and at most 1")
     check_options(options.seed, options.output)
     if options.baselines != "none":
-        require("sklearn", "captum")
+        require("sklearn", *(["captum"] if options.gradients else []))
 
 
 def shares(text: str) -> tuple[float, ...]:
@@ -150,16 +151,18 @@ def _rationales(model: PoolingModel, kind: Kind) -> dict[int, Tensor]:
     return {i: document.rationale(kind) for i, document in enumerate(model.documents)}
 
 
-def _baselines(run: FinishedRun, split: Split, chosen: list[int], tuned: bool, seed: int) -> Iterator[Method]:
+def _baselines(
+    run: FinishedRun, split: Split, chosen: list[int], kinds: tuple[Gradients, ...], tuned: bool, seed: int
+) -> Iterator[Method]:
     data = run.training_data()
     train, val = (data.labelled(name) for name in ("train", "val"))
     pooling = mean_pool(data, run.model.config.token_scale)
-    yield from _of_pooling("mean-pool", PoolingModel(pooling, split), chosen)
+    yield from _of_pooling("mean-pool", PoolingModel(pooling, split), chosen, kinds)
     words = TfIdf(_labelled(train), _labelled(val), split)
     yield Method("TF-IDF", "TF-IDF", words, {i: words.rationale(i) for i in range(len(split))})
     if tuned:
         model = PoolingModel(fine_tuned(pooling, train, seed), split)
-        yield from _of_pooling("fine-tuned", model, chosen)
+        yield from _of_pooling("fine-tuned", model, chosen, kinds)
 
 
 def _labelled(split: Split) -> Labelled:
@@ -167,9 +170,9 @@ def _labelled(split: Split) -> Labelled:
     return Labelled(split.documents.texts, split.labels.tolist())
 
 
-def _of_pooling(name: str, model: PoolingModel, chosen: list[int]) -> Iterator[Method]:
+def _of_pooling(name: str, model: PoolingModel, chosen: list[int], kinds: tuple[Gradients, ...]) -> Iterator[Method]:
     yield Method(name, name, model, _rationales(model, "s y v'x"))
-    for kind in get_args(Gradients):
+    for kind in kinds:
         # A gradient costs as much as encoding twice, integrated ones sixteen times that.
         texts = range(len(model.split)) if kind == "gradient x input" else chosen
         scores = gradient_rationales(model.model, model.split, texts, kind)

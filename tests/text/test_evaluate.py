@@ -358,3 +358,11 @@ def test_small_helpers() -> None:
     nothing = agreement({}, {})
     assert len(nothing.auprc) == 0
     assert np.isnan(nothing.iou_f1)
+
+
+def test_without_gradients(maxmargin: Any, finished: Path, tmp_path: Path) -> None:
+    words = ("--gradients", "false", "--documents", "2", "--output", "t.json")
+    outcome = maxmargin("evaluate", str(finished), *words)
+    assert outcome.status == 0, outcome.err
+    names = {row["method"] for row in json.loads((tmp_path / "t.json").read_text())["rows"]}
+    assert names == METHODS - {"gradient x input", "integrated gradients"}
