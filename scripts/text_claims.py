@@ -28,6 +28,7 @@ SEEDS = (0, 1, 2)
 FINETUNE = "text/finetune"
 #: Documents of faithfulness, which is not claimed, and of integrated gradients: both encode often.
 FEW = "--documents 40"
+ALL = f"{FEW} --group pair --baselines all"
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -131,9 +132,9 @@ def at_least(claim: str, limit: float, values: Sequence[float], config: str, opt
     return Row(claim, f">= {limit:.3f}", shown(values), mean(values) >= limit, told_command)
 
 
-def table(run: Path, more: str = "") -> dict[str, dict[str, Any]]:
+def table(run: Path, more: str = "", name: str = "evaluated") -> dict[str, dict[str, Any]]:
     """Rows of ``maxmargin evaluate`` by method."""
-    file = run / "evaluated.json"
+    file = run / f"{name}.json"
     if not file.exists():
         maxmargin(["evaluate", str(run), "--output", str(file), *more.split()])
     return {row["method"]: row for row in json.loads(file.read_text())["rows"]}
@@ -146,9 +147,7 @@ def of_tables(tables: Sequence[dict[str, dict[str, Any]]], method: str, key: str
 def counterfactual_claims() -> Iterator[Row]:
     options = of_files("counterfactual")
     found = seeded("counterfactual", options)
-    pairs = f"{FEW} --group pair"
-    others = (table(run, f"{pairs} --gradients false") for run in found[1:])
-    tables = [table(found[0], f"{pairs} --baselines all"), *others]
+    tables = [table(found[0], ALL), *(table(run, f"{FEW} --group pair --gradients false") for run in found[1:])]
     accuracy, name = numbers(found, "test/accuracy"), "counterfactual reviews, 1,707 pairs"
     for baseline in ("TF-IDF", "mean-pool"):
         limit = of_tables(tables, baseline, "accuracy") + 0.02
@@ -161,6 +160,50 @@ def counterfactual_claims() -> Iterator[Row]:
         limit = tables[0][f"{method}, fine-tuned"]["auprc"]
         about = f"{name}: AUPRC, that of {method} of fine-tuned mean pooling (`evaluate --baselines all`)"
         yield at_least(about, limit, auprc, FINETUNE, options)
+
+
+def distracted(data: Path) -> None:
+    """The test reviews with one packaged news sentence before each."""
+    from lightning_maxmargin.reproduce.text_documents import news
+
+    counterfactual(data)
+    rows = [json.loads(line) for line in (claim.RUNS / "counterfactual_test.jsonl").read_text().splitlines()]
+    sentences = news(len(rows), 1_000)
+    write(
+        "distracted_test",
+        [
+            {"text": f"{s} {r['text']}", "label": r["label"], "pair": r["pair"]}
+            for r, s in zip(rows, sentences, strict=True)
+        ],
+    )
+
+
+def predictions(run: Path, name: str) -> list[str]:
+    """The label that the run gives each document of this file."""
+    file = run / f"predicted-{name}.jsonl"
+    if not file.exists():
+        words = f"--config {run}/config.yaml --ckpt_path {run}/checkpoints/last.ckpt --data.predict"
+        maxmargin(["predict", *words.split(), str(claim.RUNS / f"{name}.jsonl"), "--output", str(file)])
+    return [json.loads(line)["label"] for line in file.read_text().splitlines()]
+
+
+def distractor_claims() -> Iterator[Row]:
+    options = of_files("counterfactual")
+    found = seeded("counterfactual", options)
+    labels = [json.loads(line)["label"] for line in (claim.RUNS / "distracted_test.jsonl").read_text().splitlines()]
+    flips, lost = [], []
+    for run in found:
+        before, after = (np.array(predictions(run, name)) for name in ("counterfactual_test", "distracted_test"))
+        flips.append(float((before != after).mean()))
+        lost.append(float((before == labels).mean() - (after == labels).mean()))
+    command_told = told(FINETUNE, f"{options} --seed_everything 0|1|2")
+    about = "counterfactual reviews, a news sentence before each (`predict`)"
+    yield Row(f"{about}: accuracy lost", "<= 0.010", shown(lost), mean(lost) <= 0.01, command_told)
+    yield Row(f"{about}: predictions flipped", "<= 0.060", shown(flips), mean(flips) <= 0.06, command_told)
+    there = f"--data {claim.RUNS}/distracted_test.jsonl {FEW} --gradients false"
+    pooled = [table(found[0], ALL), table(found[0], there, "evaluated-distracted")]
+    pool = pooled[0]["mean-pool"]["accuracy"] - pooled[1]["mean-pool"]["accuracy"]
+    yield Row(f"{about}: accuracy that mean pooling loses (`evaluate`)", "told", f"{pool:.3f}", True, command_told)
 
 
 def toxic_claims() -> Iterator[Row]:
@@ -252,6 +295,7 @@ def form_rows() -> Iterator[Row]:
 
 PARTS: dict[str, tuple[Callable[[Path], None] | None, Callable[[], Iterator[Row]]]] = {
     "counterfactual": (counterfactual, counterfactual_claims),
+    "distractor": (distracted, distractor_claims),
     "toxic": (toxic, toxic_claims),
     "questions": (questions, question_claims),
     "sentences": (None, sentence_claims),
