@@ -49,8 +49,8 @@ def overview() -> str:
 def command() -> NoReturn:
     """``maxmargin`` as a process of its own, which ends with the status of ``main``."""
     status = main()
-    torch = sys.modules.get("torch")
-    if status and torch is not None and torch.distributed.is_initialized():
+    distributed = getattr(sys.modules.get("torch"), "distributed", None)
+    if status and distributed is not None and distributed.is_available() and distributed.is_initialized():
         # Ordinary ends destroy Gloo's threads while they wait for the process that is lost, and C++ says "terminate
         # called without an active exception" and dies of SIGABRT.
         sys.stdout.flush()

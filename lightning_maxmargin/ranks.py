@@ -26,6 +26,8 @@ from lightning_maxmargin.errors import InputError, NonFiniteError
 PERIOD = 0.25
 #: Seconds that a process waits for the others' words before it says who is missing.
 GRACE = 2.0
+#: Seconds that it waits at most for them to begin: one that was lost before can say nothing.
+MEETING = 30.0
 #: What a process says whose neighbour has gone or stopped: Gloo's and NCCL's words (the store has errors of its own).
 ECHO = re.compile(r"gloo/|nccl|connection (closed|reset|was likely closed)|broken pipe|processgroup", re.I)
 #: Where a process waits for others: no place to hang in.
@@ -154,7 +156,7 @@ class RollCall:
         self._stop, self._met = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._call, name="roll-call", daemon=True)
         self._thread.start()
-        self._met.wait(timeout)
+        self._met.wait(min(timeout, MEETING))
 
     # --- the main thread --------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from lightning_maxmargin.keys import Value
 from lightning_maxmargin.probe.sampled import draw_rows
 from lightning_maxmargin.probe.text import SelectionSums, TextSVM, TextUnits
 from lightning_maxmargin.text.batches import Split
+from lightning_maxmargin.text.cache import cache_folder
 from lightning_maxmargin.text.hidden import batches_by_length
 
 #: With padding, in one part: 25 MB of float64 keys of d = 384.
@@ -54,6 +55,7 @@ class TextMonitor(Monitor):
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._module, self._seed = pl_module, data.seed
         self._split: Split = data.labelled("train")
+        self._folder = cache_folder(data.cache_dir)
         self._counts: dict[str, Value] = {
             f"text/{name}": float(sum(part.counts[name] for part in data.splits.values()))
             for name in ("truncated", "empty")
@@ -88,7 +90,8 @@ class TextMonitor(Monitor):
         longest = max(map(self._split.unit_count, texts), default=0)
         direction = selector.direction.detach()
         # Both in one pass: reading and scaling all keys costs more than a product with them.
-        sums, svm = SelectionSums(norm), TextSVM(len(texts) * longest * direction.shape[0], longest)
+        numbers = len(texts) * longest * direction.shape[0]
+        sums, svm = SelectionSums(norm), TextSVM(numbers, longest, self._folder)
         for part in self._units(selector, texts):
             sums.update(part.scores, part.attention, part.mask)
             svm.update(part)

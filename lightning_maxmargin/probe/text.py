@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -79,13 +81,15 @@ class TextSVM:
     Args:
         numbers: entries of the keys, with padding.
         longest: units of the longest document.
+        folder: of the disk, where a file of 4 bytes a number is for as long.
     """
 
-    def __init__(self, numbers: int, longest: int) -> None:
+    def __init__(self, numbers: int, longest: int, folder: Path | None = None) -> None:
         from lightning_maxmargin.svm.sources import WrittenSource
 
         self.longest = longest
-        self._written = WrittenSource() if numbers > NUMBERS_IN_MEMORY else None
+        self._written = WrittenSource(folder) if numbers > NUMBERS_IN_MEMORY else None
+        self._no_room = False
         self._keys: list[Tensor] = []
         self._masks: list[Tensor] = []
         self._selected: list[Tensor] = []
@@ -96,7 +100,7 @@ class TextSVM:
         """Adds documents; one of fewer than two units asks nothing of the direction."""
         several = part.mask.sum(1) > 1
         scores, mask = part.scores[several].double(), part.mask[several]
-        if not len(mask):
+        if not len(mask) or self._no_room:
             return
         selected = select(scores, mask)
         self._smallest = min(self._smallest, float(score_rows(scores, selected, mask).min()))
@@ -106,16 +110,22 @@ class TextSVM:
             self._queries.append(part.queries[several].double())
         # With zeros on padding and special tokens a block need not be copied each time that it is read.
         keys = torch.where(mask[:, :, None], part.keys[several], 0.0)
+        keys = keys if keys.dtype == torch.float64 else keys.float()
         if self._written is None:
             self._keys.append(padded_to(keys, self.longest))
-        else:
+            return
+        try:
             self._written.write(keys.numpy())
+        except OSError as error:
+            self._no_room, self._written = True, None
+            told = f"TextMonitor: no Att-SVM of all documents, whose keys found no room on disk ({error.strerror})"
+            warnings.warn(f"{told}; --data.cache_dir names another folder", stacklevel=2)
 
     def compute(self, direction: Tensor) -> dict[str, Value]:
         """Its status, and the gap and relative margin of the direction p (d,) or W (d, dq) against it."""
         from lightning_maxmargin.svm import only, solve_att_svm
 
-        if not self._selected:
+        if not self._selected or self._no_room:
             return {}
         keys: Any = torch.cat(self._keys).double() if self._written is None else self._written
         z = torch.cat(self._queries) if self._queries else None

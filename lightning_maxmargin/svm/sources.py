@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, ClassVar, Protocol, cast
 
@@ -64,6 +66,7 @@ class MappedSource:
 class WrittenSource:
     """Blocks (m, T, d) kept in a temporary file, in their own dtype: what is dear to make is made once.
 
+    Args: folder of the file, which is there; the system's for temporary files where None or not to be written to.
     Raises: OSError where there is no space for it.
 
     Example:
@@ -75,8 +78,10 @@ class WrittenSource:
 
     never_changes: ClassVar[bool] = True
 
-    def __init__(self) -> None:
-        self._file = TemporaryFile()  # noqa: SIM115 - lives as long as the source, and nobody else sees it
+    def __init__(self, folder: Path | None = None) -> None:
+        writable = folder is not None and os.access(folder, os.W_OK)
+        # Lives as long as the source, and nobody else sees it.
+        self._file = TemporaryFile(dir=folder if writable else None)  # noqa: SIM115
         self._kinds: list[tuple[tuple[int, ...], np.dtype[Any]]] = []
 
     def write(self, block: npt.NDArray[Any]) -> None:

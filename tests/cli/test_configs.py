@@ -37,6 +37,7 @@ def test_there_are_configs_for_the_whole_contract() -> None:
         "tensor",
         *(f"text/{x}" for x in ("planted", "planted_sentences", "reviews", "finetune", "rationale")),
         *(f"text/symptoms/{x}" for x in ("stuck", "too_long", "too_much_decay", "too_short")),
+        *(f"text/symptoms/{x}" for x in ("spurious_cue", "rare_label", "truncated")),
     }
     assert named <= set(CONFIGS)
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
 from lightning_maxmargin.probe import text
 from lightning_maxmargin.probe.text import TextSVM, TextUnits
+from lightning_maxmargin.svm.sources import WrittenSource
 
 
 def documents(n: int, units: int, seed: int, with_queries: bool) -> TextUnits:
@@ -53,3 +58,35 @@ def test_documents_that_ask_nothing() -> None:
     svm = TextSVM(numbers=1, longest=5)
     svm.update(part)
     assert svm.compute(torch.ones(12)) == {}
+
+
+def test_half_precision_waits_on_disk_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = documents(9, 5, 0, with_queries=False)
+    monkeypatch.setattr(text, "NUMBERS_IN_MEMORY", 0)
+    found = []
+    for keys in (part.keys.bfloat16(), part.keys.bfloat16().float()):
+        svm = TextSVM(numbers=1, longest=5)
+        svm.update(part._replace(keys=keys))
+        found.append(svm.compute(torch.ones(12)))
+    assert found[0] == found[1] != {}
+
+
+def test_a_full_disk_costs_this_number_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: WrittenSource, block: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(text, "NUMBERS_IN_MEMORY", 0)
+    monkeypatch.setattr(WrittenSource, "write", full)
+    svm = TextSVM(numbers=1, longest=5)
+    with pytest.warns(UserWarning, match="found no room on disk .No space left on device.; --data.cache_dir names"):
+        svm.update(documents(9, 5, 0, with_queries=False))
+    svm.update(documents(9, 5, 1, with_queries=False))
+    assert svm.compute(torch.ones(12)) == {}
+
+
+def test_the_file_is_in_the_folder_that_may_be_written_to(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "none", None):
+        source = WrittenSource(folder)
+        source.write(np.ones((1, 2, 3), np.float32))
+        assert [block.sum() for _, block in source.blocks()] == [6.0]
+    assert not list(tmp_path.iterdir())

@@ -52,6 +52,7 @@ def symptoms(changes: dict[str, Any], **options: Any) -> list[tuple[str, str, An
         ({}, {}, []),
         ({"mean_pool": None}, {}, []),
         ({"selection": None}, {}, []),
+        ({"mean_pool": BEHIND}, {"class_weights": "balanced"}, []),
         (
             {"mean_pool": BEHIND, "selection": HEALTHY["selection"] | {"mass": 0.9, "word_share": 0.8,
              "deciding": [{"word": "the", "share": 0.8}]}},

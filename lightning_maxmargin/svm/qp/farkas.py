@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import qr
 
-from lightning_maxmargin.svm.proofs import proves_infeasible
+from lightning_maxmargin.svm.proofs import MAX_WHITENED_NUMBERS, proves_infeasible
 from lightning_maxmargin.svm.qp.active import correction
 from lightning_maxmargin.svm.qp.interior import SLACK_PRICE, Rows, interior
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
@@ -54,9 +54,11 @@ def by_whitening(problem: RowProblem, ids: Index, scale: Array, A: Array | None)
     Whether rows can be met does not depend on coordinates, but both the interior point and the simplex lose a direction
     in which rows are 1e-8 of their length, as vectors have whose entries sum to zero up to rounding.
     """
-    if A is None or not np.isfinite(A).all():
+    if A is None or A.size > MAX_WHITENED_NUMBERS or not np.isfinite(A).all():
         return None
     alive = np.flatnonzero(A.any(axis=1))
+    if not (problem.rhs.ravel()[ids[alive]] > 0).any():
+        return None
     if len(alive) < len(ids):
         found = by_whitening(problem, ids[alive], scale[alive], A[alive])
         return None if found is None else _spread(found, alive, len(ids))
@@ -129,7 +131,7 @@ def by_linear_program(problem: RowProblem, ids: Index, scale: Array, A: Array | 
     """A vertex by HiGHS' dual simplex, then a projection on its basis; non-negative least squares where it fails."""
     from scipy.optimize import linprog, nnls
 
-    if A is None or A.size > 3_000_000:
+    if A is None or A.size > MAX_WHITENED_NUMBERS:
         return None
     b = problem.rhs.ravel()[ids] * scale
     b = b / b.max()
