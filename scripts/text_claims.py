@@ -32,6 +32,8 @@ FINETUNE = "text/finetune"
 #: Documents of faithfulness, which is not claimed, and of integrated gradients: both encode often.
 FEW = "--documents 40"
 ALL = f"{FEW} --group pair --baselines all"
+#: Where neither is asked for.
+NONE = "--documents 2 --gradients false"
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -150,7 +152,7 @@ def of_tables(tables: Sequence[dict[str, dict[str, Any]]], method: str, key: str
 def counterfactual_claims() -> Iterator[Row]:
     options = of_files("counterfactual")
     found = seeded("counterfactual", options)
-    tables = [table(found[0], ALL), *(table(run, f"{FEW} --group pair --gradients false") for run in found[1:])]
+    tables = [table(found[0], ALL), *(table(run, f"{NONE} --group pair") for run in found[1:])]
     accuracy, name = numbers(found, "test/accuracy"), "counterfactual reviews, 1,707 pairs"
     for baseline in ("TF-IDF", "mean-pool"):
         limit = of_tables(tables, baseline, "accuracy") + 0.02
@@ -203,7 +205,7 @@ def distractor_claims() -> Iterator[Row]:
     about = "counterfactual reviews, a news sentence before each (`predict`)"
     yield Row(f"{about}: accuracy lost", "<= 0.010", shown(lost), mean(lost) <= 0.01, command_told)
     yield Row(f"{about}: predictions flipped", "<= 0.060", shown(flips), mean(flips) <= 0.06, command_told)
-    there = f"--data {claim.RUNS}/distracted_test.jsonl {FEW} --gradients false"
+    there = f"--data {claim.RUNS}/distracted_test.jsonl {NONE}"
     pooled = [table(found[0], ALL), table(found[0], there, "evaluated-distracted")]
     pool = pooled[0]["mean-pool"]["accuracy"] - pooled[1]["mean-pool"]["accuracy"]
     yield Row(f"{about}: accuracy that mean pooling loses (`evaluate`)", "told", f"{pool:.3f}", True, command_told)
@@ -214,7 +216,7 @@ def toxic_claims() -> Iterator[Row]:
     found = seeded("toxic", options)
     auprc = numbers(found, "rationale/auprc")
     yield at_least("toxic comments: AUPRC", 0.75, auprc, FINETUNE, options)
-    limit = of_tables([table(found[0], f"{FEW} --gradients false")], "TF-IDF", "auprc")
+    limit = of_tables([table(found[0], NONE)], "TF-IDF", "auprc")
     yield at_least("the same: TF-IDF's (`evaluate`)", limit, auprc, FINETUNE, options)
     auprc = numbers(seeded("rationale", options, "text/rationale"), "rationale/auprc")
     yield at_least("toxic comments, decay 4: AUPRC", 0.8, auprc, "text/rationale", options)
@@ -229,7 +231,7 @@ def question_claims() -> Iterator[Row]:
 def sentence_claims() -> Iterator[Row]:
     options = "--data.train rotten-tomatoes"
     found = seeded("sentences", options)
-    tables = [table(run, f"{FEW} --gradients false") for run in found]
+    tables = [table(run, NONE) for run in found]
     for baseline in ("TF-IDF", "mean-pool"):
         limit, accuracy = of_tables(tables, baseline, "accuracy"), numbers(found, "test/accuracy")
         yield at_least(f"Rotten Tomatoes 7,500 / 1,030: accuracy, {baseline}'s", limit, accuracy, FINETUNE, options)
@@ -250,7 +252,7 @@ def tuned_claims() -> Iterator[Row]:
     options = f"--data.train {claim.RUNS}/reviews_1000.jsonl --data.test {claim.RUNS}/counterfactual_test.jsonl"
     more = f"{options} --model.finetune_layers 2"
     found = seeded("tuned", more)
-    tables = [table(run, f"--seed {seed} {FEW} --baselines all --gradients false")
+    tables = [table(run, f"--seed {seed} {NONE} --baselines all")
               for seed, run in enumerate(seeded("frozen", options))]  # fmt: skip
     about = "top two layers tuned, 1,000 reviews: "
     limit = of_tables(tables, "fine-tuned", "accuracy")
