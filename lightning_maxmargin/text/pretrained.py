@@ -191,7 +191,7 @@ def word_pieces(tokenizer: Any, texts: Sequence[str], longest: int) -> Pieces:
             list(texts[start : start + 1024]), truncation=True, max_length=longest, return_attention_mask=False,
             return_token_type_ids=False, return_offsets_mapping=True, return_special_tokens_mask=True,
         )  # fmt: skip
-        # Encodings hold what was cut off as well, and take a hundred times the room of its numbers.
+        # Encodings hold what was cut off as well, and are Python's objects: they go part by part.
         parts.append(_joined(part.encodings))
     found = _chained(parts)
     # A tokenizer does not mark a special token that stands in the text itself, "[SEP]"; the model never selects one.

@@ -11,6 +11,7 @@ import torch
 
 from lightning_maxmargin.probe import text
 from lightning_maxmargin.probe.text import TextSVM, TextUnits
+from lightning_maxmargin.svm import sources
 from lightning_maxmargin.svm.sources import WrittenSource
 
 
@@ -84,9 +85,18 @@ def test_a_full_disk_costs_this_number_and_says_so(monkeypatch: pytest.MonkeyPat
     assert svm.compute(torch.ones(12)) == {}
 
 
-def test_the_file_is_in_the_folder_that_may_be_written_to(tmp_path: Path) -> None:
+def test_the_file_is_in_the_folder_that_may_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path | None] = []
+    made = sources.TemporaryFile
+
+    def temporary(dir: Path | None = None) -> object:
+        asked.append(dir)
+        return made(dir=dir)
+
+    monkeypatch.setattr(sources, "TemporaryFile", temporary)
     for folder in (tmp_path, tmp_path / "none", None):
         source = WrittenSource(folder)
         source.write(np.ones((1, 2, 3), np.float32))
         assert [block.sum() for _, block in source.blocks()] == [6.0]
+    assert asked == [tmp_path, None, None]
     assert not list(tmp_path.iterdir())
