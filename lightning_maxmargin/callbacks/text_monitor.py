@@ -90,7 +90,7 @@ class TextMonitor(Monitor):
         longest = max(map(self._split.unit_count, texts), default=0)
         direction = selector.direction.detach()
         # Both in one pass: reading and scaling all keys costs more than a product with them.
-        numbers = len(texts) * longest * direction.shape[0]
+        numbers = sum(map(self._split.unit_count, texts)) * direction.shape[0]
         sums, svm = SelectionSums(norm), TextSVM(numbers, longest, self._folder)
         for part in self._units(selector, texts):
             sums.update(part.scores, part.attention, part.mask)

@@ -30,7 +30,9 @@ from lightning_maxmargin.modules.sharding import (
 from lightning_maxmargin.probe.text import TextUnits
 from lightning_maxmargin.reduce import leave_group_at_exit, number_on, reduce_over
 from lightning_maxmargin.text.batches import Batch
+from lightning_maxmargin.text.data import TextSpec
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification, SelectionOutput, pooled_units
+from lightning_maxmargin.text.pretrained import pretrained_encoder
 from lightning_maxmargin.text.rate import cooled
 from lightning_maxmargin.text.rationales import plausibility_metrics, word_scores
 from lightning_maxmargin.text.saving import build_model, load_start
@@ -188,8 +190,8 @@ class TextSelection(pl.LightningModule):
     @property
     def tuning(self) -> bool:
         """Whether the encoder is trained now, or was."""
-        if not self.tunes_encoder:
-            return False
+        if not self.tunes_encoder or self._trainer is None:
+            return self.tunes_encoder
         last = self.trainer.max_epochs or 0
         return self.trainer.state.fn != "fit" or self.current_epoch >= last - self.options.finetune_epochs
 
@@ -359,7 +361,7 @@ class TextSelection(pl.LightningModule):
         }  # fmt: skip
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The model of the checkpoint, of whatever data these are.
+        """The model of the checkpoint, of whatever data these are; by ``load_from_checkpoint`` without any.
 
         Raises:
             InputError: another encoder, layers, units or labels.
@@ -367,6 +369,11 @@ class TextSelection(pl.LightningModule):
         kept = checkpoint.get("text")
         if kept is None:
             raise InputError("ckpt_path: it is no checkpoint of a TextSelection")
+        if self._trainer is None:
+            self._load_alone(kept)
+            # Lightning lists what a checkpoint lacks.
+            checkpoint["state_dict"] = self.state_dict() | checkpoint["state_dict"]
+            return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         now = {"spec": asdict(data.spec), "encoder": data.encoder.identity, "shape": self._shape()}
         if data.names:
@@ -379,6 +386,14 @@ class TextSelection(pl.LightningModule):
         data.names = kept["names"]
         if self.model is None:
             self.set_model(build_model(replace(data.spec), data.encoder, data.names, self._shape()))
+
+    def _load_alone(self, kept: dict[str, Any]) -> None:
+        """The model that the checkpoint describes, on the encoder of that name."""
+        spec = TextSpec(**kept["spec"])
+        encoder = pretrained_encoder(spec.encoder)
+        if encoder.identity != kept["encoder"]:
+            raise InputError(f"checkpoint: it was trained on another {spec.encoder}, whose weights are no longer those")
+        self.set_model(build_model(spec, encoder, kept["names"], kept["shape"]))
 
 
 def _pooled(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

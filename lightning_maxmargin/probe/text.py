@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,8 +16,8 @@ from lightning_maxmargin.metrics.direction import direction_gap
 from lightning_maxmargin.metrics.margin import attention_margin, relative_margin, score_rows
 from lightning_maxmargin.metrics.selection import entropy, selected_mass
 
-#: Entries of keys in float64 above which they wait on disk: 256 MB.
-NUMBERS_IN_MEMORY = 32_000_000
+#: Entries of keys in float32 above which they wait on disk: 256 MB.
+NUMBERS_IN_MEMORY = 64_000_000
 
 
 class TextUnits(NamedTuple):
@@ -79,7 +80,7 @@ class TextSVM:
     """The Att-SVM of what documents select, batch after batch; their keys wait in memory, or on disk where many.
 
     Args:
-        numbers: entries of the keys, with padding.
+        numbers: entries of the keys.
         longest: units of the longest document.
         folder: of the disk, where a file of 4 bytes a number is for as long.
     """
@@ -90,7 +91,7 @@ class TextSVM:
         self.longest = longest
         self._written = WrittenSource(folder) if numbers > NUMBERS_IN_MEMORY else None
         self._no_room = False
-        self._keys: list[Tensor] = []
+        self._keys: list[npt.NDArray[Any]] = []
         self._masks: list[Tensor] = []
         self._selected: list[Tensor] = []
         self._queries: list[Tensor] = []
@@ -110,12 +111,12 @@ class TextSVM:
             self._queries.append(part.queries[several].double())
         # With zeros on padding and special tokens a block need not be copied each time that it is read.
         keys = torch.where(mask[:, :, None], part.keys[several], 0.0)
-        keys = keys if keys.dtype == torch.float64 else keys.float()
+        block = (keys if keys.dtype == torch.float64 else keys.float()).numpy()
         if self._written is None:
-            self._keys.append(padded_to(keys, self.longest))
+            self._keys.append(block)
             return
         try:
-            self._written.write(keys.numpy())
+            self._written.write(block)
         except OSError as error:
             self._no_room, self._written = True, None
             told = f"TextMonitor: no Att-SVM of all documents, whose keys found no room on disk ({error.strerror})"
@@ -127,7 +128,7 @@ class TextSVM:
 
         if not self._selected or self._no_room:
             return {}
-        keys: Any = torch.cat(self._keys).double() if self._written is None else self._written
+        keys = self._keys if self._written is None else self._written
         z = torch.cat(self._queries) if self._queries else None
         solution = only(solve_att_svm(keys, torch.cat(self._selected), queries=z, mask=torch.cat(self._masks)))
         norm = float(direction.norm())

@@ -101,6 +101,18 @@ class WrittenSource:
 
 
 @dataclass(frozen=True)
+class ListedSource:
+    """Blocks (m, T, d) that are in memory, of T's and dtypes of their own."""
+
+    listed: Sequence[Block]
+    never_changes: ClassVar[bool] = True
+
+    def blocks(self) -> Iterator[tuple[int, Block]]:
+        """The blocks one after the other, numbered."""
+        return _numbered(self.listed)
+
+
+@dataclass(frozen=True)
 class MadeSource:
     """Blocks (m, T, d) made anew for each evaluation by ``make()``."""
 
@@ -108,12 +120,16 @@ class MadeSource:
 
     def blocks(self) -> Iterator[tuple[int, Block]]:
         """The blocks one after the other, numbered."""
-        start = 0
-        for block in self.make():
-            if np.ndim(block) != 3:
-                raise InputError(f"block at sequence {start} has shape {list(np.shape(block))}: yield (m, T, d)")
-            yield start, block
-            start += len(block)
+        return _numbered(self.make())
+
+
+def _numbered(blocks: Iterable[Block]) -> Iterator[tuple[int, Block]]:
+    start = 0
+    for block in blocks:
+        if np.ndim(block) != 3:
+            raise InputError(f"block at sequence {start} has shape {list(np.shape(block))}: yield (m, T, d)")
+        yield start, block
+        start += len(block)
 
 
 def as_source(keys: Any) -> Source | None:
@@ -139,7 +155,7 @@ def as_source(keys: Any) -> Source | None:
         and keys
         and all(isinstance(x, Tensor | np.ndarray) and x.ndim == 3 for x in keys)
     ):
-        return MadeSource(lambda: keys)
+        return ListedSource(keys)
     return None
 
 
@@ -361,7 +377,7 @@ class BlockShards:
             raise InputError(f"block from sequence {start}: sizes that float64 cannot square; rescale the keys")
         shard = LocalShard(problem, start, self.tokens, None if self.sequences is None else self.sequences[start:stop])
         if getattr(self.source, "never_changes", False) and problem.keys is keys:
-            there = isinstance(self.source, MappedSource) and str(block.dtype).endswith("float64")
+            there = isinstance(self.source, MappedSource | ListedSource) and str(block.dtype).endswith("float64")
             self._kept[start] = shard if there else _with_keys(shard, None)
         return shard
 

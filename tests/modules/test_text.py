@@ -144,6 +144,29 @@ def test_a_checkpoint_holds_what_is_trained_and_predicts_the_same(tiny_encoder: 
     assert torch.allclose(found[0]["logits"], here, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"finetune_layers": 1, "finetune_epochs": 1}, {"lora_rank": 2}])
+def test_a_checkpoint_is_loaded_without_its_data(tiny_encoder: Path, tmp_path: Path, options: Any) -> None:  # noqa: F811
+    module, data = TextSelection(**options), text_data(tmp_path, tiny_encoder)
+    fitted(module, data, 2).save_checkpoint(tmp_path / "last.ckpt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alone = TextSelection.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    assert alone.model is not None
+    assert module.model is not None
+    mine, theirs = module.model.state_dict(), alone.model.state_dict()
+    assert mine.keys() == theirs.keys()
+    # Nobody reads the pooler, whose weights the encoder has not saved.
+    assert [n for n in mine if not torch.equal(mine[n], theirs[n]) and ".pooler." not in n] == []
+    batch = data.splits["train"][torch.arange(5)]
+    with torch.no_grad():
+        found, expected = alone.eval()(batch).logits, module.eval().model(batch["input_ids"], batch["attention_mask"])
+    assert torch.allclose(found, expected.logits, atol=1e-5)
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    torch.save({**kept, "text": {**kept["text"], "encoder": "another"}}, tmp_path / "last.ckpt")
+    with pytest.raises(InputError, match="it was trained on another .*, whose weights are no longer those"):
+        TextSelection.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+
+
 @pytest.mark.parametrize("options", [{"key_layer": 1}, {"units": "words"}])
 def test_a_checkpoint_of_other_data_is_refused(tiny_encoder: Path, tmp_path: Path, options: Any) -> None:  # noqa: F811
     module, data = TextSelection(), text_data(tmp_path, tiny_encoder)
