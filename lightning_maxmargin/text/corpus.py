@@ -120,19 +120,22 @@ def _measure(
     words: WordTable,
 ) -> Measured:
     assert split.labels is not None
-    order: list[int] = []
-    nothing = torch.zeros(0, dtype=torch.int64)
-    predicted, pooled = [nothing], []
+    # Made before the loop: what is kept of each part would lie between the parts' own memory, which the system then
+    # does not get back; of 5,000 documents of 128 pieces that was 680 MB.
+    order = torch.zeros(len(texts), dtype=torch.int64)
+    predicted, pooled, at = torch.zeros_like(order), None, 0
+    if forward is None:
+        pooled = torch.zeros(len(texts), int(model.parts[0].value_dim))
     for part in read_parts(model, split, texts, forward):
-        order += part.texts
-        found = part.answers
-        predicted.append(found.predicted)
-        pooled += [] if part.pooled is None else [part.pooled]
+        found, here = part.answers, slice(at, at + len(part.texts))
+        order[here], predicted[here] = torch.tensor(part.texts), found.predicted
+        if pooled is not None and part.pooled is not None:
+            pooled[here] = part.pooled
+        at = here.stop
         for row, i in enumerate(part.texts):
             weights, evidence = (x[row][found.mask[row]].double().numpy() for x in (found.weights, found.evidence))
             words.update(names[int(found.predicted[row])], *_words(split, i, weights, evidence))
-    labels = split.labels[torch.tensor(order, dtype=torch.int64)]
-    return Measured(labels, torch.cat(predicted), torch.cat(pooled) if pooled else None)
+    return Measured(split.labels[order], predicted, pooled)
 
 
 def _words(split: Split, i: int, weights: Numbers, evidence: Numbers) -> tuple[list[str], Numbers, Numbers]:

@@ -163,7 +163,7 @@ def test_a_checkpoint_is_loaded_without_its_data(tiny_encoder: Path, tmp_path: P
     assert torch.allclose(found, expected.logits, atol=1e-5)
     kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
     torch.save({**kept, "text": {**kept["text"], "encoder": "another"}}, tmp_path / "last.ckpt")
-    with pytest.raises(InputError, match="it was trained on another .*, whose weights are no longer those"):
+    with pytest.raises(InputError, match=r"it was trained on another .*, whose weights are no longer those"):
         TextSelection.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
 
 
