@@ -68,8 +68,8 @@ class Sequences:
         """The sequences at these rows; keys and values stay one tensor where they were one."""
         if isinstance(rows, Tensor) and rows.dtype == torch.int64:
             # 64 of 1,024 sequences of 128 tokens of 384 take 1.1 ms, by t[rows] 7.2 ms.
-            return self._map(lambda t: t.index_select(0, rows.to(t.device)))
-        return self._map(lambda t: t[rows])
+            return self.map(lambda t: t.index_select(0, rows.to(t.device)))
+        return self.map(lambda t: t[rows])
 
     def take(
         self, rows: Tensor, dtype: torch.dtype | None = None, empty: Callable[..., Tensor] = torch.empty
@@ -89,7 +89,7 @@ class Sequences:
                 return found
             return empty(shape, dtype=dtype).copy_(found)
 
-        return self._map(copied)
+        return self.map(copied)
 
     @property
     def is_read_once(self) -> bool:
@@ -122,11 +122,11 @@ class Sequences:
                 return t.to(*plain, **keep) if plain or keep else t  # type: ignore[call-overload]
             return t.to(*args, **kwargs)  # type: ignore[call-overload]
 
-        return self._map(move)
+        return self.map(move)
 
     def pin_memory(self) -> Sequences:
         """The same in page-locked memory, which a GPU copies from while the process goes on."""
-        pinned = self._map(lambda t: t.pin_memory())
+        pinned = self.map(lambda t: t.pin_memory())
         pinned.pinned = True
         return pinned
 
@@ -171,12 +171,17 @@ class Sequences:
         tensors = (self.keys, self.values, self.mask)
         return tuple((id(x), -1 if x is None or x.is_inference() else x._version) for x in tensors)
 
-    def _map(self, f: Callable[[Tensor], Tensor]) -> Sequences:
-        new: dict[str, Any] = {k: f(t) for k in self.FIELDS if (t := getattr(self, k)) is not None}
+    def map(self, f: Callable[[Tensor], Tensor]) -> Sequences:
+        """The same with f of every tensor, which keeps what keys have in common; asked once where values are the keys.
+
+        Example:
+            >>> Sequences(torch.ones(1, 2, 1), torch.ones(1)).map(lambda t: 2 * t).labels
+            tensor([2.])
+        """
+        names = [name for name in self.FIELDS if name != "values" or self.values is not self.keys]
+        new: dict[str, Any] = {k: f(t) for k in names if (t := getattr(self, k)) is not None}
         if all(new[k] is getattr(self, k) for k in new):
             return self
-        if self.values is self.keys:
-            del new["values"]
         moved = Sequences(**new)
         # What is known of the keys holds for a part of them; near keys may be equal in another dtype.
         if self._copies is not None and self._copies[0] == self._stamp():

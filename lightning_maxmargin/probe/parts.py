@@ -44,7 +44,7 @@ class Parts:
         most = NUMBERS_IN_MEMORY if self.ranks.size == 1 else NUMBERS_IN_BLOCK
         # By the largest share, so that all processes do the same.
         self.in_memory = whole or -(-self.count // self.ranks.size) * data.keys[0].numel() <= most
-        self.data = mine.to("cpu").to(torch.float64) if self.in_memory else mine
+        self.data = _double(mine) if self.in_memory else mine
 
     @property
     def rows(self) -> slice:
@@ -67,11 +67,18 @@ class Parts:
         n, T, d = self.data.keys.shape
         step = max(1, NUMBERS_IN_BLOCK // (T * d))
         for at in range(0, n, step):
-            yield self.data[at : at + step].to("cpu").to(torch.float64)
+            yield _double(self.data[at : at + step])
 
     def each(self, find: Callable[[Sequences], Tensor]) -> Tensor:
         """What is found of every sequence of this process, a block at a time, in their order."""
         return torch.cat([find(block) for block in self.blocks()])
+
+
+def _double(data: Sequences) -> Sequences:
+    """On the CPU, floating tensors in float64."""
+    from lightning_maxmargin.svm.doubles import to_double
+
+    return data.map(lambda t: to_double(t) if t.is_floating_point() else t.cpu())
 
 
 @dataclass

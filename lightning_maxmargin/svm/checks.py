@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.svm.doubles import to_double
 
 Array = npt.NDArray[np.float64]
 
@@ -17,7 +17,7 @@ def to_array(x: Tensor | Array, name: str) -> Array:
     if isinstance(x, Tensor):
         if x.is_complex():
             raise InputError(f"{name} are complex: pass real numbers")
-        return x.detach().to("cpu", torch.float64).numpy()
+        return to_double(x).numpy()
     try:
         return np.asarray(x, dtype=np.float64)
     except (TypeError, ValueError) as error:

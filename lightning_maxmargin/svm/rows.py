@@ -274,7 +274,7 @@ class RowProblem:
     def mean_row(self) -> Array:
         """The sum over sequences of their mean live row, by one product with the keys; of the direction's shape."""
         count = self.live.sum(1)
-        weight = self.live / np.maximum(count, 1)[:, None]
+        weight = (self.live / np.maximum(count, 1)[:, None]).astype(self.keys.dtype)
         chosen = self.keys[np.arange(len(count)), self.selected] * (count > 0)[:, None]
         if self.queries is None:
             n, T, d = self.keys.shape

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
@@ -343,6 +344,7 @@ class BlockShards:
         self.source, self.selected, self.tokens, self.sequences = source, selected, tokens, sequences
         self.rest = (queries, mask, rhs)
         self._kept: dict[int, LocalShard] = {}
+        self._room = Room()
 
     def __call__(self) -> Iterator[LocalShard]:
         """The blocks one after the other.
@@ -355,7 +357,7 @@ class BlockShards:
             if start != seen or stop > n:
                 raise InputError(f"keys hold sequences {start} to {stop}, of {n} selected: give each one token")
             kept = self._kept.get(start)
-            yield self._checked(start, stop, block) if kept is None else _with_keys(kept, block)
+            yield self._checked(start, stop, block) if kept is None else self._with_keys(kept, block)
             seen = stop
         if seen != n:
             raise InputError(f"keys hold {seen} sequences and selected {n}: give one selected token each")
@@ -378,23 +380,52 @@ class BlockShards:
         shard = LocalShard(problem, start, self.tokens, None if self.sequences is None else self.sequences[start:stop])
         if getattr(self.source, "never_changes", False) and problem.keys is keys:
             there = isinstance(self.source, MappedSource | ListedSource) and str(block.dtype).endswith("float64")
-            self._kept[start] = shard if there else _with_keys(shard, None)
+            self._kept[start] = shard if there else _without_keys(shard)
         return shard
 
+    def _with_keys(self, shard: LocalShard, block: Block) -> LocalShard:
+        """The shard with the keys of its block, until the next one is asked for."""
+        problem = shard.problem
+        if len(problem.keys):
+            return shard
+        # In float32 products take half the time, and a copy in float64 took more than they.
+        keys: Any = self._room.singles(block) if _is_narrow(block) and _is_single(problem) else to_array(block, "keys")
+        return replace(shard, problem=replace(problem, keys=keys))
 
-def _with_keys(shard: LocalShard, block: Block | None) -> LocalShard:
-    """The shard with the keys of its block, or with none."""
-    problem = shard.problem
-    if block is not None and len(problem.keys):
-        return shard
-    if block is None:
-        keys = np.zeros((0, 0, 0))
-    elif isinstance(block, np.ndarray) and block.dtype == np.float32 and _is_single(problem):
-        # As they are: products take half the time, and the copy in float64 took more than they.
-        keys = np.asarray(block)
-    else:
-        keys = to_array(block, "keys")
-    return replace(shard, problem=replace(problem, keys=keys))
+
+class Room:
+    """Memory that one block after the other is read into: new pages for each cost more than a product with it."""
+
+    def __init__(self) -> None:
+        self._numbers = np.empty(0, np.float32)
+
+    def singles(self, block: Block) -> npt.NDArray[np.float32]:
+        """The block in float32: itself where it is that, else here, until the next one comes."""
+        if isinstance(block, Tensor):
+            block = block.detach()
+            if block.dtype == torch.float32 and block.device.type == "cpu":
+                return np.asarray(block.contiguous().numpy())
+        elif block.dtype == np.float32:
+            return np.asarray(block)
+        shape, size = tuple(np.shape(block)), int(np.prod(np.shape(block)))
+        if len(self._numbers) < size:
+            self._numbers = np.empty(size, np.float32)
+        here = self._numbers[:size].reshape(shape)
+        if isinstance(block, Tensor):
+            torch.from_numpy(here).copy_(block)
+        else:
+            np.copyto(here, block)
+        return here
+
+
+def _is_narrow(block: Block) -> bool:
+    """Whether float32 holds every number of the block."""
+    kind = block.dtype
+    return kind.itemsize <= 4 and (kind.is_floating_point if isinstance(kind, torch.dtype) else kind.kind == "f")
+
+
+def _without_keys(shard: LocalShard) -> LocalShard:
+    return replace(shard, problem=replace(shard.problem, keys=np.zeros((0, 0, 0))))
 
 
 def _is_single(problem: RowProblem) -> bool:
