@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from lightning_maxmargin.core import Sequences
@@ -33,8 +32,8 @@ class Parts:
 
     Example:
         >>> parts = Parts(Sequences(torch.ones(5, 2, 1), torch.ones(5)))
-        >>> parts.each(lambda block: block.keys.sum((1, 2))).tolist()
-        [2.0, 2.0, 2.0, 2.0, 2.0]
+        >>> [len(block) for block in parts.blocks()]
+        [5]
     """
 
     def __init__(self, data: Sequences, ranks: Ranks | None = None, whole: bool = False) -> None:
@@ -68,10 +67,6 @@ class Parts:
         step = max(1, NUMBERS_IN_BLOCK // (T * d))
         for at in range(0, n, step):
             yield _double(self.data[at : at + step])
-
-    def each(self, find: Callable[[Sequences], Tensor]) -> Tensor:
-        """What is found of every sequence of this process, a block at a time, in their order."""
-        return torch.cat([find(block) for block in self.blocks()])
 
 
 def _double(data: Sequences) -> Sequences:

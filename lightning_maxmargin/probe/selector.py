@@ -61,7 +61,8 @@ class Seen(NamedTuple):
     """This process's sequences at one step.
 
     chosen (m, dv): the values of the selected tokens, or the pooled ones where the head alone is trained; queries
-    (m, dq) or None; others (m, T): the tokens less copies of the selected ones, which the SVM merges as well.
+    (m, dq) or None; others (m, T): the tokens less copies of the selected ones, which the SVM merges as well; gamma
+    (m, T): y_i v'x_it, None where labels are not -1 and 1 or v is 0.
     """
 
     output: Output
@@ -69,6 +70,11 @@ class Seen(NamedTuple):
     chosen: Tensor
     queries: Tensor | None
     others: Tensor
+    gamma: Tensor | None
+
+
+def _has_gamma(model: TokenSelector) -> bool:
+    return model.num_classes == 2 and (not model.linear or bool(model.head.any()))
 
 
 class Probe:
@@ -156,8 +162,8 @@ class Probe:
     # --- this process's sequences -----------------------------------------------------------------------------
 
     def _look(self, model: TokenSelector) -> Seen:
-        """Goes over all sequences of this process, a block at a time."""
-        outputs, chosen, queries = [], [], []
+        """Goes once over all sequences of this process, a block at a time."""
+        outputs, chosen, queries, others, gamma, at = [], [], [], [], [], 0
         for block in self._parts.blocks():
             output = model(block)
             alpha = select(output.scores, block.mask)
@@ -167,20 +173,26 @@ class Probe:
             else:
                 chosen.append(take_token(block.values, alpha))
             queries.append(model.queries(block))
+            others.append(self._without_copies(block, alpha, at))
+            if _has_gamma(model):
+                logits = model.logits(block.values.flatten(0, 1)).view(block.values.shape[:2])
+                gamma.append(block.labels[:, None] * logits)
+            at += len(block)
         joined = Output(*(torch.cat(columns) for columns in zip(*outputs, strict=True)))
         z = None if queries[0] is None else torch.cat([q for q in queries if q is not None])
         selected = select(joined.scores, self._parts.mask)
-        if self._others is None or not torch.equal(selected, self._others[0]):
-            self._others = selected, self._without_copies(selected)
-        return Seen(joined, selected, torch.cat(chosen), z, self._others[1])
+        self._others = selected, torch.cat(others)
+        return Seen(joined, selected, torch.cat(chosen), z, self._others[1], torch.cat(gamma) if gamma else None)
 
-    def _without_copies(self, selected: Tensor) -> Tensor:
-        found, at = [], 0
-        for block in self._parts.blocks():
-            real = without_copies(block.keys, selected[at : at + len(block)], block.mask)
-            found.append(torch.ones(block.keys.shape[:2], dtype=torch.bool) if real is None else real)
-            at += len(block)
-        return torch.cat(found)
+    def _without_copies(self, block: Sequences, selected: Tensor, at: int) -> Tensor:
+        """The tokens (m, T) of the sequences from ``at`` on less copies of the selected ones."""
+        if self._others is not None and torch.equal(selected, self._others[0][at : at + len(block)]):
+            return self._others[1][at : at + len(block)]
+        data, real = self._parts.data, block.mask
+        known = data.copies() if data.knows_copies else None
+        if known is None or known.equal or known.near:
+            real = without_copies(block.keys, selected, block.mask)
+        return torch.ones(block.keys.shape[:2], dtype=torch.bool) if real is None else real
 
     def _tally(self, model: TokenSelector, seen: Seen, nearest: str | None) -> Tally:
         """What is summed and compared over all sequences."""
@@ -201,18 +213,13 @@ class Probe:
             tally.lower(label=label_rows(logits.double(), self._parts.labels))
         if self._parts.data.planted is not None:
             tally.add(planted=alpha == self._parts.data.planted.cpu())
-        if model.num_classes == 2 and (not model.linear or bool(model.head.any())):
-            self._tally_optimal(model, alpha, tally)
+        if seen.gamma is not None:
+            self._tally_optimal(model, alpha, seen.gamma, tally)
         return tally
 
-    def _tally_optimal(self, model: TokenSelector, alpha: Tensor, tally: Tally) -> None:
+    def _tally_optimal(self, model: TokenSelector, alpha: Tensor, gamma: Tensor, tally: Tally) -> None:
         from lightning_maxmargin.svm import only
 
-        def gamma_of(block: Sequences) -> Tensor:
-            logits = model.logits(block.values.flatten(0, 1)).view(block.values.shape[:2])
-            return block.labels[:, None] * logits
-
-        gamma = self._parts.each(gamma_of)
         tally.add(globally=globally_optimal(gamma, alpha, self._parts.mask))
         strict = self._solutions.get("strict")
         # A neighbour of a nonlinear head is judged by psi's slope, not by its own score.
@@ -235,12 +242,12 @@ class Probe:
 
     # --- limit problems ---------------------------------------------------------------------------------------
 
-    def _shard(self, x: Tensor) -> Any:
+    def _shard(self, x: Tensor, unchanging: bool = False) -> Any:
         """Keys or values of this process, as the solvers take them."""
         from lightning_maxmargin.svm import DistributedShard
 
         alone = self.ranks.size == 1 and self._parts.in_memory
-        return x if alone else DistributedShard(x, self._parts.index, self.ranks)
+        return x if alone else DistributedShard(x, self._parts.index, self.ranks, unchanging=unchanging)
 
     def _solve(self, seen: Seen, moved: bool, model: TokenSelector, rho: float | None) -> None:
         from lightning_maxmargin.svm import only, solve_label_svm
@@ -256,16 +263,18 @@ class Probe:
             return
         if moved:
             self._solutions.pop("rate_coupled", None)
+        # One for all limits of an evaluation: nothing changes between them.
+        keys = self._shard(self._parts.data.keys, unchanging=True)
         for limit in LIMITS if self.train == "both" and model.linear else LIMITS[:1]:
             if moved or limit == "rate_coupled":
-                self._solve_limit(limit, seen, rho)
+                self._solve_limit(limit, seen, rho, keys)
 
-    def _solve_limit(self, limit: str, seen: Seen, rho: float | None) -> None:
+    def _solve_limit(self, limit: str, seen: Seen, rho: float | None, keys: Any) -> None:
         from lightning_maxmargin.svm import JointSolution, solve_att_svm, solve_joint_svm
 
         before = self._solutions.pop(limit, None)
         warm = None if before is None or self._small else before.attention
-        keys, mask = self._shard(self._parts.data.keys), self._parts.mask
+        mask = self._parts.mask
         if limit == "strict":
             solution = solve_att_svm(keys, seen.selected, queries=seen.queries, mask=mask, warm_start=warm)
             self._solutions[limit] = JointSolution(solution, self._head or solution, limit=limit)

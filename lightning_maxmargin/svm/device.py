@@ -122,7 +122,16 @@ class DeviceShard:
 
     def worst_rows(self, direction: Array, k: int, everything: bool = False) -> ShardSummary:
         """As ``LocalShard.worst_rows``: the rows it reports and the smallest one are computed in float64."""
+        return self._worst_rows(direction, *self._margins(direction), k, everything)
+
+    def evaluate(self, direction: Array, k: int) -> tuple[ShardSummary, ShardCertificate]:
+        """``worst_rows`` and ``final`` of one product with the keys."""
         margins, error = self._margins(direction)
+        return self._worst_rows(direction, margins, error, k), self._final(direction, margins, error)
+
+    def _worst_rows(
+        self, direction: Array, margins: Tensor, error: Tensor, k: int, everything: bool = False
+    ) -> ShardSummary:
         short = margins - self.rhs
         least, t = short.topk(min(4, short.shape[1]), dim=1, largest=False)
         wanted = torch.zeros_like(self.alive)
@@ -138,14 +147,21 @@ class DeviceShard:
 
     def final(self, direction: Array) -> ShardCertificate:
         """As ``LocalShard.final``: rows that may be tight, missed or the smallest are computed in float64."""
-        live, asked = bool(self.alive.any()), bool((self.rhs > 0).any())
+        return self._final(direction, *self._margins(direction))
+
+    def _final(self, direction: Array, margins: Tensor, error: Tensor) -> ShardCertificate:
+        live, on = bool(self.alive.any()), self.rhs > 0
+        found, some = ShardCertificate.joined([]), bool(on.any())
         if not direction.any():
-            none = np.zeros((0, 2), np.int64)
-            return ShardCertificate(none, 0.0 if asked else np.inf, 0.0, self.merged, live)
-        margins, error = self._margins(direction)
-        scale = torch.where(self.rhs > 0, self.rhs, self._sizes() * float(np.linalg.norm(direction)))
+            return replace(found, smallest=0.0 if some else np.inf, merged=self.merged, live=live)
         # A row with right-hand side 0 that is missed is one that may be tight.
-        wanted = self.alive & (margins - self.rhs <= TOLERANCES.tight * scale + error)
+        size = self._sizes() * float(np.linalg.norm(direction))
+        wanted = self.alive & ~on & (margins <= TOLERANCES.tight * size + error)
+        if some:
+            least = ((margins + error) / self.rhs)[on].min()
+            # Where the smallest may be 0 or less none is tight; one row tells it.
+            within = (1 + TOLERANCES.tight) * least.clamp_min(0.0) * self.rhs
+            wanted |= on & (margins - error <= within) & bool(least > 0)
         parts = self._fetched(wanted | self._smallest(margins, error, direction))
         found = ShardCertificate.joined(part.final(direction) for part in parts)
         return replace(found, merged=self.merged, live=live)

@@ -7,12 +7,13 @@ sequences, and all get its answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from lightning_maxmargin.core.ranks import Ask, Ranks
@@ -30,6 +31,7 @@ from lightning_maxmargin.svm.sources import (
     ShardCertificate,
     ShardSummary,
     Source,
+    joined,
     merge,
 )
 
@@ -53,6 +55,9 @@ class DistributedShard:
             rank after rank.
         group: of ``torch.distributed`` (or its :class:`Ranks`), the default one where None; alone, where there is none.
         at_once: up to so many numbers of all keys the first process solves the problem in one piece; None is 100,000.
+        unchanging: whether the keys stay as they are from one call to the next, on all processes. What is known of them
+            is then kept for calls with the same selected tokens, queries and mask: sizes (25 bytes a token), and the
+            working rows, at which the next problem begins.
 
     Example:
         >>> import torch
@@ -66,6 +71,32 @@ class DistributedShard:
     index: Any = None
     group: Any = None
     at_once: int | None = None
+    unchanging: bool = False
+    _kept: list[tuple[AttentionPart, tuple[Tensor | None, ...]]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
+
+    def part(
+        self, source: Callable[[], Source], selected: Tensor, queries: Tensor | None, mask: Tensor | None,
+        rhs: Tensor | None, layout: Layout,
+    ) -> AttentionPart:  # fmt: skip
+        """The attention rows of this process, those of the last call where it was about the same."""
+        arguments = (selected, queries, mask, rhs)
+        if self.is_known(*arguments) and np.array_equal(self._kept[0][0].sequences, layout.sequences()):
+            kept = self._kept[0][0]
+            kept.layout, kept.by_sequence = layout, None
+            return kept
+        found = AttentionPart(source(), *arguments, layout)
+        if self.unchanging:
+            # Copies, for a tensor may be written to between two calls.
+            self._kept[:] = [(found, tuple(None if x is None else x.clone() for x in arguments))]
+        return found
+
+    def is_known(
+        self, selected: Tensor, queries: Tensor | None, mask: Tensor | None, rhs: Tensor | None
+    ) -> bool:  # fmt: skip
+        """Whether the last call on unchanging keys had these arguments too."""
+        return bool(self._kept) and all(map(_same, self._kept[0][1], (selected, queries, mask, rhs)))
 
     def is_small(self, layout: Layout) -> bool:
         """Whether the first process solves the problem in one piece."""
@@ -76,11 +107,16 @@ class DistributedShard:
         return self.group if isinstance(self.group, Ranks) else Ranks(self.group)
 
 
+def _same(x: Tensor | None, y: Tensor | None) -> bool:
+    return x is y or (x is not None and y is not None and torch.equal(x, y))
+
+
 @dataclass(frozen=True)
 class Facts:
     """What each process tells of its part before any row is looked at; ``alike`` are facts that must be the same.
 
-    in_signs, classes: whether its labels are in {-1, 1}, and the largest one + 1. shape: of the direction.
+    in_signs, classes: whether its labels are in {-1, 1}, and the largest one + 1. shape: of the direction. known:
+    whether its rows are those of the last call.
     """
 
     count: int
@@ -91,6 +127,7 @@ class Facts:
     shape: tuple[int, ...]
     in_signs: bool = True
     classes: int = 2
+    known: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,6 +168,11 @@ class Layout:
     def classes(self) -> int | None:
         """Of the labels of all; None where they are -1 and 1."""
         return None if all(x.in_signs for x in self.facts) else max(x.classes for x in self.facts)
+
+    @property
+    def known(self) -> bool:
+        """Whether all rows are those of the last call."""
+        return all(facts.known for facts in self.facts)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -196,6 +238,12 @@ class RankRows:
     def final(self, direction: Array) -> ShardCertificate:
         return ShardCertificate.joined(shard.final(direction) for shard in self.shards())
 
+    def evaluate(self, direction: Array, k: int) -> tuple[ShardSummary, ShardCertificate] | None:
+        """None where there is no sequence."""
+        if len(self.sequences) == 0:
+            return None
+        return joined((shard.evaluate(direction, k) for shard in self.shards()), k)
+
 
 class AskedRows:
     """The rows of all processes, as the leading one sees them: one :class:`Shard`."""
@@ -211,6 +259,9 @@ class AskedRows:
 
     def final(self, direction: Array) -> ShardCertificate:
         return ShardCertificate.joined(self.ask(*self.which, "final", direction))
+
+    def evaluate(self, direction: Array, k: int) -> tuple[ShardSummary, ShardCertificate]:
+        return joined((x for x in self.ask(*self.which, "evaluate", direction, k) if x is not None), k)
 
 
 class AttentionPart(RankRows):
@@ -228,6 +279,8 @@ class AttentionPart(RankRows):
         super().__init__(layout.shape, layout.sequences())
         self.source, self.layout = source, layout
         self.rest = (selected, queries, mask, rhs)
+        #: Rows to begin at, on the process that leads.
+        self.working: ShardSummary | None = None
         self.by_sequence: Array | None = None
         self._each: Callable[[], Iterable[Any]] | None = None
 

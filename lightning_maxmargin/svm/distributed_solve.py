@@ -50,7 +50,7 @@ def attention_of_ranks(
         return facts
 
     layout = Layout.agreed(shard.ranks, describe)
-    part = AttentionPart(_source(shard.keys), selected, queries, mask, rhs, layout)
+    part = shard.part(lambda: _source(shard.keys), selected, queries, mask, rhs, layout)
 
     def lead(ask: Ask) -> Any:
         if shard.is_small(layout):
@@ -58,7 +58,9 @@ def attention_of_ranks(
         if norm != "l2":
             raise InputError(f"norm {norm!r} needs the keys on one rank: pass one tensor, or use 'l2'")
         rows = AskedRows(ask)
-        return _packed(solve_shards_from(lambda: [rows], layout.grid, GOAL)[0])
+        first = _asked(part.working, layout, np.ones(layout.n)) if layout.known and rhs is None else None
+        solution, part.working = solve_shards_from(lambda: [rows], layout.grid, GOAL, first)
+        return _packed(solution)
 
     return _unpacked(shard.ranks.led(lead, lambda name, *args: getattr(part, name)(*args)))
 
@@ -106,13 +108,14 @@ def joint_of_ranks(
         x = selected_values(values, alpha, T) if m else np.zeros((0, int(np.shape(values)[-1])))
         told = _label_facts("solve_joint_svm", x, shard.index, labels, None)
         more = {"limit is": limit, "norm_ratio is": rho, "head is": "given" if head is not None else "left out"}
-        return replace(told, **{k: getattr(facts, k) for k in ("count", "tokens", "numbers", "shape")},
+        return replace(told, **{k: getattr(facts, k) for k in ("count", "tokens", "numbers", "shape", "known")},
                        alike={**facts.alike, **told.alike, **more})  # fmt: skip
 
     layout = Layout.agreed(shard.ranks, describe)
     classes = layout.classes if head is None or head.direction.ndim == 1 else len(head.direction)
+    rows = shard.part(lambda: _source(shard.keys), selected, queries, mask, None, layout)
     parts = {
-        "attention": AttentionPart(_source(shard.keys), selected, queries, mask, None, layout),
+        "attention": rows,
         "head": LabelPart(x, labels, classes, layout.sequences()),
     }
 
@@ -122,7 +125,7 @@ def joint_of_ranks(
             pieces.pop("rhs")
             attention, found, rhs = whole(**pieces, head=head)
             return _packed(attention), _packed(found), rhs
-        attention, found, b, live = _joint(layout, ask, limit, rho, head)
+        attention, found, b, live = _joint(layout, ask, limit, rho, head, rows)
         return _packed(attention), _packed(found), None if live is None else (b, np.packbits(live))
 
     attention, found, rhs = shard.ranks.led(lead, lambda which, name, *args: getattr(parts[which], name)(*args))
@@ -144,19 +147,25 @@ def _label_svm(layout: Layout, rows: AskedRows) -> Solution:
     return replace(solution, dual=solution.dual[:, 1].clone(), support=solution.support[:, 0].clone())
 
 
-def _joint(layout: Layout, ask: Ask, limit: str, rho: float, head: Solution | None) -> Joint:
+def _asked(working: ShardSummary | None, layout: Layout, b: Array) -> ShardSummary | None:
+    """The rows of the last answer, with what is asked of each sequence now, (n,)."""
+    return None if working is None else replace(working, rhs=b[working.ids // layout.tokens])
+
+
+def _joint(
+    layout: Layout, ask: Ask, limit: str, rho: float, head: Solution | None, part: AttentionPart
+) -> Joint:  # fmt: skip
     rows = AskedRows(ask, "attention")
     head = _label_svm(layout, AskedRows(ask, "head")) if head is None else head
     b = np.ones(layout.n)
-    first: ShardSummary | None = None
+    part.working = part.working if layout.known else None
 
     def solve(rhs: Array) -> Solution:
-        nonlocal b, first
+        nonlocal b
         b = rhs
         ask("attention", "ask_for", b)
-        # The rows of the last answer, with what is asked of them now.
-        first = None if first is None else replace(first, rhs=b[first.ids // layout.tokens])
-        solution, first = solve_shards_from(lambda: [rows], layout.grid, GOAL, first)
+        first = _asked(part.working, layout, b)
+        solution, part.working = solve_shards_from(lambda: [rows], layout.grid, GOAL, first)
         return solution
 
     if limit == "strict":
@@ -204,7 +213,8 @@ def _attention_facts(
         "the call is": call, "keys have dimension": d, "keys are": _dtype(first), "queries have dimension": dq,
         "right-hand sides are": "left out" if rhs is None else "given",
     }  # fmt: skip
-    return Facts(count, tokens, count * tokens * d, shard.index, alike, (d,) if dq is None else (d, dq))
+    known, shape = shard.is_known(selected, queries, mask, rhs), (d,) if dq is None else (d, dq)
+    return Facts(count, tokens, count * tokens * d, shard.index, alike, shape, known=known)
 
 
 def _label_facts(call: str, values: Any, index: Any, labels: Tensor, num_classes: int | None) -> Facts:

@@ -7,7 +7,7 @@ set of rows that no direction meets is proven so by the working rows alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -30,7 +30,7 @@ from lightning_maxmargin.svm.generate import (
 from lightning_maxmargin.svm.proofs import refuted, what_is_known
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution, answered, infeasible, nothing_to_separate
-from lightning_maxmargin.svm.sources import BlockShards, ShardCertificate, ShardSummary, Source, longest, merge
+from lightning_maxmargin.svm.sources import BlockShards, ShardCertificate, ShardSummary, Source, joined, longest, merge
 from lightning_maxmargin.svm.threads import one_thread
 
 
@@ -47,6 +47,10 @@ class Shard(Protocol):
 
     def final(self, direction: Array) -> ShardCertificate:
         """What a certificate needs to know of the rows here."""
+        ...
+
+    def evaluate(self, direction: Array, k: int) -> tuple[ShardSummary, ShardCertificate]:
+        """``worst_rows`` and ``final`` at once, for one look at the keys."""
         ...
 
 
@@ -85,7 +89,7 @@ def solve_shards_from(
         assert found is not None
         if found.answer.infeasible:
             return _infeasible(each_shard, grid, goal, found), found.working
-        return _solved(each_shard, grid, goal, found), found.working
+        return _solved(grid, goal, found), found.working
 
 
 def _first_rows(each_shard: EachShard) -> ShardSummary:
@@ -117,6 +121,13 @@ def solve_source(
     return solve_shards(BlockShards(source, selected, queries, mask, rhs, tokens), (n, tokens))
 
 
+@dataclass(frozen=True)
+class ShardEvaluation(Evaluation[ShardSummary]):
+    """Of all shards, with what the certificate of this very direction needs: the last pass is then the last round's."""
+
+    certificate: ShardCertificate = field(default_factory=lambda: ShardCertificate.joined([]))
+
+
 class ShardRows(EuclideanRounds):
     """Rows that the shards hold between them; working rows are copies of theirs.
 
@@ -136,12 +147,13 @@ class ShardRows(EuclideanRounds):
 
     def evaluate(self, working: ShardSummary, answer: Answer) -> Evaluation[ShardSummary]:
         p, length = answer.direction, float(np.linalg.norm(answer.direction))
-        found = merge((shard.worst_rows(p, self.most) for shard in self.each_shard()), self.most)
+        found, certificate = joined((shard.evaluate(p, self.most) for shard in self.each_shard()), self.most)
         gap = _gap(working_problem(working), working.rhs, answer.lam, found.smallest, length)
         zero = found.rhs == 0
         self.gap = gap + missed_share(found.depth[zero], np.full(int(zero.sum()), length))
         fresh = found.without(working.ids)
-        return Evaluation(self.gap, fresh, len(fresh.ids) == 0 and not self.rough, found.smallest)
+        done = len(fresh.ids) == 0 and not self.rough
+        return ShardEvaluation(self.gap, fresh, done, found.smallest, certificate=certificate)
 
     def grow(self, working: ShardSummary, answer: Answer, evaluation: Evaluation[ShardSummary]) -> ShardSummary:
         problem, fresh, lam = working_problem(working), evaluation.fresh, answer.lam
@@ -175,14 +187,13 @@ def _spread(grid: tuple[int, int], ids: Index, lam: Array) -> Array:
     return dual
 
 
-def _solved(each_shard: EachShard, grid: tuple[int, int], goal: str, found: Generated[ShardSummary]) -> Solution:
+def _solved(grid: tuple[int, int], goal: str, found: Generated[ShardSummary]) -> Solution:
     working, p, lam = found.working, found.answer.direction, found.answer.lam
-    assert found.evaluation is not None
-    smallest = found.evaluation.smallest
+    assert isinstance(found.evaluation, ShardEvaluation)
+    smallest, final = found.evaluation.smallest, found.evaluation.certificate
     scale = 1 / smallest if smallest > 0 and np.isfinite(1 / smallest) else 1.0
     p, lam = p * scale, lam * scale
-    final = ShardCertificate.joined(shard.final(p) for shard in each_shard())
-    length, lower = float(np.linalg.norm(p)), final.smallest
+    length, lower = float(np.linalg.norm(p)), final.smallest * scale
     problem = working_problem(working)
     gap = _gap(problem, working.rhs, lam, lower, length)
     violation = final.violation

@@ -247,8 +247,15 @@ class LocalShard:
 
         direction (d,) or (d, dq).
         """
+        return self._worst_rows(direction, self.problem.margins(direction), k, everything)
+
+    def evaluate(self, direction: Array, k: int) -> tuple[ShardSummary, ShardCertificate]:
+        """``worst_rows`` and ``final`` of one product with the keys."""
+        margins = self.problem.margins(direction)
+        return self._worst_rows(direction, margins, k), self._final(direction, margins)
+
+    def _worst_rows(self, direction: Array, margins: Array, k: int, everything: bool = False) -> ShardSummary:
         problem, T = self.problem, self.problem.live.shape[1]
-        margins = problem.margins(direction)
         ids = worst_rows(problem, margins, np.zeros(0, np.int64), np.inf if everything else 0.0, direction)
         on = problem.rhs > 0
         if everything and on.any() and not on.ravel()[ids].any():
@@ -265,20 +272,27 @@ class LocalShard:
         return self.problem.mean_row()
 
     def final(self, direction: Array) -> ShardCertificate:
-        """The numbers of ``certify`` for the rows of this part; direction scaled to smallest row/b 1."""
+        """The numbers of ``certify`` for the rows of this part."""
+        return self._final(direction, self.problem.margins(direction))
+
+    def _final(self, direction: Array, margins: Array) -> ShardCertificate:
         problem, on = self.problem, self.problem.positive
-        margins, length = problem.margins(direction), float(np.linalg.norm(direction))
-        smallest = np.inf
+        length = float(np.linalg.norm(direction))
+        ratio = np.divide(margins, problem.rhs, out=np.full(on.shape, np.inf), where=on)
+        least, smallest = float(ratio.min(initial=np.inf)), np.inf
         if on.any():
             smallest = sharp_smallest(problem, direction, margins) if direction.any() else 0.0
         size = problem.row_norms * length
-        missed = np.divide(-margins, size, out=np.zeros_like(size), where=problem.live & ~on & (size > 0))
-        tight = problem.live & (margins - problem.rhs <= TOLERANCES.tight * np.where(on, problem.rhs, size))
-        places, T = self.places(np.flatnonzero(tight)), self.tokens or problem.live.shape[1]
-        pairs = np.column_stack(np.divmod(places, T))
-        return ShardCertificate(
-            pairs, smallest, float(missed.max(initial=0.0)), problem.merged, bool(problem.live.any())
-        )
+        zero = problem.live & ~on
+        missed = np.divide(-margins, size, out=np.zeros_like(size), where=zero & (size > 0))
+        tight = zero & (margins <= TOLERANCES.tight * size)
+        ratio[tight] = -np.inf
+        if 0 < least < np.inf:
+            tight |= on & (ratio <= (1 + TOLERANCES.tight) * least)
+        ids = np.flatnonzero(tight)
+        pairs = np.column_stack(np.divmod(self.places(ids), self.tokens or problem.live.shape[1]))
+        violation, live = float(missed.max(initial=0.0)), bool(problem.live.any())
+        return ShardCertificate(pairs, ratio.ravel()[ids], smallest, violation, problem.merged, live)
 
 
 def _rounded(problem: RowProblem, ids: Index) -> npt.NDArray[np.bool_]:
@@ -292,9 +306,14 @@ def _rounded(problem: RowProblem, ids: Index) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class ShardCertificate:
-    """Of one part: tight rows (s, 2), min row/b less its rounding, violation, merged, whether any row is live."""
+    """Of one part, in the direction's own length, which is that of the problem over any number above 0.
 
-    tight: Index
+    pairs (s, 2): rows that are tight here, ratio (s,) their row/b, -inf where b = 0; smallest: min row/b less its
+    rounding; violation, merged; live: whether any row is.
+    """
+
+    pairs: Index
+    ratio: Array
     smallest: float
     violation: float
     merged: int
@@ -302,18 +321,37 @@ class ShardCertificate:
 
     @staticmethod
     def joined(parts: Iterable[ShardCertificate]) -> ShardCertificate:
-        """Of all parts together; tight rows in the order of their numbers."""
-        whole = ShardCertificate(np.zeros((0, 2), np.int64), np.inf, 0.0, 0, False)
-        tight = [whole.tight]
+        """Of all parts together."""
+        whole = ShardCertificate(np.zeros((0, 2), np.int64), np.zeros(0), np.inf, 0.0, 0, False)
+        pairs, ratios = [whole.pairs], [whole.ratio]
         for part in parts:
-            tight.append(part.tight)
+            pairs.append(part.pairs)
+            ratios.append(part.ratio)
             smallest, violation = min(whole.smallest, part.smallest), max(whole.violation, part.violation)
             whole = replace(
                 whole, smallest=smallest, violation=violation, merged=whole.merged + part.merged,
                 live=whole.live or part.live,
             )  # fmt: skip
-        pairs = np.concatenate(tight)
-        return replace(whole, tight=pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))])
+        return replace(whole, pairs=np.concatenate(pairs), ratio=np.concatenate(ratios))
+
+    @property
+    def tight(self) -> Index:
+        """Rows (s, 2) that are tight among all of these, in the order of their numbers."""
+        asked = self.ratio[np.isfinite(self.ratio)]
+        pairs = self.pairs[self.ratio <= (1 + TOLERANCES.tight) * asked.min(initial=np.inf)]
+        return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+
+
+def joined(parts: Iterable[tuple[ShardSummary, ShardCertificate]], k: int) -> tuple[ShardSummary, ShardCertificate]:
+    """The k worst rows and the certificate of several shards, one after the other."""
+    certificates: list[ShardCertificate] = []
+
+    def worst_rows() -> Iterator[ShardSummary]:
+        for worst, certificate in parts:
+            certificates.append(certificate)
+            yield worst
+
+    return merge(worst_rows(), k), ShardCertificate.joined(certificates)
 
 
 def longest(mask: Tensor | None, own: int) -> int:
