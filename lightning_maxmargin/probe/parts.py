@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from lightning_maxmargin.core import Sequences
@@ -43,7 +44,7 @@ class Parts:
         most = NUMBERS_IN_MEMORY if self.ranks.size == 1 else NUMBERS_IN_BLOCK
         # By the largest share, so that all processes do the same.
         self.in_memory = whole or -(-self.count // self.ranks.size) * data.keys[0].numel() <= most
-        self.data = _double(mine) if self.in_memory else mine
+        self.data = mine.map(_double) if self.in_memory else mine
 
     @property
     def rows(self) -> slice:
@@ -59,21 +60,33 @@ class Parts:
         return self.data.labels.cpu()
 
     def blocks(self) -> Iterator[Sequences]:
-        """All of this process, in float64 on the CPU; one without sequences where there are none."""
+        """All of this process, in float64 on the CPU; one without sequences where there are none.
+
+        Keys and values of one that is not in memory are there until the next one is asked for.
+        """
+        from lightning_maxmargin.svm.doubles import Room
+
         if self.in_memory:
             yield self.data
             return
+        rooms = {"keys": Room(), "values": Room()}
         n, T, d = self.data.keys.shape
         step = max(1, NUMBERS_IN_BLOCK // (T * d))
         for at in range(0, n, step):
-            yield _double(self.data[at : at + step])
+            part = self.data[at : at + step]
+
+            def double(t: Tensor, part: Sequences = part) -> Tensor:
+                name = "keys" if t is part.keys else "values" if t is part.values else None
+                return _double(t) if name is None else torch.from_numpy(rooms[name].doubles(t))
+
+            yield part.map(double)
 
 
-def _double(data: Sequences) -> Sequences:
-    """On the CPU, floating tensors in float64."""
+def _double(t: Tensor) -> Tensor:
+    """On the CPU, in float64 where it has fractions."""
     from lightning_maxmargin.svm.doubles import to_double
 
-    return data.map(lambda t: to_double(t) if t.is_floating_point() else t.cpu())
+    return to_double(t) if t.is_floating_point() else t.cpu()
 
 
 @dataclass

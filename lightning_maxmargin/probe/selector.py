@@ -172,7 +172,8 @@ class Probe:
                 chosen.append(torch.einsum("nt,ntd->nd", output.attention, block.values))
             else:
                 chosen.append(take_token(block.values, alpha))
-            queries.append(model.queries(block))
+            z = model.queries(block)
+            queries.append(None if z is None else z.clone())  # of a block whose place the next one takes
             others.append(self._without_copies(block, alpha, at))
             if _has_gamma(model):
                 logits = model.logits(block.values.flatten(0, 1)).view(block.values.shape[:2])

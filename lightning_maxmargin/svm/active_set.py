@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.checks import check_keys, check_mask, to_array
+from lightning_maxmargin.svm.checks import check_keys, check_mask
 from lightning_maxmargin.svm.custom import shortest
+from lightning_maxmargin.svm.doubles import to_array
 from lightning_maxmargin.svm.equalities import EqualityRows
 from lightning_maxmargin.svm.rows import RowProblem
 from lightning_maxmargin.svm.solution import Solution

@@ -17,7 +17,7 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.batch_input import BatchInput, attribute_to_instance, check_batch
 from lightning_maxmargin.svm.batch_rows import BatchRows, Mask, inverse, judge
 from lightning_maxmargin.svm.certificate import TOLERANCES
-from lightning_maxmargin.svm.checks import to_array
+from lightning_maxmargin.svm.doubles import to_array
 from lightning_maxmargin.svm.qp.daqp import batch_multipliers
 from lightning_maxmargin.svm.rows import Array, Index
 from lightning_maxmargin.svm.solution import BatchSolution, Solution, answered_batch, stack

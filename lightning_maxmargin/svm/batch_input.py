@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.batch_rows import BatchRows, Mask, gather
-from lightning_maxmargin.svm.checks import check_mask, check_queries, check_rhs, check_selected, to_array
+from lightning_maxmargin.svm.checks import check_mask, check_queries, check_rhs, check_selected
+from lightning_maxmargin.svm.doubles import to_array
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
 

@@ -7,21 +7,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.doubles import to_double
+from lightning_maxmargin.svm.doubles import to_array
 
 Array = npt.NDArray[np.float64]
-
-
-def to_array(x: Tensor | Array, name: str) -> Array:
-    """A float64 array on the CPU; refuses what is no real tensor or array."""
-    if isinstance(x, Tensor):
-        if x.is_complex():
-            raise InputError(f"{name} are complex: pass real numbers")
-        return to_double(x).numpy()
-    try:
-        return np.asarray(x, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} are no array of numbers ({type(x).__name__}): pass a torch tensor") from error
 
 
 def check_finite(x: Array, name: str) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.certificate import TOLERANCES
-from lightning_maxmargin.svm.checks import check_finite, to_array
+from lightning_maxmargin.svm.checks import check_finite
+from lightning_maxmargin.svm.doubles import to_array
 from lightning_maxmargin.svm.equalities import EqualityAnswer, EqualityRows, certify_equalities, solve_equalities
 from lightning_maxmargin.svm.norms.names import Norm, dual_norm_of, is_unique, norm_of
 from lightning_maxmargin.svm.norms.registry import check_norm, entry_of

@@ -20,8 +20,8 @@ from lightning_maxmargin.svm.limits import Mask
 from lightning_maxmargin.svm.rows import LARGEST, MERGE, SMALLEST, Array, Index, RowProblem
 from lightning_maxmargin.svm.sources import (
     NUMBERS,
-    LocalShard,
     MappedSource,
+    PairShard,
     ShardCertificate,
     ShardSummary,
     Source,
@@ -231,14 +231,6 @@ class DeviceShard:
         z = None if self.host_queries is None else self.host_queries[:0]
         none = np.zeros(0, np.int64)
         return ShardSummary(np.zeros((0, self.keys.shape[2])), z, nothing, nothing, none, np.inf, np.zeros(0, bool))
-
-
-class PairShard(LocalShard):
-    """Single rows: sequence i of the problem is one, its selected token and another; ``sequences`` are its numbers."""
-
-    def places(self, ids: Index) -> Index:
-        assert self.sequences is not None
-        return np.asarray(self.sequences[ids // 2])
 
 
 def _steps(keys: Tensor) -> Iterator[tuple[int, Tensor]]:

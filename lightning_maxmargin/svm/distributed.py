@@ -18,8 +18,9 @@ from torch import Tensor
 
 from lightning_maxmargin.core.ranks import Ask, Ranks
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.checks import check_labels, check_values, to_array
+from lightning_maxmargin.svm.checks import check_labels, check_values
 from lightning_maxmargin.svm.device import shard_on_device
+from lightning_maxmargin.svm.doubles import to_array
 from lightning_maxmargin.svm.limits import Mask
 from lightning_maxmargin.svm.one_joint import margins_of
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_maxmargin.core.ranks import Ask
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.checks import check_selected, to_array
+from lightning_maxmargin.svm.checks import check_selected
 from lightning_maxmargin.svm.distributed import (
     AskedRows,
     AttentionPart,
@@ -21,11 +21,12 @@ from lightning_maxmargin.svm.distributed import (
     LabelPart,
     Layout,
 )
+from lightning_maxmargin.svm.doubles import to_array
 from lightning_maxmargin.svm.limits import Mask, relaxed_rhs, spare_margins
 from lightning_maxmargin.svm.norms.registry import Norm, check_norm
 from lightning_maxmargin.svm.one_joint import rate_coupled, selected_values
 from lightning_maxmargin.svm.rows import Array
-from lightning_maxmargin.svm.shards import GOAL, solve_shards_from
+from lightning_maxmargin.svm.shards import GOAL, solve_shards_from, working_shard
 from lightning_maxmargin.svm.solution import BatchSolution, Solution, only, undefined
 from lightning_maxmargin.svm.sources import MappedSource, ShardSummary, Source, as_source, longest
 
@@ -158,14 +159,16 @@ def _joint(
     rows = AskedRows(ask, "attention")
     head = _label_svm(layout, AskedRows(ask, "head")) if head is None else head
     b = np.ones(layout.n)
-    part.working = part.working if layout.known else None
+    working = part.working if layout.known else None
 
     def solve(rhs: Array) -> Solution:
-        nonlocal b
+        nonlocal b, working
         b = rhs
         ask("attention", "ask_for", b)
-        first = _asked(part.working, layout, b)
-        solution, part.working = solve_shards_from(lambda: [rows], layout.grid, GOAL, first)
+        solution, working = solve_shards_from(lambda: [rows], layout.grid, GOAL, _asked(working, layout, b))
+        if rhs.all():
+            # Those of a relaxed problem are a few of these.
+            part.working = working
         return solution
 
     if limit == "strict":
@@ -179,8 +182,24 @@ def _joint(
         if limit == "relaxed":
             attention = solve(relaxed_rhs(margins)[0])
         else:
-            attention = rate_coupled(solve(b), rho * spare_margins(margins)[0], solve)
+            strict, spare = solve(b), rho * spare_margins(margins)[0]
+            start = _root_of(working, layout, strict, spare)
+            attention = rate_coupled(strict, spare, solve, start)
     return attention, head, b, layout.together(ask("attention", "live"))
+
+
+def _root_of(working: ShardSummary | None, layout: Layout, strict: Solution, spare: Array) -> float | None:
+    """The margin of the rate-coupled answer to the working rows alone, without a look at the others."""
+    if working is None or not strict.certified:
+        return None
+    rows = working_shard(working, layout.tokens)
+
+    def solve(b: Array) -> Solution:
+        asked = rows.with_rhs(b[working.ids // layout.tokens])
+        return solve_shards_from(lambda: [asked], layout.grid, GOAL, _asked(working, layout, b))[0]
+
+    near = rate_coupled(strict, spare, solve)
+    return near.margin if near.certified else None
 
 
 # --- what is told and handed over --------------------------------------------------------------------------------

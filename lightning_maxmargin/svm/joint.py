@@ -14,9 +14,9 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.api import GOAL, solve_att_svm, solve_label_svm
 from lightning_maxmargin.svm.batch_input import check_batch
 from lightning_maxmargin.svm.batch_joint import attention_batch
-from lightning_maxmargin.svm.checks import to_array
 from lightning_maxmargin.svm.distributed import DistributedShard
 from lightning_maxmargin.svm.distributed_solve import joint_of_ranks
+from lightning_maxmargin.svm.doubles import to_array
 from lightning_maxmargin.svm.limits import relaxed_rhs, spare_margins
 from lightning_maxmargin.svm.one_joint import margins_of, rate_coupled, selected_values
 from lightning_maxmargin.svm.rows import Array, RowProblem

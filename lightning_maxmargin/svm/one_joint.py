@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.certificate import TOLERANCES
-from lightning_maxmargin.svm.checks import check_labels, check_values, to_array
+from lightning_maxmargin.svm.checks import check_labels, check_values
+from lightning_maxmargin.svm.doubles import to_array
 from lightning_maxmargin.svm.limits import Mask, label_margins, unit_norm_root
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution, withdrawn
@@ -45,10 +46,13 @@ def margins_of(head: Solution, x: Array, labels: Tensor) -> Array | None:
     return margins if margins.min() > 0 else None
 
 
-def rate_coupled(strict: Solution, spare: Array, solve: Callable[[Array], Solution]) -> Solution:
+def rate_coupled(
+    strict: Solution, spare: Array, solve: Callable[[Array], Solution], start: float | None = None
+) -> Solution:  # fmt: skip
     """The Solution at the root of ``unit_norm_root``.
 
-    Args: strict, the Solution with right-hand sides 1; spare (n,), 0 for support inputs; solve(b) the one with b (n,).
+    Args: strict, the Solution with right-hand sides 1; spare (n,), 0 for support inputs; solve(b) the one with b (n,);
+        start, where to look for the root first, which is the margin of its solution; that of strict where None.
     """
     solution = strict
 
@@ -59,7 +63,7 @@ def rate_coupled(strict: Solution, spare: Array, solve: Callable[[Array], Soluti
         return norm, multipliers, np.array([solution.certified])
 
     going = np.array([solution.certified and bool(solution.direction.any())])
-    off = float(unit_norm_root(spare[None], np.array([solution.margin]), going, step)[0])
+    off = float(unit_norm_root(spare[None], np.array([start or solution.margin]), going, step)[0])
     if not (going[0] and solution.certified):
         return solution
     if off > TOLERANCES.unit:

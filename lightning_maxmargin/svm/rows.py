@@ -288,10 +288,12 @@ class RowProblem:
     def margins(self, W: Array) -> Array:
         """All <W, row_it> by one product with the keys: (n, T), inf where no row is live.
 
-        Rows near the smallest margin whose digits the product may have cancelled are recomputed from differences.
+        Rows near the smallest margin over b (with b = 0: those that may be missed) whose digits the product may have
+        cancelled are recomputed from differences.
         """
         margins, error = self._product(W)
-        doubtful = self.live & (margins - error <= 1.0001 * self.rhs * self._scale(margins + error))
+        smallest = self._smallest(margins + error)
+        doubtful = self.live & (margins - error <= (smallest + 1e-4 * abs(smallest)) * self.rhs)
         ids = np.flatnonzero(doubtful)
         margins.ravel()[ids] = self.exact_margins(W, ids)
         return margins
@@ -325,9 +327,9 @@ class RowProblem:
             error *= EPS_SINGLE / EPS
         return margins, error
 
-    def _scale(self, margins: Array) -> float:
+    def _smallest(self, margins: Array) -> float:
         ratio = margins[self.rhs > 0] / self.rhs[self.rhs > 0]
-        return max(0.0, float(ratio.min())) if len(ratio) else 0.0
+        return float(ratio.min()) if len(ratio) else 0.0
 
 
 def _is_extreme(norms: Array, vectors: Array) -> bool:

@@ -30,7 +30,16 @@ from lightning_maxmargin.svm.generate import (
 from lightning_maxmargin.svm.proofs import refuted, what_is_known
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution, answered, infeasible, nothing_to_separate
-from lightning_maxmargin.svm.sources import BlockShards, ShardCertificate, ShardSummary, Source, joined, longest, merge
+from lightning_maxmargin.svm.sources import (
+    BlockShards,
+    PairShard,
+    ShardCertificate,
+    ShardSummary,
+    Source,
+    joined,
+    longest,
+    merge,
+)
 from lightning_maxmargin.svm.threads import one_thread
 
 
@@ -81,11 +90,12 @@ def solve_shards_from(
 ) -> tuple[Solution, ShardSummary | None]:
     """As :func:`solve_shards`, beginning at the working rows of an earlier answer; and those of this one."""
     with one_thread():
-        working = first if first is not None and (first.rhs > 0).any() else _first_rows(each_shard)
+        warm = first is not None and bool((first.rhs > 0).any())
+        working = first if first is not None and warm else _first_rows(each_shard)
         shape = working.shape
         if not np.isfinite(working.smallest):
             return _nothing(each_shard, grid, shape), None
-        found = rounds_of(ShardRows(each_shard, working, _most(shape)))
+        found = rounds_of(ShardRows(each_shard, working, _most(shape), warm))
         assert found is not None
         if found.answer.infeasible:
             return _infeasible(each_shard, grid, goal, found), found.working
@@ -131,12 +141,14 @@ class ShardEvaluation(Evaluation[ShardSummary]):
 class ShardRows(EuclideanRounds):
     """Rows that the shards hold between them; working rows are copies of theirs.
 
-    Args: each_shard() goes once over the shards; first, the rows to begin with.
+    Args: each_shard() goes once over the shards; first, the rows to begin with; most, rows that one pass adds; warm,
+        whether they are an earlier problem's, for which a rough answer would only cost a pass.
     """
 
-    def __init__(self, each_shard: EachShard, first: ShardSummary, most: int) -> None:
+    def __init__(self, each_shard: EachShard, first: ShardSummary, most: int, warm: bool) -> None:
         super().__init__()
         self.each_shard, self.start, self.most = each_shard, first, most
+        self.gap = 0.0 if warm else self.gap
 
     def first(self) -> ShardSummary:
         return self.start
@@ -171,6 +183,11 @@ def working_problem(rows: ShardSummary) -> RowProblem:
     live = np.column_stack([np.zeros(m, bool), np.ones(m, bool)])
     problem = RowProblem._build(keys, np.zeros(m, np.int64), rows.queries, rhs, live, merge=False)
     return replace(problem, rounded=np.column_stack([np.zeros(m, bool), rows.rounded]))
+
+
+def working_shard(rows: ShardSummary, tokens: int) -> PairShard:
+    """Explicit rows as a shard of their own; ``with_rhs`` takes one number a row."""
+    return PairShard(working_problem(rows), 0, tokens, rows.ids)
 
 
 def _gap(problem: RowProblem, rhs: Array, lam: Array, smallest: float, length: float) -> float:

@@ -11,13 +11,12 @@ from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.certificate import TOLERANCES
 from lightning_maxmargin.svm.certify import sharp_smallest
-from lightning_maxmargin.svm.checks import to_array
+from lightning_maxmargin.svm.doubles import Block, Room, is_narrow
 from lightning_maxmargin.svm.generate import worst_rows
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
@@ -26,7 +25,6 @@ from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 NUMBERS = 5_000_000
 # Lengths from here to its inverse keep the digits of float32 in products of two.
 SMALLEST_SINGLE = 2.0**-50
-Block = Tensor | Array
 # What a summary holds of each row, besides its query.
 BY_ROW = ("delta", "rhs", "depth", "ids", "rounded")
 
@@ -92,11 +90,17 @@ class WrittenSource:
         self._kinds.append((block.shape, block.dtype))
 
     def blocks(self) -> Iterator[tuple[int, Block]]:
-        """The blocks in the order in which they were written; read, not mapped, so that none stays in memory."""
+        """The blocks in the order in which they were written, each until the next one is asked for.
+
+        Read, not mapped, so that none stays in memory, and into the same pages, which cost as much as reading.
+        """
         start, place = 0, 0
-        for shape, dtype in self._kinds:
+        sizes = [int(np.prod(shape)) * dtype.itemsize for shape, dtype in self._kinds]
+        room = np.empty(max(sizes, default=0), np.uint8)
+        for (shape, dtype), size in zip(self._kinds, sizes, strict=True):
             self._file.seek(place)
-            block = np.frombuffer(self._file.read(int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)
+            self._file.readinto(room[:size].data)
+            block = room[:size].view(dtype).reshape(shape)
             yield start, block
             start, place = start + shape[0], place + block.nbytes
 
@@ -295,6 +299,14 @@ class LocalShard:
         return ShardCertificate(pairs, ratio.ravel()[ids], smallest, violation, problem.merged, live)
 
 
+class PairShard(LocalShard):
+    """Single rows: sequence i of the problem is one, its selected token and another; ``sequences`` are its numbers."""
+
+    def places(self, ids: Index) -> Index:
+        assert self.sequences is not None
+        return np.asarray(self.sequences[ids // 2])
+
+
 def _rounded(problem: RowProblem, ids: Index) -> npt.NDArray[np.bool_]:
     """Whether k_alpha - k_t was rounded (Knuth's error of a sum): (m,)."""
     i, t = np.divmod(ids, problem.keys.shape[1])
@@ -408,7 +420,7 @@ class BlockShards:
             raise InputError(f"block from sequence {start}: {own} tokens, but its mask has later ones")
         cut = [None if x is None else x[start:stop] for x in self.rest]
         cut[1:] = [None if x is None else x[:, :own] if x.ndim == 2 else x for x in cut[1:]]
-        keys = to_array(block, "keys")
+        keys = self._room.doubles(block)
         try:
             problem = RowProblem.attention(keys, self.selected[start:stop], *cut)  # type: ignore[arg-type]
         except InputError as error:
@@ -427,39 +439,8 @@ class BlockShards:
         if len(problem.keys):
             return shard
         # In float32 products take half the time, and a copy in float64 took more than they.
-        keys: Any = self._room.singles(block) if _is_narrow(block) and _is_single(problem) else to_array(block, "keys")
+        keys: Any = self._room.singles(block) if is_narrow(block) and _is_single(problem) else self._room.doubles(block)
         return replace(shard, problem=replace(problem, keys=keys))
-
-
-class Room:
-    """Memory that one block after the other is read into: new pages for each cost more than a product with it."""
-
-    def __init__(self) -> None:
-        self._numbers = np.empty(0, np.float32)
-
-    def singles(self, block: Block) -> npt.NDArray[np.float32]:
-        """The block in float32: itself where it is that, else here, until the next one comes."""
-        if isinstance(block, Tensor):
-            block = block.detach()
-            if block.dtype == torch.float32 and block.device.type == "cpu":
-                return np.asarray(block.contiguous().numpy())
-        elif block.dtype == np.float32:
-            return np.asarray(block)
-        shape, size = tuple(np.shape(block)), int(np.prod(np.shape(block)))
-        if len(self._numbers) < size:
-            self._numbers = np.empty(size, np.float32)
-        here = self._numbers[:size].reshape(shape)
-        if isinstance(block, Tensor):
-            torch.from_numpy(here).copy_(block)
-        else:
-            np.copyto(here, block)
-        return here
-
-
-def _is_narrow(block: Block) -> bool:
-    """Whether float32 holds every number of the block."""
-    kind = block.dtype
-    return kind.itemsize <= 4 and (kind.is_floating_point if isinstance(kind, torch.dtype) else kind.kind == "f")
 
 
 def _without_keys(shard: LocalShard) -> LocalShard:

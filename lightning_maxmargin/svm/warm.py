@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_maxmargin.svm.certificate import relative_gap
-from lightning_maxmargin.svm.checks import to_array
+from lightning_maxmargin.svm.doubles import to_array
 from lightning_maxmargin.svm.generate import MAX_NUMBERS_AT_ONCE, Outcome, bounds, smallest_of
 from lightning_maxmargin.svm.proofs import residual
 from lightning_maxmargin.svm.qp.farkas import mended

@@ -54,7 +54,7 @@ class HiddenStates:
         """The (T_i, d) float32 hidden states of these texts."""
         states = self.layers[layer]
         places = texts if self.chosen is None else [self.chosen[i] for i in texts]
-        found = [torch.from_numpy(states[self.pieces.of(i)].astype(np.float32)) for i in places]
+        found = [torch.from_numpy(states[self.pieces.of(i)]).float() for i in places]
         self._unreleased[layer] = self._unreleased.get(layer, 0) + sum(x.numel() * states.itemsize for x in found)
         if self._unreleased[layer] > MAPPED_BYTES:
             self._unreleased[layer] = 0
@@ -106,7 +106,8 @@ def cached_hidden(
             with FileLock(folder / "lock"):
                 done = [(file.done(), file) for file in missing]  # another process may have been here first
                 _encode(encoder, pieces, [x for x in done if x[0] < len(pieces)], torch.device(device))
-        return HiddenStates({layer: file.open("r") for layer, file in files.items()}, pieces)
+        # Writable for torch's sake, to pages of this process alone.
+        return HiddenStates({layer: file.open("c") for layer, file in files.items()}, pieces)
     except OSError as error:
         raise InputError(
             f"data.cache_dir: {folder} cannot be written ({error.strerror or error}); "
@@ -152,7 +153,7 @@ class LayerFile:
         """(N, d)"""
         return int(self.pieces.starts[-1]), self.dim
 
-    def open(self, mode: Literal["r", "r+"]) -> Half:
+    def open(self, mode: Literal["r", "r+", "c"]) -> Half:
         """(N, d) float16, mapped."""
         return np.memmap(self.path, np.float16, mode, shape=self.shape)
 

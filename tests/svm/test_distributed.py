@@ -59,12 +59,13 @@ class Instance:
         keys = torch.from_numpy(np.array(self.keys)) if isinstance(self.keys, np.memmap) else self.keys
         return self._solved(keys, slice(None), self.values)
 
-    def part(self, rank: int, world: int, at_once: int) -> dict[str, Any]:
+    def part(self, rank: int, world: int, at_once: int, unchanging: bool = False) -> dict[str, Any]:
         """The same of one of several processes, which take turns."""
         rows = slice(rank, self.n, world)
         index = range(rank, self.n, world)
         values = DistributedShard(self.values[rows], index, at_once=at_once)
-        return self._solved(DistributedShard(self.keys[rows], index, at_once=at_once), rows, values)
+        keys = DistributedShard(self.keys[rows], index, at_once=at_once, unchanging=unchanging)
+        return self._solved(keys, rows, values)
 
     def _solved(self, keys: Any, rows: slice, values: Any) -> dict[str, Any]:
         selected, z, mask, rhs = (x[rows] for x in (self.selected, self.queries, self.mask, self.rhs))
@@ -111,11 +112,14 @@ def flat(found: dict[str, Any]) -> list[Solution]:
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("at_once", [0, 100_000], ids=["rows travel", "in one piece"])
-def test_one_processes_answers(n: int, world: int, at_once: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("at_once", "unchanging"), [(0, False), (0, True), (100_000, False)],
+    ids=["rows travel", "rows are remembered", "in one piece"],
+)  # fmt: skip
+def test_one_processes_answers(n: int, world: int, at_once: int, unchanging: bool, tmp_path: Path) -> None:
     instance = Instance(n)
     whole = instance.all()
-    found = on_ranks(world, tmp_path, lambda rank: instance.part(rank, world, at_once))
+    found = on_ranks(world, tmp_path, lambda rank: instance.part(rank, world, at_once, unchanging))
     assert not isinstance(found[0], str), found
     for name, solution in whole.items():
         compare(name, found[0][name], solution)
@@ -140,6 +144,32 @@ def test_mapped(n: int, world: int, tmp_path: Path) -> None:
     assert not isinstance(found[0], str), found
     for name, solution in whole.items():
         compare(name, found[0][name], solution)
+
+
+def test_a_selection_that_changes_on_one_process_is_seen_by_all(tmp_path: Path) -> None:
+    """What was remembered of the others' rows then holds, and of its own no longer; tensors are written to in place."""
+    instance, world = Instance(67), 2
+    later = instance.selected.clone()
+    # The second best of each sequence of the second process: other rows, which a direction may separate or not.
+    scores = (instance.keys @ torch.ones(D, dtype=torch.float64)).scatter(1, instance.selected[:, None], -torch.inf)
+    later[1::world] = torch.where(torch.arange(67) % 5 == 1, scores.argmax(1), instance.selected)[1::world]
+    expected = [
+        solve_att_svm(instance.keys, selected, queries=instance.queries) for selected in (instance.selected, later)
+    ]
+
+    def part(rank: int) -> list[Any]:
+        rows = slice(rank, 67, world)
+        shard = DistributedShard(instance.keys[rows], range(rank, 67, world), at_once=0, unchanging=True)
+        selected = instance.selected[rows].clone()
+        first = solve_att_svm(shard, selected, queries=instance.queries[rows])
+        selected.copy_(later[rows])
+        return [first, solve_att_svm(shard, selected, queries=instance.queries[rows])]
+
+    found = on_ranks(world, tmp_path, part)
+    assert not isinstance(found[0], str), found
+    assert not torch.equal(expected[0].direction, expected[1].direction)
+    for ours, theirs in zip(found[0], expected, strict=True):
+        compare("W", ours, theirs)
 
 
 def test_in_a_group_of_its_own_and_in_rank_order(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lightning_maxmargin.svm import RowProblem, Solution, certify, certify_infea
 from lightning_maxmargin.svm.shards import solve_shards
 from lightning_maxmargin.svm.sources import (
     BlockShards,
+    ListedSource,
     LocalShard,
     MappedSource,
     ShardSummary,
@@ -123,6 +124,27 @@ def test_products_in_float32_lose_nothing(offset: float, scale: float, dq: int |
     assert blocks.support.tolist() == whole.support.tolist()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("kind", ["mapped", "listed"])
+def test_keys_of_any_dtype_in_blocks(kind: str, dtype: torch.dtype) -> None:
+    keys, selected, more = problem(dq=3)
+    keys = keys.to(dtype)
+    source = MappedSource(keys, numbers=4 * 16 * 12) if kind == "mapped" else ListedSource(list(keys.split(9)))
+    whole, blocks = solve_att_svm(keys.double(), selected, **more), solve_att_svm(source, selected, **more)
+    assert whole.certified
+    assert blocks.certified
+    assert blocks.margin == pytest.approx(whole.margin, rel=1e-10)
+    assert blocks.support.tolist() == whole.support.tolist()
+
+
+def test_blocks_of_other_kinds_are_refused() -> None:
+    keys, selected, _ = problem()
+    with pytest.raises(InputError, match="keys are complex"):
+        solve_att_svm(ListedSource([keys.to(torch.complex64)]), selected)
+    with pytest.raises(InputError, match=r"block at sequence 0 has shape \[60, 16\]"):
+        solve_att_svm(ListedSource([keys[:, :, 0]]), selected)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_written_once_and_read_again(dtype: str) -> None:
     keys, selected, more = problem(masked=True)
@@ -132,7 +154,7 @@ def test_written_once_and_read_again(dtype: str) -> None:
     for start in range(0, len(array), 7):
         written.write(array[start : start + 7])
     for _ in range(2):
-        assert np.array_equal(np.concatenate([block for _, block in written.blocks()]), array)
+        assert np.array_equal(np.concatenate([block.copy() for _, block in written.blocks()]), array)
     same(solve_att_svm(written, selected, mask=mask), solve_att_svm(torch.from_numpy(array), selected, mask=mask))
     # Read later than written, and still at its end.
     written.write(array[:1])

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.svm.checks import to_array
+from lightning_maxmargin.svm.doubles import to_array
 from lightning_maxmargin.svm.norms.registry import Norm as Norm
 from lightning_maxmargin.svm.norms.registry import Value, check_norm, entry_of
 from lightning_maxmargin.svm.rows import Array, RowProblem
