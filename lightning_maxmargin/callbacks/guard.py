@@ -120,7 +120,7 @@ class FiniteGuard(Callback):
     def _bad_samples(self, pl_module: pl.LightningModule, step: int) -> list[int]:
         batch = next((batch for start, batch in reversed(self._batches) if start <= step), None)
         losses = getattr(pl_module, "sample_losses", None)
-        index = getattr(batch, "index", None)
+        index = batch.get("index") if isinstance(batch, dict) else getattr(batch, "index", None)
         if losses is None or index is None:
             return []
         with torch.no_grad():

@@ -284,6 +284,10 @@ class TextSelection(pl.LightningModule):
         assert self.model is not None
         return sum((0.0 * parameter.sum() for parameter in encoder_parameters(self.model.encoder)), 0.0)
 
+    def sample_losses(self, batch: Batch) -> Tensor:
+        """The loss of every document of the batch, (b,)."""
+        return self._losses(batch, self(batch))
+
     def _losses(self, batch: Batch, output: SelectionOutput) -> Tensor:
         """Cross entropy of each document, (b,)."""
         assert output.logits is not None

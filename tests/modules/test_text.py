@@ -12,8 +12,9 @@ import pytorch_lightning as pl
 import torch
 from torch.optim.lr_scheduler import StepLR
 
+from lightning_maxmargin.callbacks import FiniteGuard
 from lightning_maxmargin.callbacks.text_monitor import TextMonitor
-from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.errors import InputError, NonFiniteError
 from lightning_maxmargin.modules.text import TextSelection, balanced
 from lightning_maxmargin.text.data import TextData
 from lightning_maxmargin.text.saving import load_model
@@ -176,6 +177,27 @@ def test_a_checkpoint_of_other_data_is_refused(tiny_encoder: Path, tmp_path: Pat
             TextSelection(), datamodule=text_data(tmp_path, tiny_encoder, **options),
             ckpt_path=tmp_path / "last.ckpt", weights_only=True,
         )  # fmt: skip
+
+
+def test_nan_in_a_document_stops_before_the_weights(tiny_encoder: Path, tmp_path: Path) -> None:  # noqa: F811
+    module, data = TextSelection(), text_data(tmp_path, tiny_encoder)
+    data.setup("fit")
+
+    class Broken(pl.Callback):
+        """Ruins the states of one document, as a broken encoder would."""
+
+        def on_train_batch_start(self, run: pl.Trainer, part: Any, batch: Any, number: int) -> None:
+            if run.global_step == 3:
+                batch["keys"][1] = torch.nan
+                self.document = int(batch["index"][1])
+
+    broken, guard = Broken(), FiniteGuard()
+    with pytest.raises(NonFiniteError, match=r"selectors\.0\.p is not finite at step 3 \(samples \d+\)") as caught:
+        fitted(module, data, 2, callbacks=[guard, broken], default_root_dir=tmp_path)
+    assert f"(samples {broken.document})" in str(caught.value)
+    assert all(p.isfinite().all() for p in module.parameters())
+    kept = torch.load(tmp_path / "checkpoints" / "last_good.ckpt", weights_only=True)
+    assert kept["global_step"] == 3
 
 
 def test_it_begins_where_an_earlier_selector_is(tiny_encoder: Path, tmp_path: Path) -> None:  # noqa: F811
