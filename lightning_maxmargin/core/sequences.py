@@ -217,9 +217,13 @@ def check_sequences(data: Sequences, num_classes: int = 2, where: str = "data") 
         where: the name that the message gives to the data.
 
     Raises:
-        InputError: shapes that disagree, a sequence without a token, labels outside the classes, NaN or Inf.
+        InputError: shapes that disagree, a mask that is not bool, a sequence without a token, labels outside the
+            classes, NaN or Inf.
     """
     _check_shapes(data, where)
+    if data.mask is not None and data.mask.dtype != torch.bool:
+        kind = str(data.mask.dtype).removeprefix("torch.")
+        raise InputError(f"{where}: mask is {kind}; expected bool, true at tokens (of ones and zeros: mask == 1)")
     if data.mask is not None and not data.mask.any(1).all():
         row = int((~data.mask.any(1)).nonzero()[0])
         raise InputError(f"{where}: sequence {row} has no token (its mask hides every one); drop it or fix the mask")

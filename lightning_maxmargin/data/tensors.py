@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lightning_maxmargin.core import Sequences
+from lightning_maxmargin.core.masks import as_mask
 from lightning_maxmargin.data.base import SequenceData
 from lightning_maxmargin.errors import InputError
 
@@ -120,12 +122,21 @@ def read_arrays(path: Path, num_classes: int = 2, mapped: bool | None = False) -
     elif not labels.is_floating_point() or bool((labels == labels.round()).all()):
         labels = labels.to(torch.int64)
     if "mask" in arrays:
-        arrays["mask"] = arrays["mask"].to(torch.bool)
-    arrays |= {k: arrays[k].to(torch.int64) for k in INTEGER_ARRAYS if k in arrays}
+        arrays["mask"] = as_mask(arrays["mask"], f"{path}: mask")
+    arrays |= {k: _whole_numbers(arrays[k], f"{path}: {k}") for k in INTEGER_ARRAYS if k in arrays}
     floats = {
         k: t if t.is_floating_point() or k in ("mask", *INTEGER_ARRAYS) else t.double() for k, t in arrays.items()
     }
     return Sequences(labels=labels, mapped=mapped, **floats)
+
+
+def _whole_numbers(x: Tensor, name: str) -> Tensor:
+    numbers = x.to(torch.int64)
+    odd = numbers.to(x.dtype) != x
+    if odd.any():
+        at = odd.nonzero()[0].tolist()
+        raise InputError(f"{name} holds {x[tuple(at)].item()} at {at}; expected whole numbers")
+    return numbers
 
 
 def _read(path: Path, mapped: bool) -> dict[str, Tensor]:
@@ -140,9 +151,25 @@ def _read(path: Path, mapped: bool) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)  # mapped: of what is not read nothing is in memory
-        return {name: torch.from_numpy(array) for name, array in _arrays(path, mapped)}
+        return {name: _tensor(array, f"{path}: array {name!r}") for name, array in _arrays(path, mapped)}
+    except InputError:
+        raise
     except Exception as error:
+        if "Object arrays" in str(error):
+            raise InputError(f"{path}: an array is of Python objects; expected real numbers") from error
         raise InputError(f"{path}: cannot be read ({error}); is the file whole?") from error
+
+
+def _tensor(array: npt.NDArray[Any], name: str) -> Tensor:
+    """The array as torch holds it: in this machine's order of bytes, long numbers as float64."""
+    kind = array.dtype
+    if kind.kind not in "biuf":
+        raise InputError(f"{name} is {kind.name}; expected real numbers")
+    if kind.isnative and kind != np.longdouble:
+        return torch.from_numpy(array)
+    if isinstance(array, np.memmap):
+        raise InputError(f"{name} is {kind.str} and stays in its file; store it as float32, or mapped: false")
+    return torch.from_numpy(array.astype(np.float64 if kind == np.longdouble else kind.newbyteorder("=")))
 
 
 def _arrays(path: Path, mapped: bool) -> Iterator[tuple[str, Any]]:

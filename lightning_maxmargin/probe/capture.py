@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_maxmargin.core.masks import as_mask, hidden_by
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.probe.affine import Affine, affine_of, plain
 from lightning_maxmargin.probe.sources import AttentionSource, find_module
@@ -167,7 +168,7 @@ def _read_multihead(root: nn.Module, source: AttentionSource, calls: Calls, mask
     queries, keys, values = _multihead_maps(layer)
     padding = given.get("key_padding_mask")
     # Inside TransformerEncoderLayer it has become 0 and -inf.
-    hidden = None if padding is None else (padding if padding.dtype == torch.bool else padding.isneginf())
+    hidden = None if padding is None else hidden_by(padding, f"HeadMonitor.sources: key_padding_mask of {name!r}")
     tokens = mask(source.mask) if hidden is None else ~hidden
     return _reading(source, x, z, values(plain(v)), tokens, keys, queries)
 
@@ -188,7 +189,7 @@ def _reading(
 ) -> Reading:
     if not -z.shape[1] <= source.query_token < z.shape[1]:
         raise InputError(f"AttentionSource.query_token: {source.query_token}; there are {z.shape[1]} tokens")
-    tokens = None if mask is None else mask.detach().cpu().bool()
+    tokens = None if mask is None else as_mask(mask.detach().cpu(), "AttentionSource.mask")
     if tokens is not None and tokens.shape != x.shape[:2]:
         raise InputError(f"AttentionSource.mask: {tuple(tokens.shape)} for keys {tuple(x.shape[:2])}")
     return Reading(plain(x), plain(z[:, source.query_token]), values, tokens, keys, queries)

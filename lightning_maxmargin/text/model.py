@@ -20,6 +20,7 @@ from transformers.utils import ModelOutput
 
 from lightning_maxmargin.core import Sequences, TokenSelector
 from lightning_maxmargin.core.attention import masked_softmax
+from lightning_maxmargin.core.masks import as_mask
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.pretrained import without_final_norm
 
@@ -165,7 +166,11 @@ class MaxMarginForSequenceClassification(PreTrainedModel):
             input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True
         ).hidden_states
         keys, values = states[self.config.key_layer], states[self.config.value_layer]
-        mask = attention_mask.bool() & ~self._special(input_ids)
+        # A GPU is asked only about what is no mask of a tokenizer.
+        there = (
+            as_mask(attention_mask, "attention_mask") if attention_mask.is_floating_point() else attention_mask.bool()
+        )
+        mask = there & ~self._special(input_ids)
         output = self.select(*pooled_units(keys, values, mask, unit_ids, unit_mask), keys[:, 0])
         if labels is not None:
             assert output.logits is not None

@@ -172,15 +172,17 @@ def test_a_head_that_is_its_svm_has_relative_margin_one() -> None:
 class Padded(pl.LightningModule):
     """torch's own encoder, with padding."""
 
-    def __init__(self, batch_first: bool = True) -> None:
+    def __init__(self, batch_first: bool = True, hides: float | None = None) -> None:
         super().__init__()
+        self.hides = hides
         layer = nn.TransformerEncoderLayer(8, 2, 16, 0.1, batch_first=batch_first)
         self.encoder, self.batch_first = nn.TransformerEncoder(layer, 2, enable_nested_tensor=batch_first), batch_first
         self.out = nn.Linear(8, 2)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         x = x if self.batch_first else x.transpose(0, 1)
-        y = self.encoder(x, src_key_padding_mask=~tokens)
+        padding = ~tokens if self.hides is None else torch.where(tokens, 0.0, self.hides)
+        y = self.encoder(x, src_key_padding_mask=padding)
         return self.out(y[:, 0] if self.batch_first else y[0])
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -190,9 +192,11 @@ class Padded(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-@pytest.mark.parametrize("batch_first", [True, False])
-def test_multihead_attention_inside_torchs_encoder(batch_first: bool) -> None:
-    module = Padded(batch_first)
+@pytest.mark.parametrize(
+    ("batch_first", "hides"), [(True, None), (False, None), (True, -torch.inf), (False, -1e9), (True, -1e4)]
+)
+def test_multihead_attention_inside_torchs_encoder(batch_first: bool, hides: float | None) -> None:
+    module = Padded(batch_first, hides)
     x, y = some_data(d=8).tensors
     tokens = torch.arange(5) < torch.tensor([5, 4, 3, 2, 5, 4, 3, 2, 5, 2])[:, None]
     sources = {f"block{i}": AttentionSource(attention=f"encoder.layers.{i}.self_attn") for i in range(2)}

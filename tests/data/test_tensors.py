@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_maxmargin.core import LOSSES, Sequences, TokenSelector, check_sequences, exact_directions
 from lightning_maxmargin.data import TensorData
+from lightning_maxmargin.data.tensors import read_arrays
 from lightning_maxmargin.errors import InputError
 
 Arrays = dict[str, Tensor]
@@ -156,6 +157,14 @@ BAD: dict[str, tuple[Change, str]] = {
     "values flat": (lambda a: a.update(values=torch.ones(3, 4)), r"values have shape \(3, 4\)"),
     "queries per token": (lambda a: a.update(queries=torch.ones(3, 4, 2)), r"queries have shape.*expected \(3, dq\)"),
     "planted too many": (lambda a: a.update(planted=torch.zeros(5)), r"planted have shape \(5,\); expected \(3\)"),
+    "mask added to scores": (
+        lambda a: a.update(mask=torch.where(a["mask"].bool(), 0.0, -1e4)),
+        r"mask holds -10000 at \[\d, \d\]; expected 1",
+    ),
+    "mask of shares": (lambda a: a.update(mask=a["mask"] * 0.5), r"mask holds 0\.5 at \[0, 0\]; expected 1"),
+    "planted between": (lambda a: a.update(planted=torch.tensor([0, 0.5, 0])), r"planted holds 0\.5 at \[1\]"),
+    "planted NaN": (lambda a: a.update(planted=torch.tensor([0, N, 0])), r"planted holds nan at \[1\]"),
+    "instance between": (lambda a: a.update(instance=torch.tensor([0, 1, 1.5])), r"instance holds 1\.5 at \[2\]"),
     "row hidden": (lambda a: a["mask"][1].zero_(), r"sequence 1 has no token"),
     "NaN keys": (lambda a: a["keys"][2, 0].fill_(N), r"keys of sequence 2 hold NaN or Inf"),
     "Inf values": (lambda a: a["values"][1, 1, 4].fill_(torch.inf), r"values of sequence 1 hold NaN or Inf"),
@@ -185,6 +194,43 @@ def test_bad_arrays(tmp_path: Path, suffix: str, case: str) -> None:
     content = arrays()
     change(content)
     refused(message, write(tmp_path / f"a{suffix}", content))
+
+
+OTHER_MAKERS: dict[str, Callable[[Any], Any]] = {
+    "Fortran order": np.asfortranarray,
+    "strided": lambda keys: np.repeat(keys, 2, 0)[::2],
+    "reversed": lambda keys: keys[:, ::-1][:, ::-1],
+    "float16": lambda keys: keys.astype("f2").astype("f8").astype("f2"),
+    "big endian": lambda keys: keys.astype(">f8"),
+    "big endian single": lambda keys: keys.astype(">f4"),
+    "long double": lambda keys: keys.astype(np.longdouble),
+    "int8": lambda keys: keys.astype("i1"),
+    "big endian uint16": lambda keys: np.abs(keys).astype(">u2"),
+    "bool": lambda keys: keys > 0,
+}
+
+
+@pytest.mark.parametrize("maker", OTHER_MAKERS)
+def test_arrays_as_other_programs_write_them(tmp_path: Path, maker: str) -> None:
+    rng = np.random.default_rng(0)
+    keys, labels = np.round(8 * rng.normal(size=(6, 5, 4))), rng.choice([-1.0, 1.0], 6)
+    given = OTHER_MAKERS[maker](keys)
+    np.savez(tmp_path / "a.npz", keys=given, labels=labels.astype(">f4"))
+    np.testing.assert_array_equal(read_arrays(tmp_path / "a.npz").keys.double().numpy(), given.astype("f8"))
+    if given.dtype.kind == "f" and given.dtype.isnative and given.dtype != np.longdouble:
+        mapped = read_arrays(tmp_path / "a.npz", mapped=True).keys
+        np.testing.assert_array_equal(mapped.double().numpy(), given.astype("f8"))
+    else:
+        message = r"stays? in (its|their) file; store (it|them) as float32, or mapped: false"
+        refused(message, str(tmp_path / "a.npz"), mapped=True)
+
+
+@pytest.mark.parametrize("kind", ["U8", object, "M8[s]", complex, [("a", "f8")]], ids=str)
+def test_arrays_of_no_real_numbers(tmp_path: Path, kind: Any) -> None:
+    keys = np.zeros((3, 4, 2), dtype=kind)
+    np.savez(tmp_path / "a.npz", keys=keys, labels=np.ones(3))
+    refused("expected real numbers", str(tmp_path / "a.npz"))
+    refused("expected real numbers", str(tmp_path / "a.npz"), mapped=True)
 
 
 @pytest.mark.parametrize("label", [3.0, -1.0, 0.5])
@@ -250,7 +296,7 @@ def test_object_arrays_are_refused_and_run_nothing(tmp_path: Path) -> None:
     hostile = np.empty(3, dtype=object)
     hostile[:] = [Payload(target)] * 3
     np.savez(path, keys=hostile, labels=np.ones(3))
-    refused("cannot be read", str(path))
+    refused("an array is of Python objects; expected real numbers", str(path))
     assert not target.exists()
 
 
@@ -266,7 +312,7 @@ def test_a_pickle_with_our_suffix_is_refused_and_runs_nothing(tmp_path: Path) ->
 def test_text_and_complex_arrays_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, keys=np.full((3, 4, 2), "x"), labels=np.ones(3))
-    refused("cannot be read", str(path))
+    refused("array 'keys' is str32; expected real numbers", str(path))
     np.savez(path, keys=np.full((3, 4, 2), 1j), labels=np.ones(3))
     refused("complex", str(path))
 
