@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,13 @@ def planted(n: int, T: int, d: int, seed: int, dq: int | None = None, count: int
     return keys, selected, None
 
 
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # of the benchmark extra, which only those of the solvers need
+        return "absent"
+
+
 def machine() -> str:
     """Processor, threads and versions, in one paragraph."""
     found = platform.processor() or platform.machine()
@@ -96,7 +103,7 @@ def machine() -> str:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         found = names[0] if names else found
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     return f"{found}, one thread, Python {platform.python_version()}; {versions}."
 
 
