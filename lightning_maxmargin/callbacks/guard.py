@@ -12,27 +12,33 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_maxmargin.callbacks.later import LaterCheck
+from lightning_maxmargin.callbacks.later import WEIGHTS, LaterCheck, own_part
 from lightning_maxmargin.core import waiting
 from lightning_maxmargin.errors import NonFiniteError
 
+#: Weights, in numbers, that are kept from before each step; of more the last checkpoint is the last good one.
+KEPT_NUMBERS = 1_000_000
+
 
 class FiniteGuard(Callback):
-    """Checks every gradient before every optimizer step of any LightningModule.
+    """Checks every gradient before every optimizer step of any LightningModule, and every weight after it.
 
-    At the first NaN or Inf it stops with the tensor, the step and the samples named, and keeps the last good weights
-    in ``checkpoints/last_good.ckpt`` of the run directory. A Trainer alone trains on with ruined weights and exits 0.
+    At the first NaN or Inf it stops with the tensor, the step and the samples (or the rate) named, and keeps the last
+    good weights in ``checkpoints/last_good.ckpt`` of the run directory; of a large model whose weights overflow,
+    ``last.ckpt`` has them. A Trainer alone trains on with ruined weights and exits 0.
 
     On a GPU no step waits for the check: its answer is read up to 16 optimizer steps later (and before a validation and
     at the end), and until then the weights stay as they were before the bad step (see ``callbacks/later.py``).
 
     Raises:
-        NonFiniteError: a gradient is not finite.
+        NonFiniteError: a gradient or a weight is not finite.
     """
 
     def __init__(self) -> None:
         self._handles: list[Any] = []
         self._names: list[str] = []
+        self._before: list[Tensor] = []
+        self._optimizers: list[Optimizer] = []
         self._at_once, self._later = True, LaterCheck({})
         # With the step that each begins at, as far back as one may be asked for.
         self._batches: list[tuple[int, Any]] = []
@@ -63,16 +69,24 @@ class FiniteGuard(Callback):
                 self._later.before_step(moving, pl_module.global_step)
                 return
             for p in moving:
-                # A sum is finite only if every entry is, but for overflow; one number to check instead of a tensor.
-                if not math.isfinite(p.grad.sum()) and not p.grad.isfinite().all():  # type: ignore[union-attr]
+                if not _all_finite(p.grad):  # type: ignore[arg-type]
                     self._stop(pl_module, pl_module.global_step, places.get(p, -1))
+            few = sum(p.numel() for p in moving) <= KEPT_NUMBERS
+            self._before = [p.detach().clone() for p in moving] if few else []
 
         def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             moving = _moving(optimizer)
-            if moving and not self._at_once:
+            if self._at_once:
+                bad = next((p for p in moving if not _all_finite(p.detach())), None)
+                if bad is not None:
+                    for p, kept in zip(moving, self._before, strict=False):
+                        p.data.copy_(kept)
+                    self._stop(pl_module, pl_module.global_step, WEIGHTS + places.get(bad, -1))
+            elif moving:
                 self._later.after_step(moving)
                 self._read(pl_module)
 
+        self._optimizers = trainer.optimizers
         hooks = [(o.register_step_pre_hook(before), o.register_step_post_hook(after)) for o in trainer.optimizers]
         self._handles = [handle for pair in hooks for handle in pair]
 
@@ -93,7 +107,7 @@ class FiniteGuard(Callback):
         self._batches = []
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, NonFiniteError):
+        if isinstance(exception, NonFiniteError) and is_finite(pl_module):
             trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last_good.ckpt")
 
     def _read(self, pl_module: pl.LightningModule, now: bool = False) -> None:
@@ -109,7 +123,13 @@ class FiniteGuard(Callback):
             del self._batches[0]
 
     def _stop(self, pl_module: pl.LightningModule, step: int, place: int) -> None:
-        name = self._names[place] if place >= 0 else "a parameter"
+        is_weight, place = place >= WEIGHTS - 1, place % WEIGHTS if place >= WEIGHTS else place
+        name = self._names[place] if 0 <= place < len(self._names) else "a parameter"
+        if is_weight:
+            rates = sorted({f"{g['lr']:g}" for o in self._optimizers for g in o.param_groups if "lr" in g})
+            at = f" with rate {' and '.join(rates)}" if rates else ""
+            kept = "its weights of before are kept" if is_finite(pl_module) else "checkpoints/last.ckpt is of before"
+            raise NonFiniteError(f"{name} overflows in step {step}{at}: {kept}; lower the learning rate")
         samples = self._bad_samples(pl_module, step)
         where = f" (samples {', '.join(map(str, samples[:10]))})" if samples else ""
         raise NonFiniteError(
@@ -127,6 +147,16 @@ class FiniteGuard(Callback):
             return index[~losses(batch).isfinite()].tolist()
 
 
+def _all_finite(x: Tensor) -> bool:
+    """One number is checked instead of a tensor: a sum is finite only if every entry is, but for overflow."""
+    return math.isfinite(x.sum()) or bool(x.isfinite().all())
+
+
 def _moving(optimizer: Optimizer) -> list[Tensor]:
     """The parameters that have a gradient."""
     return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+
+
+def is_finite(pl_module: pl.LightningModule) -> bool:
+    """Whether all weights that this process holds are finite."""
+    return all(bool(torch.isfinite(own_part(p)).all()) for p in pl_module.parameters())

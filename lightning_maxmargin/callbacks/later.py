@@ -13,6 +13,9 @@ from torch import Tensor
 #: Optimizer steps between two questions, and until the answer of one is read: by then it has come.
 ASK_EVERY = 8
 
+#: From here on a place is that of a weight, below of a gradient.
+WEIGHTS = 2**40
+
 
 class LaterCheck:
     """From the first gradient that is not finite on, no step moves a weight, although the host does not know it yet.
@@ -49,23 +52,28 @@ class LaterCheck:
         """Looks at the gradients of these parameters, which all have one."""
         self._next = step + 1
         gradients = [p.grad for p in moving if p.grad is not None]
-        bad = torch.stack([_whole(~g.isfinite().all()) for g in gradients])
-        first = self._places(moving, bad.device).gather(0, bad.int().argmax(0, keepdim=True))
-        found = torch.cat([torch.full_like(first, step), first])
-        seen = torch.full_like(found, -1) if self._found is None else self._found
-        self._found = torch.where((seen[:1] < 0) & bad.any(), found, seen)
-        self._before = [_shard(p).clone() for p in moving]
+        self._note(moving, torch.stack([_whole(~g.isfinite().all()) for g in gradients]), 0)
+        assert self._found is not None
+        self._before = [own_part(p).clone() for p in moving]
         for gradient in gradients:
-            _shard(gradient).masked_fill_(self._found[0] >= 0, 0.0)
+            own_part(gradient).masked_fill_(self._found[0] >= 0, 0.0)
 
     @torch.no_grad()
     def after_step(self, moving: list[Tensor]) -> None:
-        """Gives the same parameters their weights of before back, if they are to stay."""
+        """Gives the same parameters their weights of before back, if they are to stay or are not finite now."""
         assert self._found is not None
+        self._note(moving, torch.stack([_whole(~own_part(p).isfinite().all()) for p in moving]), WEIGHTS)
         for p, before in zip(moving, self._before, strict=True):
-            _shard(p).copy_(torch.where(self._found[0] < 0, _shard(p), before))
+            own_part(p).copy_(torch.where(self._found[0] < 0, own_part(p), before))
         self._before = []
         self._steps += 1
+
+    def _note(self, moving: list[Tensor], bad: Tensor, offset: int) -> None:
+        """Which of these parameters is the first that is bad, if nothing was before."""
+        first = offset + self._places(moving, bad.device).gather(0, bad.int().argmax(0, keepdim=True))
+        found = torch.cat([torch.full_like(first, self._next - 1), first])
+        seen = torch.full_like(found, -1) if self._found is None else self._found
+        self._found = torch.where((seen[:1] < 0) & bad.any(), found, seen)
 
     def due(self) -> tuple[int, tuple[int, int] | None] | None:
         """Every so many steps: the first step that the last question left out, and its answer; then asks again."""
@@ -84,7 +92,7 @@ class LaterCheck:
         return known
 
     def answer(self) -> tuple[int, int] | None:
-        """Step and place of the first gradient that is not finite, None while there is none; waits for the device."""
+        """Step and place of the first that is not finite, None while there is none; waits for the device."""
         return None if self._found is None else _first(self._found)
 
     def _places(self, moving: list[Tensor], device: torch.device) -> Tensor:
@@ -94,7 +102,7 @@ class LaterCheck:
         return self._numbers[numbers]
 
 
-def _shard(x: Tensor) -> Tensor:
+def own_part(x: Tensor) -> Tensor:
     """What this process holds of a tensor that several share; the tensor itself elsewhere."""
     return x.to_local() if hasattr(x, "to_local") else x.detach()
 

@@ -53,6 +53,43 @@ def test_nan_in_one_sample_stops_before_the_weights(gradient: Any, tmp_path: Pat
         assert torch.equal(kept["state_dict"][name], weight)
 
 
+class Overflow(torch.optim.SGD):
+    """A rate that no weight survives, from its third step on."""
+
+    taken = 0
+
+    def step(self, closure: Any = None) -> Any:
+        self.taken += 1
+        if self.taken == 3:
+            for group in self.param_groups:
+                group["lr"] = 1e30
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.grad.mul_(1e30 if self.taken >= 3 else 1.0)
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_weights_that_overflow_stop_the_run(large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every gradient is finite; without the guard the weights were saved as NaN, and status was 0."""
+    monkeypatch.setattr(guard, "KEPT_NUMBERS", 0 if large else 10**6)
+    model = JointSelection(dim=32, inner_steps=1, gradient="centred", optimizer=Overflow, attention_lr=1.0, head_lr=1.0)
+    trainer = pl.Trainer(
+        max_steps=10, max_epochs=-1, accelerator="cpu", callbacks=[FiniteGuard()], default_root_dir=tmp_path,
+        logger=False, enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
+    )  # fmt: skip
+    kept = "checkpoints/last.ckpt is of before" if large else "its weights of before are kept"
+    with pytest.raises(NonFiniteError, match=rf"selector\.\w overflows in step \d with rate 1e\+30: {kept}"):
+        trainer.fit(model, datamodule=RandomData(n=4))
+    assert all(p.isfinite().all() for p in model.parameters()) == (not large)
+    last_good = tmp_path / "checkpoints" / "last_good.ckpt"
+    assert last_good.is_file() == (not large)
+    if not large:
+        state = torch.load(last_good, weights_only=True)["state_dict"]
+        assert all(x.isfinite().all() for x in state.values())
+
+
 def test_without_the_guard_the_weights_are_ruined(tmp_path: Path) -> None:
     model = JointSelection(dim=32, gradient="centred")
     trainer = pl.Trainer(
