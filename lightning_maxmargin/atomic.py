@@ -11,10 +11,11 @@ from uuid import uuid4
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, on_disk: bool = False) -> Iterator[Path]:
     """A path beside ``path`` to write to: renamed to it at the end, and gone where the writing failed.
 
-    Writers that race leave the file of one of them; a reader never meets half of one.
+    Writers that race leave the file of one of them; a reader never meets half of one. With ``on_disk`` it is there
+    after a power failure as well.
 
     Example:
         >>> import tempfile
@@ -27,9 +28,21 @@ def whole(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
         yield part
+        if on_disk:
+            _synchronise(part)
         os.replace(part, path)
+        if on_disk:
+            _synchronise(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _synchronise(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager

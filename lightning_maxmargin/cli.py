@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lightning_maxmargin.errors import InputError, NonFiniteError, RankError
+from lightning_maxmargin.errors import InputError, NonFiniteError, OutputError, RankError
 from lightning_maxmargin.run.shipped import with_files, with_text
 
 TRUST_FLAG = "--trust-config"
@@ -74,7 +74,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except RankError as error:
         # One process of all has printed it.
         return error.status
-    except NonFiniteError as error:
+    except (NonFiniteError, OutputError) as error:
         return _fail(str(error), 1)
     except InputError as error:
         return _fail(str(error), 2)

@@ -11,6 +11,10 @@ class NonFiniteError(ArithmeticError):
     """Training met NaN or Inf and stopped before the weights were touched. The command line exits with status 1."""
 
 
+class OutputError(OSError):
+    """What a run must leave cannot be written; the message says what, and why. The command line exits with status 1."""
+
+
 class RankError(RuntimeError):
     """One of several processes failed, was killed or did not answer, and its rank has been printed.
 

@@ -13,6 +13,7 @@ from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning.callbacks import Callback
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAVE, STOP, REQUEUE = 1, 2, 3
 
 
 class Interrupt(Callback):
@@ -22,14 +23,19 @@ class Interrupt(Callback):
     checkpoint, for ever. Here every process asks all others after each ``training_step``, so they stop together. Under
     SLURM the signal before a time limit (``SLURMEnvironment.requeue_signal``, SIGUSR1) does the same.
 
+    Args:
+        saver: a callback that makes the checkpoint, where the trainer has it: by its ``is_time`` rank 0 asks for one
+            in the same question, and ``due`` is set on all processes.
+
     Attributes:
         stopped: whether the run ended so.
         requeue: whether SLURM's signal asked for it, so that the job is to run again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, saver: Any = None) -> None:
         self.stopped = self.requeue = False
-        self._asked = 0  # 1 by a signal to stop, 2 by SLURM's
+        self._saver = saver
+        self._asked = 0  # SAVE by a clock, STOP by a signal, REQUEUE by SLURM's
         self._before: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -38,7 +44,7 @@ class Interrupt(Callback):
         by_slurm = environment.requeue_signal if requeues else None
 
         def ask(number: int, frame: FrameType | None) -> None:
-            self._asked = max(self._asked, 2 if number == by_slurm else 1)
+            self._asked = max(self._asked, REQUEUE if number == by_slurm else STOP)
             for s in STOP_SIGNALS:
                 signal.signal(s, signal.SIG_DFL)
 
@@ -53,13 +59,20 @@ class Interrupt(Callback):
         if trainer.global_step == trainer.max_steps:
             # Done: there is nothing left to go on with.
             return
-        if not trainer.strategy.reduce_boolean_decision(self._asked > 0, all=False):
+        own = self._asked
+        saves = self._saver in trainer.callbacks  # type: ignore[attr-defined]
+        if saves and trainer.is_global_zero and self._saver.is_time:
+            own = max(own, SAVE)
+        if not trainer.strategy.reduce_boolean_decision(own > 0, all=False):
             return
         # The signals of one request reach the processes one after another.
-        asked = trainer.strategy.reduce(torch.tensor(self._asked, device=pl_module.device), reduce_op="max")
-        self.stopped, self.requeue = True, int(asked) == 2
-        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
-        trainer.should_stop = True
+        asked = int(trainer.strategy.reduce(torch.tensor(own, device=pl_module.device), reduce_op="max"))
+        if saves:
+            self._saver.due = True
+        if asked > SAVE:
+            self.stopped, self.requeue, trainer.should_stop = True, asked == REQUEUE, True
+            if not saves:
+                trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for s, handler in self._before.items():

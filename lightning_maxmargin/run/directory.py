@@ -27,11 +27,16 @@ CHOICE_TIMEOUT = 300.0
 _choices = count()
 
 
-def plan_run_dir(wanted: str | None, name: str) -> Path:
+def plan_run_dir(wanted: str | None, name: str, goes_on: bool = False) -> Path:
     """Where the run goes, ``runs/NAME-DATE-ID`` where none is wanted; nothing is made yet.
 
     All processes of a launcher get the same: under torchrun the first one's choice, by the launcher's store; under
     SLURM ``runs/NAME-slurm-JOB-ID``, where a requeued job finds what it has left.
+
+    Args:
+        wanted: by the user.
+        name: of the run.
+        goes_on: whether the run in it goes on.
 
     Raises:
         InputError: it exists and holds something, and is not that of the same job before it was requeued.
@@ -42,7 +47,8 @@ def plan_run_dir(wanted: str | None, name: str) -> Path:
     path = Path(wanted) if wanted else _chosen(name)
     path = path.absolute()
     # Under torchrun or SLURM every process gets here by itself, and the first may already have made the directory.
-    if getattr(rank_zero_only, "rank", 0) == 0 and not is_requeued() and _holds_something(path):
+    goes_on = goes_on or is_requeued()
+    if getattr(rank_zero_only, "rank", 0) == 0 and not goes_on and _holds_something(path):
         raise InputError(f"run_dir: {path} exists and is not empty; a run is never overwritten, name another directory")
     return path
 

@@ -7,14 +7,12 @@ import sys
 import time
 from argparse import ArgumentError
 from collections.abc import Sequence
-from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import yaml
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -37,10 +35,11 @@ from lightning_maxmargin.modules.ensemble import Ensemble
 from lightning_maxmargin.modules.joint import JointSelection
 from lightning_maxmargin.modules.sharding import refuse_sharding
 from lightning_maxmargin.ranks import print_failure
-from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, verify_checkpoint
+from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, newest_checkpoint, verify_checkpoint
 from lightning_maxmargin.run.config_errors import is_input, one_line
 from lightning_maxmargin.run.directory import last_checkpoint, make_run_dir, plan_run_dir
 from lightning_maxmargin.run.finish import finish_fit, refuse_existing
+from lightning_maxmargin.run.last_checkpoint import LastCheckpoint
 from lightning_maxmargin.run.loggers import MarginWandbLogger, run_loggers
 from lightning_maxmargin.run.processes import (
     check_nodes,
@@ -54,10 +53,11 @@ from lightning_maxmargin.run.processes import (
 from lightning_maxmargin.run.shipped import FLAGS
 from lightning_maxmargin.run.summary import RunSummary
 
+#: What ``--ckpt_path`` says for the newest whole checkpoint of the run in ``--run_dir``, which then goes on there.
+GO_ON = "last"
 DEFAULTS = {
     "max_steps": 10_000, "max_epochs": -1, "enable_model_summary": False, "devices": 1, "log_every_n_steps": 10,
 }  # fmt: skip
-SAVE_EVERY = timedelta(seconds=30)
 LINKED = ("dim", "value_dim", "query_dim", "num_classes")  # options of the model that follow from the data
 FIT_CALLBACKS = {"monitor": MarginMonitor, "tokens": TokenMonitor, "guard": FiniteGuard}
 
@@ -65,10 +65,16 @@ FIT_CALLBACKS = {"monitor": MarginMonitor, "tokens": TokenMonitor, "guard": Fini
 class RunConfig(SaveConfigCallback):
     """Keeps ``config.yaml`` in the run directory, ready for ``--config``: without the directory itself."""
 
+    def __init__(self, *args: Any, goes_on: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.goes_on = goes_on  # in its own directory
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if trainer.is_global_zero and stage == "fit":
             lines = self.parser.dump(self.config, skip_unset=False).splitlines()
-            kept = [line for line in lines if not line.startswith("run_dir:")]
+            # The same run gone on with begins nowhere else.
+            dropped = ("run_dir:", "ckpt_path:") if self.goes_on else ("run_dir:",)
+            kept = [line for line in lines if not line.startswith(dropped)]
             write_text(Path(trainer.default_root_dir) / "config.yaml", "\n".join(kept) + "\n")
 
 
@@ -106,10 +112,18 @@ class MarginCLI(LightningCLI):
             parser.set_defaults({"model": {"class_path": "lightning_maxmargin.JointSelection"}})
 
     def _parse_ckpt_path(self) -> None:
+        config = self.config[self.config.subcommand]
+        self.goes_on = config.ckpt_path == GO_ON
+        self.save_config_kwargs = {}
+        if self.goes_on:
+            if config.run_dir is None:
+                raise InputError(f"ckpt_path: {GO_ON} is of the run in --run_dir; name its directory there")
+            config.ckpt_path = str(newest_checkpoint(Path(config.run_dir)))
         if self.config.subcommand == "fit":
-            self.run_dir = plan_run_dir(self.config.fit.run_dir, self.config.fit.name)
+            self.run_dir = plan_run_dir(config.run_dir, config.name, self.goes_on)
             if own := last_checkpoint(self.run_dir):
-                self.config.fit.ckpt_path = str(own)
+                config.ckpt_path, self.goes_on = str(own), True
+            self.save_config_kwargs["goes_on"] = self.goes_on
         path = self.config[self.config.subcommand].ckpt_path
         # Lightning is about to write the checkpoint's over them.
         self.given = self._linked()
@@ -161,8 +175,8 @@ class MarginCLI(LightningCLI):
             kwargs["default_root_dir"] = str(self.run_dir)
             kwargs["plugins"] = [*_listed(config.trainer.plugins), CheckedCheckpointIO()]
             if config.trainer.logger in (None, True):
-                # A requeued job's own rows, up to the step that it goes on from.
-                kept = self.step if last_checkpoint(self.run_dir) else None
+                # The run's own rows, up to the step that it goes on from.
+                kept = self.step if self.goes_on else None
                 kwargs["logger"] = run_loggers(self.run_dir, config.name, config.wandb, config.wandb_project, kept)
         elif isinstance(self.model, Ensemble):
             raise InputError(f"model: Ensemble is trained and measured by fit; there is nothing to {self.subcommand}")
@@ -226,17 +240,14 @@ class MarginCLI(LightningCLI):
         return module is not None and isinstance(self.model, module.TextSelection)
 
     def _run_callbacks(self, config: dict[str, Any]) -> list[Any]:
-        given = config.get("callbacks") or []
         checkpoints = config.get("enable_checkpointing") is not False
-        self.interrupt = Interrupt()
-        extra: list[Any] = [RunSummary(self.run_dir, self.config.fit.name, checkpoints), self.interrupt]
+        saver = LastCheckpoint(self.run_dir / "checkpoints")
+        self.interrupt = Interrupt(saver)
+        extra: list[Any] = [RunSummary(self.run_dir, self.config.fit.name), self.interrupt]
         if config.get("enable_progress_bar") is not False:
             show = ("ensemble/settled", "direction_gap/strict", "norm/attention")
             extra.append(StepProgress(show) if isinstance(self.model, Ensemble) else StepProgress())
-        if checkpoints and not any(isinstance(c, ModelCheckpoint) for c in given):
-            # By time, not by epoch: an epoch of full-batch training is milliseconds, and saving would be most of it.
-            folder = self.run_dir / "checkpoints"
-            extra.append(ModelCheckpoint(folder, "last", train_time_interval=SAVE_EVERY, enable_version_counter=False))
+        extra += [saver] if checkpoints else []
         return extra
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -246,7 +257,8 @@ class MarginCLI(LightningCLI):
         except Exception as error:
             found = self._failure(error)
             is_refused = isinstance(found, InputError) or getattr(found, "status", 1) == 2
-            refused = is_refused and subcommand == "fit" and not (self.run_dir / "metrics.csv").exists()
+            is_new = subcommand == "fit" and not self.goes_on
+            refused = is_refused and is_new and not (self.run_dir / "metrics.csv").exists()
             raise found from error
         finally:
             for logger in self.trainer.loggers:

@@ -1,4 +1,4 @@
-"""What a fit leaves in its run directory: the last checkpoint, summary.json and, in two dimensions, the paths."""
+"""What a fit leaves in its run directory beside its checkpoint: summary.json and, in two dimensions, the paths."""
 
 from __future__ import annotations
 
@@ -29,25 +29,10 @@ class RunSummary(Callback):
     Args:
         run_dir: the run directory.
         name: of the run.
-        checkpoint: whether to keep ``checkpoints/last.ckpt``.
     """
 
-    def __init__(self, run_dir: Path, name: str, checkpoint: bool = True) -> None:
-        self.run_dir, self.name, self.checkpoint = run_dir, name, checkpoint
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        # Here and not at the end of fit: by then Lightning has closed the epoch and dropped the loader's place in it,
-        # and a resumed run would begin the epoch again.
-        if trainer.global_step == trainer.max_steps:
-            self._save(trainer)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step != trainer.max_steps:
-            self._save(trainer)
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        if self.checkpoint:
-            trainer.save_checkpoint(self.run_dir / "checkpoints" / "last.ckpt")
+    def __init__(self, run_dir: Path, name: str) -> None:
+        self.run_dir, self.name = run_dir, name
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:

@@ -20,6 +20,7 @@ from lightning_maxmargin.data import PaperData, RandomData, SequenceData, Tensor
 from lightning_maxmargin.errors import NonFiniteError
 from lightning_maxmargin.optim import AcceleratedMargin, SpectralDescent
 from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO
+from lightning_maxmargin.run.last_checkpoint import LastCheckpoint
 from tests.callbacks.test_guard import Poisoned
 from tests.callbacks.test_head_monitor import SEPARATE, Foreign, some_data
 from tests.device.compare import close, covers
@@ -102,8 +103,15 @@ def test_a_watched_run(trainer: Make, tmp_path: Path) -> None:
     seen = []
     for device in (False, True):
         monitor, folder = MarginMonitor(per_decade=3), tmp_path / str(device)
-        callbacks = [monitor, StepProgress(), Interrupt(), RunSummary(folder, "a")]
-        run = trainer(device, max_steps=20, callbacks=callbacks, precision="64-true", enable_progress_bar=True)
+        callbacks = [
+            monitor,
+            StepProgress(),
+            Interrupt(),
+            RunSummary(folder, "a"),
+            LastCheckpoint(folder / "checkpoints"),
+        ]
+        run = trainer(device, max_steps=20, callbacks=callbacks, precision="64-true", enable_progress_bar=True,
+                      enable_checkpointing=True)  # fmt: skip
         run.fit(JointSelection(dim=2), datamodule=PaperData("joint_relaxed"))
         for row in monitor.history:
             for name in [name for name in row if name.startswith("monitor/")]:
@@ -174,9 +182,11 @@ def test_the_guard_keeps_the_weights_without_waiting(
 def test_a_run_goes_on_on_the_other_device(trainer: Make, tmp_path: Path, first: bool) -> None:
     def fit(device: bool, steps: int, **options: Any) -> JointSelection:
         module = JointSelection(dim=5, optimizer=AcceleratedMargin, inner_steps=1)
-        save = RunSummary(tmp_path / str(steps), "a")
+        save = LastCheckpoint(tmp_path / str(steps) / "checkpoints")
         plugins: Any = [CheckedCheckpointIO()]
-        run = trainer(device, max_steps=steps, precision="64-true", plugins=plugins, callbacks=[save])
+        run = trainer(
+            device, max_steps=steps, precision="64-true", plugins=plugins, callbacks=[save], enable_checkpointing=True
+        )
         run.fit(module, datamodule=RandomData(n=8, d=5, batch_size=3), **options)
         return module
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from lightning_maxmargin.callbacks import Interrupt
+from lightning_maxmargin.callbacks.interrupt import STOP
 from tests.conftest import Outcome, config, fit_once
 
 MINIBATCH = (
@@ -153,7 +154,7 @@ def test_a_signal_at_the_last_step_comes_too_late(
     steps: int, status: int, maxmargin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def asked(self: Interrupt, *_: Any) -> None:
-        self._asked = True
+        self._asked = STOP
 
     monkeypatch.setattr(Interrupt, "on_train_start", asked)
     run = maxmargin(*FULL, "--trainer.max_steps", str(steps))

@@ -1,0 +1,99 @@
+"""``checkpoints/last.ckpt`` by a clock of its own: Lightning saves nothing by time where optimisation is manual."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.utilities import rank_zero_warn
+
+from lightning_maxmargin.callbacks.guard import is_finite
+from lightning_maxmargin.run.checkpoints import BEFORE, LAST, checksum_path
+
+#: Seconds between two saves.
+SAVE_EVERY = 30.0
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves ``last.ckpt`` every so many seconds, at the last step, and where the run stops before it.
+
+    The one before is kept as ``before.ckpt``, which ``--ckpt_path last`` takes should the last be damaged. On a full
+    disk training goes on, warned about once, with the checkpoint that is there. Weights that are not finite are not
+    saved.
+
+    Args:
+        folder: ``checkpoints/`` of the run.
+        every: seconds, by rank 0's clock.
+
+    Attributes:
+        due: whether to save after this ``training_step``; :class:`~lightning_maxmargin.callbacks.Interrupt`, which asks
+            all processes anyway, sets it on all alike.
+    """
+
+    def __init__(self, folder: Path, every: float = SAVE_EVERY) -> None:
+        self.folder, self.every, self.due = folder, every, False
+        self._saved_at, self._saved_step, self._warned = time.monotonic(), -1, False
+
+    @property
+    def is_time(self) -> bool:
+        """Whether the last save is long enough ago, by this process's clock."""
+        return time.monotonic() - self._saved_at >= self.every
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
+        # At the last step here and not at the end of fit: by then Lightning has closed the epoch and dropped the
+        # loader's place in it, and a resumed run would begin the epoch again.
+        if trainer.global_step == trainer.max_steps:
+            self.save(trainer)
+        elif self.due:
+            self.save(trainer, go_on=True)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step != self._saved_step:
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer, go_on: bool = False) -> None:
+        """Saves now, on all processes, which all must call it.
+
+        Args:
+            trainer: of the run.
+            go_on: whether a checkpoint that cannot be written is a warning, and the one before stays.
+        """
+        self.due, self._saved_at = False, time.monotonic()
+        if not trainer.strategy.reduce_boolean_decision(is_finite(trainer.lightning_module), all=True):
+            return
+        if trainer.is_global_zero:
+            keep_before(self.folder / LAST)
+        writer: Any = trainer.strategy.checkpoint_io
+        failed: list[OSError] = []
+        writer.tolerated = failed if go_on else None
+        trainer.save_checkpoint(self.folder / LAST)
+        if not failed:
+            self._saved_step = trainer.global_step
+        elif not self._warned:
+            reason = failed[0].strerror or str(failed[0])
+            rank_zero_warn(
+                f"{self.folder / LAST} cannot be written ({reason}); training goes on, and the old one stays"
+            )
+            self._warned = True
+
+
+def keep_before(path: Path) -> None:
+    """Keeps this checkpoint and its checksum as ``before.ckpt`` beside it; it stays where it is as well."""
+    if not path.is_file() or path.is_symlink():
+        return
+    before = path.with_name(BEFORE)
+    for source, target in ((path, before), (checksum_path(path), checksum_path(before))):
+        part = target.with_name(f".{target.name}.part")
+        part.unlink(missing_ok=True)
+        try:
+            os.link(source, part)
+            os.replace(part, target)
+        except OSError:  # a file system without links, or no sum
+            target.unlink(missing_ok=True)

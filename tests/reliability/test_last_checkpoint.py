@@ -1,0 +1,235 @@
+"""The last checkpoint: by a clock, whole or not there, the one before kept, never of weights that are not finite."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from lightning_maxmargin import JointSelection
+from lightning_maxmargin.callbacks import Interrupt
+from lightning_maxmargin.cli import main
+from lightning_maxmargin.data import RandomData
+from lightning_maxmargin.errors import InputError, OutputError
+from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, newest_checkpoint, verify_checkpoint, verify_file
+from lightning_maxmargin.run.last_checkpoint import LastCheckpoint
+from tests.conftest import config
+from tests.reliability.test_resume import assert_same_run, checkpoint
+
+MINIBATCH = ("fit", "--config", config("joint/random"), "--data.batch_size", "8", "--wandb", "disabled")
+QUIET = ("--report", "false", "--trainer.enable_progress_bar", "false")
+
+
+def trained(folder: Path, every: float, callbacks: Any = (), **options: Any) -> pl.Trainer:
+    saver = LastCheckpoint(folder / "checkpoints", every)
+    trainer = pl.Trainer(
+        max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=folder, plugins=[CheckedCheckpointIO()], callbacks=[*callbacks, Interrupt(saver), saver],
+        **{"max_steps": 6, **options},
+    )  # fmt: skip
+    trainer.fit(JointSelection(dim=5, inner_steps=1), datamodule=RandomData(n=4, d=5))
+    return trainer
+
+
+def step_of(path: Path) -> int:
+    return int(torch.load(path, weights_only=True)["global_step"])
+
+
+def test_by_its_clock_and_the_one_before(tmp_path: Path) -> None:
+    seen = []
+
+    class See(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+            names = [tmp_path / "checkpoints" / name for name in ("last.ckpt", "before.ckpt")]
+            seen.append([step_of(name) if name.is_file() else None for name in names])
+
+    trained(tmp_path, 0.0, [See()])
+    assert seen == [[None, None], [1, None], [2, 1], [3, 2], [4, 3], [5, 4]]
+    assert (step_of(tmp_path / "checkpoints" / "last.ckpt"), step_of(tmp_path / "checkpoints" / "before.ckpt")) == (
+        6,
+        5,
+    )
+    for name in ("last.ckpt", "before.ckpt"):
+        verify_file(tmp_path / "checkpoints" / name)
+    assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.startswith(".")]
+
+
+def test_it_is_not_asked_for_before_its_time(tmp_path: Path) -> None:
+    trained(tmp_path, 3600.0)
+    assert not (tmp_path / "checkpoints" / "before.ckpt").exists()
+    assert step_of(tmp_path / "checkpoints" / "last.ckpt") == 6
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+#: What torch makes of it.
+FAILED = RuntimeError("[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file data/1")
+
+
+@pytest.mark.parametrize("error", [FULL, FAILED], ids=["the system's", "torch's"])
+def test_on_a_full_disk_training_goes_on(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, steps = torch.save, []
+
+    def full(content: Any, path: Any) -> None:
+        steps.append(content["global_step"])
+        if 2 <= content["global_step"] <= 4:
+            Path(path).write_bytes(b"half")
+            raise error
+        save(content, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trained(tmp_path, 0.0)
+    assert steps == [1, 2, 3, 4, 5, 6]
+    told = [str(w.message) for w in said if "cannot be written" in str(w.message)]
+    assert len(told) == 1
+    assert "No space left on device" in told[0]
+    assert step_of(tmp_path / "checkpoints" / "last.ckpt") == 6
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "before.ckpt", "before.ckpt.sha256", "last.ckpt", "last.ckpt.sha256",
+    ]  # fmt: skip
+
+
+def test_at_the_end_of_a_run_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(tmp_path, 3600.0, max_steps=3)
+
+    def full(*_: Any) -> None:
+        raise FULL
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputError, match=r"last.ckpt cannot be written \(No space left on device\)"):
+        trained(tmp_path, 3600.0)
+    assert step_of(tmp_path / "checkpoints" / "last.ckpt") == 3
+    verify_file(tmp_path / "checkpoints" / "last.ckpt")
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    class Ruin(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
+            if trainer.global_step == 4:
+                module.selector.v.data.fill_(torch.nan)
+
+    trained(tmp_path, 0.0, [Ruin()])
+    assert step_of(tmp_path / "checkpoints" / "last.ckpt") == 3
+
+
+def test_a_link_of_another_callback_is_replaced(tmp_path: Path) -> None:
+    best = pl.callbacks.ModelCheckpoint(
+        tmp_path / "checkpoints", "best", every_n_train_steps=1, save_last="link", save_top_k=1, monitor="train/loss"
+    )
+    trained(tmp_path, 3600.0, [best])
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert not last.is_symlink()
+    assert step_of(last) == 6
+
+
+# --- damage ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_flipped_bit_without_a_sum_is_seen_or_changes_nothing(seed: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    generator = torch.Generator().manual_seed(0)
+    weights = {"w": torch.randn(300, generator=generator), "v": torch.randn(40, 3, generator=generator)}
+    torch.save({"state_dict": weights, "global_step": 7}, path)
+    content, draw = bytearray(path.read_bytes()), random.Random(seed)
+    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    path.write_bytes(content)
+    try:
+        assert verify_checkpoint(path) == 7
+    except InputError:
+        return
+    kept = torch.load(path, weights_only=True)["state_dict"]
+    assert kept.keys() == weights.keys()
+    assert all(torch.equal(kept[name], x) for name, x in weights.items())
+
+
+def test_a_part_that_does_not_match_its_sum_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    torch.save({"state_dict": {"w": torch.ones(64)}, "global_step": 1}, path)
+    with zipfile.ZipFile(path) as parts:
+        name = next(x for x in parts.namelist() if x.endswith("data/0"))
+    content = path.read_bytes()
+    at = content.index(torch.ones(64).numpy().tobytes())
+    path.write_bytes(content[:at] + b"\x01" + content[at + 1 :])
+    with pytest.raises(InputError, match=f"is damaged in its part {name}"):
+        verify_file(path)
+
+
+def test_the_newest_whole_one(tmp_path: Path) -> None:
+    trained(tmp_path, 0.0)
+    folder = tmp_path / "checkpoints"
+    assert newest_checkpoint(tmp_path).name == "last.ckpt"
+    (folder / "last.ckpt").write_bytes((folder / "last.ckpt").read_bytes()[:1000])
+    assert newest_checkpoint(tmp_path).name == "before.ckpt"
+    (folder / "before.ckpt").unlink()
+    with pytest.raises(InputError, match=r"ckpt_path: last; .* holds no whole checkpoint: .* does not match"):
+        newest_checkpoint(tmp_path)
+
+
+# --- --ckpt_path last -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_on_in_its_own_directory(tmp_path: Path, maxmargin: Any) -> None:
+    whole = maxmargin(*MINIBATCH, *QUIET, "--trainer.max_steps", "60")
+    words = (*MINIBATCH, *QUIET, "--run_dir", "mine")
+    part = maxmargin(*words, "--trainer.max_steps", "31")
+    assert part.status == 0, part.err
+    rows = (tmp_path / "mine" / "metrics.csv").read_text().splitlines()
+    goes_on = maxmargin(*words, "--trainer.max_steps", "60", "--ckpt_path", "last")
+    assert goes_on.status == 0, goes_on.err
+    assert_same_run(checkpoint(whole.run_dir), checkpoint(tmp_path / "mine"))
+    assert len((tmp_path / "mine" / "metrics.csv").read_text().splitlines()) > len(rows)
+    assert "ckpt_path" not in (tmp_path / "mine" / "config.yaml").read_text()
+    again = maxmargin(*words, "--trainer.max_steps", "60", "--ckpt_path", "last")
+    assert again.status == 2
+    assert "at step 60 of 60" in again.err
+    assert (tmp_path / "mine" / "summary.json").is_file()
+
+
+def test_last_of_what_is_not_there(tmp_path: Path, maxmargin: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    outcome = maxmargin(*MINIBATCH, "--run_dir", "none", "--ckpt_path", "last")
+    assert outcome.status == 2
+    assert "none/checkpoints holds no whole checkpoint" in outcome.err
+    assert not (tmp_path / "none").exists()
+    assert main(["fit", "--config", config("joint/tight"), "--ckpt_path", "last"]) == 2
+    assert "last is of the run in --run_dir" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("devices", [1, 2])
+def test_killed_at_any_time_with_default_settings(seed: int, devices: int, tmp_path: Path, maxmargin: Any) -> None:
+    """At most 40 seconds of work are lost; the run that goes on ends as one that was not killed."""
+    words = (*MINIBATCH, *QUIET, "--trainer.max_steps", "100000", "--trainer.devices", str(devices),
+             "--trainer.accelerator", "cpu", *(("--trainer.strategy", "ddp") if devices > 1 else ()))  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lightning_maxmargin", *words, "--run_dir", "mine"], cwd=tmp_path,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    last = tmp_path / "mine" / "checkpoints" / "last.ckpt"
+    while not last.is_file():
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(random.Random(seed).uniform(0, 35))
+    assert time.time() - last.stat().st_mtime <= 40
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    step = step_of(newest_checkpoint(tmp_path / "mine"))
+    more = ("--trainer.max_steps", str(step + 200))
+    goes_on = maxmargin(*words, *more, "--run_dir", "mine", "--ckpt_path", "last")
+    assert goes_on.status == 0, goes_on.err
+    whole = maxmargin(*words, *more)
+    assert_same_run(checkpoint(whole.run_dir), checkpoint(tmp_path / "mine"))
