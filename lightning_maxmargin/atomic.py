@@ -68,6 +68,25 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def link_whole(source: Path, path: Path) -> None:
+    """A second name for what a file holds now, in place of what had that name; gone where that is not possible.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> write_text(folder / "a.txt", "first")
+        >>> link_whole(folder / "a.txt", folder / "b.txt")
+        >>> write_text(folder / "a.txt", "second")
+        >>> (folder / "b.txt").read_text()
+        'first'
+    """
+    try:
+        with whole(path) as part:
+            os.link(source, part)
+    except OSError:  # there is no such file, or the file system knows no links
+        path.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str, errors: str = "strict") -> None:
     """All of the text in UTF-8, or nothing; ``errors`` as of :meth:`str.encode`."""
     with whole(path) as part:

@@ -171,8 +171,8 @@ def _interrupted(argv: Sequence[str]) -> int:
     run_dir = Path(os.environ.get(RUN_DIR_VARIABLE, "."))
     if not (run_dir / "checkpoints" / "last.ckpt").is_file():
         return _fail("interrupted before there was a checkpoint; run the command again", 1)
-    resume = f"maxmargin fit --config {run_dir}/config.yaml --ckpt_path {run_dir}/checkpoints/last.ckpt"
-    return _fail(f"interrupted; go on in a new run directory with: {resume}", 1)
+    resume = f"maxmargin fit --config {run_dir}/config.yaml --run_dir {run_dir} --ckpt_path last"
+    return _fail(f"interrupted; go on with: {resume}", 1)
 
 
 def _fail(message: str, status: int) -> int:

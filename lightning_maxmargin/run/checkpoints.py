@@ -102,14 +102,14 @@ def verify_file(path: Path) -> None:
         raise InputError(f"ckpt_path: {path} is damaged in its part {damaged}; use an earlier checkpoint")
 
 
-def verify_checkpoint(path: Path) -> int:
+def verify_checkpoint(path: Path) -> dict[str, Any]:
     """Refuses a checkpoint that is damaged or none at all, without running anything in it.
 
     Args:
         path: of the checkpoint; a checksum beside it is compared where there is one.
 
     Returns:
-        The optimisation step it was saved at.
+        What it holds, on the CPU.
 
     Raises:
         InputError: it does not match its checksum, cannot be read, or holds no weights.
@@ -122,7 +122,7 @@ def verify_checkpoint(path: Path) -> int:
         raise InputError(f"ckpt_path: {path} is no whole checkpoint ({type(error).__name__}); use another") from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise InputError(f"ckpt_path: {path} holds no weights of a LightningModule; use another")
-    return int(content.get("global_step", 0))
+    return content
 
 
 def newest_checkpoint(run_dir: Path) -> Path:

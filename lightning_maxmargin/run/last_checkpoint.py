@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.utilities import rank_zero_warn
 
+from lightning_maxmargin.atomic import link_whole
 from lightning_maxmargin.callbacks.guard import is_finite
 from lightning_maxmargin.run.checkpoints import BEFORE, LAST, checksum_path
+from lightning_maxmargin.run.resume import optimizer_name
 
 #: Seconds between two saves.
 SAVE_EVERY = 30.0
@@ -58,6 +59,12 @@ class LastCheckpoint(Checkpoint):
         if trainer.global_step != self._saved_step:
             self.save(trainer)
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # By which a run that goes on with another one is refused.
+        checkpoint["optimizers"] = [optimizer_name(optimizer) for optimizer in trainer.optimizers]
+
     def save(self, trainer: pl.Trainer, go_on: bool = False) -> None:
         """Saves now, on all processes, which all must call it.
 
@@ -89,11 +96,5 @@ def keep_before(path: Path) -> None:
     if not path.is_file() or path.is_symlink():
         return
     before = path.with_name(BEFORE)
-    for source, target in ((path, before), (checksum_path(path), checksum_path(before))):
-        part = target.with_name(f".{target.name}.part")
-        part.unlink(missing_ok=True)
-        try:
-            os.link(source, part)
-            os.replace(part, target)
-        except OSError:  # a file system without links, or no sum
-            target.unlink(missing_ok=True)
+    link_whole(path, before)
+    link_whole(checksum_path(path), checksum_path(before))

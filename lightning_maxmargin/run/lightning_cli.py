@@ -6,13 +6,15 @@ import shutil
 import sys
 import time
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import yaml
+from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -50,6 +52,7 @@ from lightning_maxmargin.run.processes import (
     of_a_process,
     requeue_job,
 )
+from lightning_maxmargin.run.resume import refuse_other_optimizer, refuse_other_words
 from lightning_maxmargin.run.shipped import FLAGS
 from lightning_maxmargin.run.summary import RunSummary
 
@@ -84,6 +87,8 @@ class MarginCLI(LightningCLI):
     latest_parser: LightningArgumentParser | None = None
     #: What the processes that are started like this one are given beside what the parser knows.
     more_argv: Sequence[str] = ()
+    #: Of the checkpoint, until the trainer is made.
+    content: Mapping[str, Any] = MappingProxyType({})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         MarginCLI.latest_parser = parser
@@ -134,9 +139,13 @@ class MarginCLI(LightningCLI):
         if path:
             if not Path(path).is_file():
                 raise InputError(f"ckpt_path: {path} is no file; name a checkpoint of an earlier run")
-            self.step = step = verify_checkpoint(Path(path))
+            self.content = verify_checkpoint(Path(path))
+            self.step = int(self.content.get("global_step", 0))
             if self.config.subcommand == "fit":
-                _need_steps(path, step, self.config.fit.trainer.max_steps)
+                _need_steps(path, self.step, self.config.fit.trainer.max_steps)
+                kept = {k: x for k, x in self.content.get("hyper_parameters", {}).items() if k not in LINKED}
+                model = (config.get("model") or Namespace()).as_dict()
+                refuse_other_words(path, kept, model.get("init_args") or {}, sys.argv[1:])
         super()._parse_ckpt_path()
 
     def _linked(self) -> dict[str, Any]:
@@ -170,6 +179,9 @@ class MarginCLI(LightningCLI):
         self._refuse_linked()
         if self.subcommand == "fit":
             config = self.config.fit
+            if config.ckpt_path:
+                refuse_other_optimizer(config.ckpt_path, self.model, self.content)
+            self.content = {}
             if hasattr(self.model, "check_data"):
                 self.model.check_data(self.datamodule)
             kwargs["default_root_dir"] = str(self.run_dir)

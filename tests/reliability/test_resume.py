@@ -187,3 +187,64 @@ def test_interrupted_run_says_how_to_go_on(number: signal.Signals, extra: tuple[
     message = json.loads((tmp_path / "run" / "summary.json").read_text())["message"]
     assert message.startswith("Interrupted at step ")
     assert "of 10,000,000." in message
+
+
+# --- another word than the checkpoint's ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit_once(tmp_path_factory.mktemp("part"), "--config", config("joint/relaxed"), "--trainer.max_steps", "40",
+                    "--model.attention_lr", "0.2").run_dir  # fmt: skip
+
+
+def goes_on(maxmargin: Any, part: Path, *words: str, named: str = "") -> Outcome:
+    return maxmargin("fit", "--config", named or str(part / "config.yaml"), "--trainer.max_steps", "80",
+                     "--ckpt_path", str(part / "checkpoints" / "last.ckpt"), *words)  # fmt: skip
+
+
+def test_the_same_words_go_on(part: Path, maxmargin: Any) -> None:
+    for words in ((), ("--model.attention_lr", "0.2"), ("--model.loss", "logistic"), ("--trainer.max_steps", "60")):
+        outcome = goes_on(maxmargin, part, *words)
+        assert outcome.status == 0, outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model.attention_lr", "0.001"], "model.attention_lr 0.2, not 0.001"),
+        (["--model.loss=exponential"], "model.loss logistic, not exponential"),
+        (["--model.inner_steps", "7"], "model.inner_steps 1000, not 7"),
+        (["--model.attention_init", "normal"], "model.attention_init"),
+        (["--model.parametrization", "p"], "model.parametrization W, not p"),
+        (["--model.optimizer", "torch.optim.Adam"], "of the optimizer lightning_maxmargin.optim"),
+        (["--model.optimizer", "lightning_maxmargin.optim.AcceleratedMargin"], "of the optimizer"),
+        (["--model.optimizer", "lightning_maxmargin.optim.SignDescent"], "of the optimizer"),
+    ],
+)
+def test_another_word_is_refused(part: Path, words: list[str], said: str, maxmargin: Any) -> None:
+    outcome = goes_on(maxmargin, part, *words)
+    assert outcome.status == 2
+    assert "Traceback" not in outcome.err
+    assert "ckpt_path: " in outcome.error
+    assert said in outcome.error
+    assert not outcome.run_dir.exists()
+
+
+def test_a_config_that_says_otherwise_is_refused(part: Path, tmp_path: Path, maxmargin: Any) -> None:
+    (tmp_path / "other.yaml").write_text("model: {class_path: JointSelection, init_args: {attention_lr: 0.3}}\n")
+    outcome = goes_on(maxmargin, part, "--config", "other.yaml")
+    assert outcome.status == 2
+    assert "model.attention_lr 0.2, not 0.3" in outcome.error
+    assert "config.yaml" in outcome.error
+
+
+def test_another_option_of_the_optimizer_is_refused(maxmargin: Any, tmp_path: Path) -> None:
+    words = ("--model.optimizer", "torch.optim.SGD", "--model.optimizer.momentum")
+    first = maxmargin(*FULL, *words, "0.9", "--trainer.max_steps", "20", "--run_dir", "first")
+    assert first.status == 0, first.err
+    last = ("--trainer.max_steps", "40", "--ckpt_path", str(tmp_path / "first" / "checkpoints" / "last.ckpt"))
+    outcome = maxmargin(*FULL, *words, "0.5", *last)
+    assert outcome.status == 2
+    assert "model.optimizer.momentum 0.9, not 0.5" in outcome.error
+    assert maxmargin(*FULL, *words, "0.9", *last).status == 0
