@@ -10,8 +10,8 @@ from lightning_maxmargin.schedule import affordable
 
 DEFAULT_SHARE = 0.05
 #: What an evaluation is expected to take, for each number in the keys, until one has been made: 500 sequences of
-#: 128 x 384 with all limits defined took 1.5e-7 (scripts/benchmarks/watching.py --cases frozen).
-SECONDS_PER_NUMBER = 2e-7
+#: 128 x 384 with all limits defined took 7e-8, 72 heads 6e-8 (scripts/benchmarks/watching.py).
+SECONDS_PER_NUMBER = 8e-8
 
 
 def check_budget(budget: float | None) -> None:

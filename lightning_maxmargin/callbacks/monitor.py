@@ -320,7 +320,9 @@ class Monitor(Callback):
         numbers = {k: v for k, v in values.items() if isinstance(v, float) and abs(v) < float("inf")}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step=pending.step)
-        # Without a logger: only for progress bars, checkpoints and early stopping.
+        # Without a logger: only for progress bars, checkpoints and early stopping. Nothing stays of the one before.
+        for name in values.keys() - numbers.keys():
+            trainer.callback_metrics.pop(name, None)
         trainer.callback_metrics.update({k: torch.tensor(v) for k, v in numbers.items()})
 
     # --- checkpoints ------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from lightning_maxmargin.callbacks import (
     StepProgress,
     TokenMonitor,
 )
+from lightning_maxmargin.callbacks.at_evaluations import count_evaluations
 from lightning_maxmargin.errors import InputError, RankError
 from lightning_maxmargin.modules.ensemble import Ensemble
 from lightning_maxmargin.modules.joint import JointSelection
@@ -197,6 +198,7 @@ class MarginCLI(LightningCLI):
         # Before any other callback: what failed is told before the others tidy up after it.
         trainer.callbacks.insert(0, self.ranks)  # type: ignore[attr-defined]
         self.ranks.guard(trainer)
+        count_evaluations(trainer.callbacks)  # type: ignore[attr-defined]
         self.ranks.timeout = limit_waiting(trainer.strategy, self.config[self.subcommand].timeout)
         check_nodes(trainer)
         if self.subcommand == "fit":

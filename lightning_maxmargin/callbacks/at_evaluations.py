@@ -1,0 +1,93 @@
+"""Lightning's early stopping and checkpoints on numbers of our monitors: evaluations count, not epochs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch import Tensor
+
+from lightning_maxmargin.callbacks.monitor import Monitor
+from lightning_maxmargin.keys import find_key
+
+#: Who logs by itself, at every step or epoch.
+ALWAYS_LOGGED = {"module", "run"}
+
+
+def count_evaluations(callbacks: list[Callback]) -> None:
+    """Makes every EarlyStopping and ModelCheckpoint on a number of a monitor look at new numbers alone.
+
+    Between two evaluations Lightning's would take the last one again, as one without an improvement, and raise where a
+    number is undefined. What they watch else, such as ``val/accuracy``, is left to them.
+
+    Args:
+        callbacks: of a trainer.
+    """
+    for callback in callbacks:
+        if not is_of_a_monitor(getattr(callback, "monitor", None)):
+            continue
+        for theirs, ours in ((EarlyStopping, EarlyStoppingAtEvaluations), (ModelCheckpoint, CheckpointAtEvaluations)):
+            if type(callback) is theirs:
+                # The user has made it, with all its options.
+                callback.__class__ = ours
+
+
+def is_of_a_monitor(name: str | None) -> bool:
+    """Whether a monitor measures this number, and nobody else logs it.
+
+    Example:
+        >>> is_of_a_monitor("norm/attention"), is_of_a_monitor("val/accuracy"), is_of_a_monitor(None)
+        (True, False, False)
+    """
+    key = None if name is None else find_key(name)
+    return key is not None and not ALWAYS_LOGGED & set(key.sources)
+
+
+def stopped_early(trainer: pl.Trainer) -> str:
+    """In words, where an EarlyStopping has ended the run; empty elsewhere."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+            of = f" of {trainer.max_steps:,}" if trainer.max_steps >= 0 else ""
+            reason = callback.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
+            return f"Stopped early at step {trainer.global_step:,}{of}: {reason}"
+    return ""
+
+
+class _SeesEvaluations:
+    """What the last number seen was of; kept in checkpoints."""
+
+    monitor: Any
+    _seen = 0
+
+    def is_new(self, trainer: pl.Trainer) -> bool:
+        """Whether the monitors have measured since this was asked last, and the number is defined."""
+        monitors: list[Any] = [c for c in trainer.callbacks if isinstance(c, Monitor)]  # type: ignore[attr-defined]
+        made = sum(len(monitor.history) for monitor in monitors)
+        if made == self._seen or self.monitor not in trainer.callback_metrics:
+            return False
+        self._seen = made
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "evaluations_seen": self._seen}  # type: ignore[misc]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seen = state_dict.get("evaluations_seen", 0)
+        super().load_state_dict(state_dict)  # type: ignore[misc]
+
+
+class EarlyStoppingAtEvaluations(_SeesEvaluations, EarlyStopping):
+    """``patience`` is in evaluations."""
+
+    def _run_early_stopping_check(self, trainer: pl.Trainer) -> None:
+        if self.is_new(trainer):
+            super()._run_early_stopping_check(trainer)
+
+
+class CheckpointAtEvaluations(_SeesEvaluations, ModelCheckpoint):
+    """Saves the best of the evaluations."""
+
+    def _save_topk_checkpoint(self, trainer: pl.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        if self.is_new(trainer):
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
