@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_maxmargin.atomic import link_whole
@@ -15,6 +16,8 @@ from lightning_maxmargin.callbacks.guard import is_finite
 from lightning_maxmargin.run.checkpoints import BEFORE, LAST, checksum_path
 from lightning_maxmargin.run.resume import optimizer_name
 
+#: What ``save_last`` of a user's ModelCheckpoint is called.
+NEWEST = "newest"
 #: Seconds between two saves.
 SAVE_EVERY = 30.0
 
@@ -89,6 +92,21 @@ class LastCheckpoint(Checkpoint):
                 f"{self.folder / LAST} cannot be written ({reason}); training goes on, and the old one stays"
             )
             self._warned = True
+
+
+def leave_last_to_the_run(callbacks: Iterable[Callback], folder: Path) -> None:
+    """Gives the ``save_last`` of a ModelCheckpoint another name, so that ``last.ckpt`` has one writer; told in a line.
+
+    Args:
+        callbacks: of a trainer.
+        folder: ``checkpoints/`` of the run.
+    """
+    for callback in callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.save_last:
+            if callback.dirpath is not None and Path(callback.dirpath).absolute() != folder:
+                continue
+            callback.CHECKPOINT_NAME_LAST = NEWEST
+            rank_zero_warn(f"ModelCheckpoint(save_last) writes {NEWEST}.ckpt: {LAST} is what the run itself saves")
 
 
 def keep_before(path: Path) -> None:

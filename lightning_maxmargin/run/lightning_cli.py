@@ -42,7 +42,7 @@ from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, newest_chec
 from lightning_maxmargin.run.config_errors import is_input, one_line
 from lightning_maxmargin.run.directory import last_checkpoint, make_run_dir, plan_run_dir
 from lightning_maxmargin.run.finish import finish_fit, refuse_existing
-from lightning_maxmargin.run.last_checkpoint import LastCheckpoint
+from lightning_maxmargin.run.last_checkpoint import LastCheckpoint, leave_last_to_the_run
 from lightning_maxmargin.run.loggers import MarginWandbLogger, run_loggers
 from lightning_maxmargin.run.processes import (
     check_nodes,
@@ -199,6 +199,8 @@ class MarginCLI(LightningCLI):
         trainer.callbacks.insert(0, self.ranks)  # type: ignore[attr-defined]
         self.ranks.guard(trainer)
         count_evaluations(trainer.callbacks)  # type: ignore[attr-defined]
+        if self.subcommand == "fit":
+            leave_last_to_the_run(trainer.callbacks, self.run_dir / "checkpoints")  # type: ignore[attr-defined]
         self.ranks.timeout = limit_waiting(trainer.strategy, self.config[self.subcommand].timeout)
         check_nodes(trainer)
         if self.subcommand == "fit":

@@ -125,14 +125,19 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     assert step_of(tmp_path / "checkpoints" / "last.ckpt") == 3
 
 
-def test_a_link_of_another_callback_is_replaced(tmp_path: Path) -> None:
-    best = pl.callbacks.ModelCheckpoint(
-        tmp_path / "checkpoints", "best", every_n_train_steps=1, save_last="link", save_top_k=1, monitor="train/loss"
-    )
-    trained(tmp_path, 3600.0, [best])
-    last = tmp_path / "checkpoints" / "last.ckpt"
+@pytest.mark.parametrize("save_last", ["link", "true"])
+def test_last_has_one_writer(save_last: str, maxmargin: Any) -> None:
+    best = ("[{class_path: ModelCheckpoint, init_args: {monitor: norm/attention, mode: min, save_top_k: 1, "
+            f"every_n_train_steps: 10, save_last: {save_last}, filename: best}}}}]")  # fmt: skip
+    words = ("fit", "--config", config("joint/relaxed"), "--model.inner_steps", "10", "--trainer.max_steps", "60")
+    with pytest.warns(UserWarning, match=r"ModelCheckpoint\(save_last\) writes newest.ckpt"):
+        run = maxmargin(*words, "--trainer.callbacks", best)
+    assert run.status == 0, run.err
+    last = run.run_dir / "checkpoints" / "last.ckpt"
     assert not last.is_symlink()
-    assert step_of(last) == 6
+    assert step_of(last) == 60
+    assert (run.run_dir / "checkpoints" / "newest.ckpt").exists()
+    verify_file(last)
 
 
 # --- damage ---------------------------------------------------------------------------------------------------------
