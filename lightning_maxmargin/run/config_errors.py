@@ -97,7 +97,10 @@ def is_input(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    """The error and what led to it; one that was raised from itself leads to itself."""
+    seen: list[BaseException] = []
+    while error is not None and not any(error is before for before in seen):
+        seen.append(error)
         yield error
         error = error.__cause__ or error.__context__
 

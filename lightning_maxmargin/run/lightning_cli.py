@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import yaml
@@ -43,7 +43,7 @@ from lightning_maxmargin.run.config_errors import is_input, one_line
 from lightning_maxmargin.run.directory import last_checkpoint, make_run_dir, plan_run_dir
 from lightning_maxmargin.run.finish import finish_fit, refuse_existing
 from lightning_maxmargin.run.last_checkpoint import LastCheckpoint, leave_last_to_the_run
-from lightning_maxmargin.run.loggers import MarginWandbLogger, run_loggers
+from lightning_maxmargin.run.loggers import MarginWandbLogger, WandbMode, run_loggers
 from lightning_maxmargin.run.processes import (
     check_nodes,
     check_precision,
@@ -99,8 +99,8 @@ class MarginCLI(LightningCLI):
         parser.add_argument(
             "--run_dir", type=str | None, default=None, help="A new directory; runs/NAME-DATE-ID if not given."
         )
-        parser.add_argument("--wandb", type=Literal["offline", "online", "disabled"], default="offline",
-                            help="Where W&B writes: to disk, to its server, or nowhere.")  # fmt: skip
+        parser.add_argument("--wandb", type=WandbMode | None, default=None, help="Where W&B writes: to disk (offline), "
+                            "to its server (online), or nowhere (disabled); WANDB_MODE, else offline.")  # fmt: skip
         parser.add_argument("--wandb_project", type=str, default="lightning-maxmargin", help="Project of W&B.")
         parser.add_argument(
             "--report", type=bool, default=True, help="Whether fit draws figures and writes report.html."
@@ -275,6 +275,8 @@ class MarginCLI(LightningCLI):
             is_refused = isinstance(found, InputError) or getattr(found, "status", 1) == 2
             is_new = subcommand == "fit" and not self.goes_on
             refused = is_refused and is_new and not (self.run_dir / "metrics.csv").exists()
+            if found is error:
+                raise
             raise found from error
         finally:
             for logger in self.trainer.loggers:

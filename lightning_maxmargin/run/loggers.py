@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
@@ -56,20 +56,36 @@ class RowsLogger(CSVLogger):
             return list(table.fieldnames or []), rows
 
 
-def run_loggers(run_dir: Path, name: str, wandb: WandbMode, project: str, kept_to: int | None = None) -> list[Logger]:
+def mode_of(wandb: WandbMode | None) -> WandbMode:
+    """What the user says, else what ``WANDB_MODE`` does, else ``offline``.
+
+    Example:
+        >>> mode_of("online")
+        'online'
+    """
+    said = wandb or os.environ.get("WANDB_MODE", "").lower()
+    # W&B's older names of two of them.
+    said = {"dryrun": "offline", "run": "online"}.get(said, said)
+    return next((mode for mode in get_args(WandbMode) if mode == said), "offline")
+
+
+def run_loggers(
+    run_dir: Path, name: str, wandb: WandbMode | None, project: str, kept_to: int | None = None
+) -> list[Logger]:
     """The loggers of one run.
 
     Args:
         run_dir: where ``metrics.csv`` and the W&B run go.
         name: of the run.
-        wandb: ``offline`` writes the run to disk (``wandb sync`` sends it later), ``online`` sends it.
+        wandb: ``offline`` writes the run to disk (``wandb sync`` sends it later), ``online`` sends it; None is
+            ``WANDB_MODE``, else offline.
         project: of W&B.
         kept_to: the step that a requeued run goes on from: its rows so far stay.
     """
-    rows = RowsLogger(run_dir, kept_to)
-    if wandb == "disabled":
+    rows, mode = RowsLogger(run_dir, kept_to), mode_of(wandb)
+    if mode == "disabled":
         return [rows]
-    return [rows, MarginWandbLogger(run_dir, name, project, offline=wandb == "offline")]
+    return [rows, MarginWandbLogger(run_dir, name, project, offline=mode == "offline")]
 
 
 class MarginWandbLogger(WandbLogger):
