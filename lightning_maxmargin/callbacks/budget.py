@@ -9,9 +9,10 @@ from lightning_maxmargin.probe.selector import SMALL_DATA_NUMBERS
 from lightning_maxmargin.schedule import affordable
 
 DEFAULT_SHARE = 0.05
-#: What an evaluation is expected to take, for each number in the keys, until one has been made: 500 sequences of
-#: 128 x 384 with all limits defined took 7e-8, 72 heads 6e-8 (scripts/benchmarks/watching.py).
-SECONDS_PER_NUMBER = 8e-8
+#: What an evaluation is expected to take until one has been made, and more of it for each number in the keys: 500
+#: sequences of 8 x 384 took .31 s, 500 of 128 x 384 with all limits defined 1.8, and 72 heads 12.8 s for 2.3e8 numbers
+#: (scripts/benchmarks/watching.py).
+SECONDS_AT_LEAST, SECONDS_PER_NUMBER = 0.3, 8e-8
 
 
 def check_budget(budget: float | None) -> None:
@@ -36,6 +37,16 @@ def share_of(budget: float | None, numbers: int) -> float:
     return 1.0 if numbers <= SMALL_DATA_NUMBERS else DEFAULT_SHARE
 
 
+def guess(numbers: int) -> float:
+    """Seconds of the first evaluation of so many numbers in the keys.
+
+    Example:
+        >>> guess(1_000_000)
+        0.38
+    """
+    return SECONDS_AT_LEAST + numbers * SECONDS_PER_NUMBER
+
+
 class Budget:
     """The clock of one monitor in one run: the evaluations before the last must stay within a share of it.
 
@@ -51,13 +62,13 @@ class Budget:
         self, share: float = 1.0, numbers: int = 0, spent: float = 0.0, elapsed: float = 0.0, evaluations: int = 0
     ) -> None:
         self.share, self.spent, self.evaluations = share, spent, evaluations
-        self._guess, self._last = numbers * SECONDS_PER_NUMBER, 0.0
+        self._guess, self._last = guess(numbers), 0.0
         self._before = elapsed
         self._started: float | None = None
 
     def start(self, share: float, numbers: int) -> None:
         """Training begins, or goes on."""
-        self.share, self._guess, self._started = share, numbers * SECONDS_PER_NUMBER, time.perf_counter()
+        self.share, self._guess, self._started = share, guess(numbers), time.perf_counter()
 
     def stop(self) -> None:
         """Training is over."""

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from lightning_maxmargin import JointSelection, MarginMonitor
 from lightning_maxmargin.callbacks import EnsembleMonitor, HeadMonitor
+from lightning_maxmargin.callbacks import budget as budgets
 from lightning_maxmargin.callbacks.budget import Budget, share_of
 from lightning_maxmargin.callbacks.evaluation import Measured
 from lightning_maxmargin.callbacks.text_monitor import TextMonitor
@@ -63,7 +64,7 @@ def test_a_budget_of_one_is_a_schedule_of_steps_alone(spent: float, expected: fl
 def test_an_evaluation_is_expected_to_cost_what_the_last_did_or_the_mean() -> None:
     clock = Budget()
     clock.start(0.05, numbers=10_000_000)
-    assert clock.expected == pytest.approx(0.8), "a guess from the amount of data, before there is one"
+    assert clock.expected == pytest.approx(1.1), "a guess from the amount of data, before there is one"
     clock.spend(4.0)
     clock.spend(1.0)
     assert (clock.expected, clock.spent) == (2.5, 5.0)
@@ -366,7 +367,10 @@ def test_budget_and_samples_are_said_once(caplog: pytest.LogCaptureFixture) -> N
     }
 
 
-def test_large_data_are_watched_within_the_budget_by_default() -> None:
+def test_large_data_are_watched_within_the_budget_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A run of a second or two: what is guessed before the first evaluation would be all of its budget.
+    monkeypatch.setattr(budgets, "SECONDS_AT_LEAST", 0.0)
+
     class Noting(MarginMonitor):
         def snapshot_of(self, pl_module: pl.LightningModule, last: bool) -> Any:
             if not last:
