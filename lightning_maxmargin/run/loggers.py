@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_warn
 
@@ -36,15 +37,10 @@ class RowsLogger(CSVLogger):
     def experiment(self) -> Any:
         if self._experiment is None:
             names, rows = self._kept()
-            # Lightning's own begins by removing the file.
-            writer: Any = CSVLogger.experiment.fget(self)  # type: ignore[attr-defined]
+            self._experiment = RowsWriter(str(self._path.parent))
             if names:
-                text = io.StringIO()
-                table = csv.DictWriter(text, names)
-                table.writeheader()
-                table.writerows(rows)
-                write_text(self._path, text.getvalue())
-                writer.metrics_keys = names
+                write_text(self._path, _table(names, rows))
+                self._experiment.metrics_keys = names
         return self._experiment
 
     def _kept(self) -> tuple[list[str], list[dict[str, str]]]:
@@ -54,6 +50,70 @@ class RowsLogger(CSVLogger):
             table = csv.DictReader(file)
             rows = [row for row in table if float(row["step"]) <= self._kept_to]
             return list(table.fieldnames or []), rows
+
+
+class RowsWriter(ExperimentWriter):
+    """Appends whole rows, or none; a new column is a new file in place of the old one.
+
+    On a full disk training goes on, warned about once, and the rows wait in memory. Lightning's own writes a new header
+    over the old file, of which a kill in that moment leaves nothing.
+    """
+
+    _warned = False
+
+    def _check_log_dir_exists(self) -> None:
+        """Lightning's removes the file, which a run that goes on still has to read should it be killed again."""
+
+    def save(self) -> None:
+        if not self.metrics:
+            return
+        path = Path(self.metrics_file_path)
+        try:
+            if self._record_new_keys() or not path.is_file():
+                write_text(path, _table(self.metrics_keys, [*_rows_of(path), *self.metrics]))
+            else:
+                _append(path, self.metrics_keys, self.metrics)
+        except OSError as error:
+            if not self._warned:
+                rank_zero_warn(f"{path} cannot be written ({error.strerror or error}); training goes on, its rows wait")
+            # The names that were new are not in the file yet.
+            self.metrics_keys, self._warned = _names_of(path), True
+            return
+        self.metrics = []
+
+
+def _table(names: Sequence[str], rows: Sequence[Mapping[str, Any]], header: bool = True) -> str:
+    text = io.StringIO()
+    table = csv.DictWriter(text, names)
+    if header:
+        table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
+
+
+def _append(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """All rows, or the file as it was."""
+    before = path.stat().st_size
+    try:
+        with path.open("a", encoding="utf-8", newline="") as file:
+            file.write(_table(names, rows, header=False))
+    except OSError:
+        os.truncate(path, before)
+        raise
+
+
+def _rows_of(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _names_of(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file).fieldnames or [])
 
 
 def mode_of(wandb: WandbMode | None) -> WandbMode:

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lightning_maxmargin.callbacks import RunSummary
 from lightning_maxmargin.cli import main
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.run.config_errors import is_input
 from tests.conftest import config
 
 RELAXED = ("fit", "--config", config("joint/relaxed"))
@@ -167,3 +170,23 @@ def test_wrong_command(words: list[str], maxmargin: Any) -> None:
     outcome = maxmargin(*words)
     assert outcome.status == 2
     assert "Traceback" not in outcome.err
+
+
+def test_an_error_raised_from_itself_is_no_endless_chain() -> None:
+    """``raise error from error``, as of one that another function hands back: the command hung for ever."""
+    error, cause = ValueError("ours"), KeyError("before")
+    error.__cause__ = error
+    assert not is_input(error)
+    cause.__context__, error.__cause__ = error, cause
+    assert not is_input(error)
+    error.__cause__ = InputError("data.path: wrong")
+    assert is_input(error)
+
+
+def test_a_fault_of_our_own_is_a_traceback_and_ends(maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise ValueError("a fault in the code")
+
+    monkeypatch.setattr(RunSummary, "on_fit_end", broken)
+    with pytest.raises(ValueError, match="a fault in the code"):
+        maxmargin(*RELAXED, "--trainer.max_steps", "3")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lightning_maxmargin.run.loggers import mode_of
 from tests.conftest import Outcome, config, fit_once
 
 WORDS = (
@@ -49,6 +50,31 @@ def rows(run_dir: Path) -> list[dict[str, str]]:
 def offline(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """A run with W&B as it is by default."""
     return fit_once(tmp_path_factory.mktemp("offline"), *WORDS[1:], plain=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "variable", "mode"),
+    [
+        (None, None, "offline"), (None, "disabled", "disabled"), (None, "online", "online"),
+        (None, "dryrun", "offline"), (None, "DISABLED", "disabled"), (None, "shared", "offline"),
+        ("offline", "disabled", "offline"), ("disabled", "online", "disabled"),
+    ],
+)  # fmt: skip
+def test_the_command_line_then_the_environment(
+    said: Any, variable: str | None, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    assert mode_of(said) == mode
+
+
+def test_wandb_disabled_by_its_variable(maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    run = maxmargin(*WORDS[:3], "--trainer.max_steps", "9", "--report", "false", plain=False)
+    assert run.status == 0, run.err
+    assert not (run.run_dir / "wandb").exists()
+    assert (run.run_dir / "metrics.csv").is_file()
 
 
 def test_offline_run_reads_back_what_the_csv_says(offline: Outcome) -> None:

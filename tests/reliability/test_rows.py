@@ -1,0 +1,108 @@
+"""metrics.csv: whole rows or none, whatever the disk does, and never a file that has lost what it held."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_maxmargin.run import loggers
+from lightning_maxmargin.run.loggers import RowsLogger
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_new_columns_keep_the_rows_before(tmp_path: Path) -> None:
+    logger = RowsLogger(tmp_path)
+    for step, row in enumerate(({"a": 1.0}, {"a": 2.0}, {"b": 3.0}, {"a": 4.0, "b": 5.0})):
+        logger.log_metrics(row, step)
+    found = rows(tmp_path)
+    assert [row["a"] for row in found] == ["1.0", "2.0", "", "4.0"]
+    assert [row["b"] for row in found] == ["", "", "3.0", "5.0"]
+    assert [row["step"] for row in found] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("column", ["a", "b"])
+def test_on_a_full_disk_rows_wait(column: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger, is_full = RowsLogger(tmp_path), False
+    logger.log_metrics({"a": 0.0}, 0)
+    before = (tmp_path / "metrics.csv").read_bytes()
+    append, write = loggers._append, loggers.write_text
+
+    def half(path: Path, names: Any, given: Any) -> None:
+        if is_full:
+            raise FULL
+        append(path, names, given)
+
+    def whole(path: Path, text: str) -> None:
+        if is_full:
+            raise FULL
+        write(path, text)
+
+    monkeypatch.setattr(loggers, "_append", half)
+    monkeypatch.setattr(loggers, "write_text", whole)
+    is_full = True
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step in (1, 2, 3):
+            logger.log_metrics({column: float(step)}, step)
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+    assert len([w for w in said if "No space left on device" in str(w.message)]) == 1
+    is_full = False
+    logger.log_metrics({"a": 4.0}, 4)
+    found = rows(tmp_path)
+    assert [row["step"] for row in found] == ["0", "1", "2", "3", "4"]
+    assert [row[column] for row in found][1:4] == ["1.0", "2.0", "3.0"]
+
+
+def test_half_a_row_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("a,step\n1,0\n")
+
+    class Half:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __enter__(self) -> Half:
+            return self
+
+        def __exit__(self, *_: Any) -> None:
+            self.file.close()
+
+        def write(self, text: str) -> None:
+            self.file.write(text[:3])
+            self.file.flush()
+            raise FULL
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *args, **more: Half(opened(self, *args, **more)))
+    with pytest.raises(OSError, match="No space"):
+        loggers._append(path, ["a", "step"], [{"a": 2, "step": 1}])
+    monkeypatch.undo()
+    assert path.read_text() == "a,step\n1,0\n"
+
+
+def test_a_header_is_rewritten_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill at any moment of it leaves the old file: nothing else is opened for writing."""
+    logger = RowsLogger(tmp_path)
+    logger.log_metrics({"a": 0.0}, 0)
+    before = (tmp_path / "metrics.csv").read_bytes()
+
+    def killed(*_: Any) -> None:
+        assert (tmp_path / "metrics.csv").read_bytes() == before
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        logger.log_metrics({"b": 1.0}, 1)
+    assert (tmp_path / "metrics.csv").read_bytes() == before
