@@ -46,10 +46,10 @@ def _synchronise(path: Path) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """A path beside ``path`` for a folder that is yet to be made: renamed to it at the end, and gone where that failed.
 
-    Where ``path`` is a folder that holds something, the renaming fails and it stays.
+    Where ``path`` is a folder that holds something, the renaming fails and it stays; with ``replace`` it goes.
 
     Example:
         >>> import tempfile
@@ -61,11 +61,20 @@ def whole_folder(path: Path) -> Iterator[Path]:
         ['a.txt']
     """
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    old = part.with_suffix(".old")
     try:
         yield part
-        os.replace(part, path)
+        if replace and path.is_dir():
+            os.replace(path, old)
+        try:
+            os.replace(part, path)
+        except OSError:
+            if old.is_dir():
+                os.replace(old, path)
+            raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def link_whole(source: Path, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from threading import Thread
@@ -55,6 +56,28 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="not empty"), whole_folder(path) as part:
         write_files(part, "after")
     assert (path / "0.txt").read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_in_place_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model"
+    for text in ("before", "after"):
+        with whole_folder(path, replace=True) as part:
+            write_files(part, text)
+    assert (path / "0.txt").read_text() == "after"
+    with pytest.raises(UnicodeEncodeError), whole_folder(path, replace=True) as part:
+        write_files(part, "half", "\ud800")
+    rename = os.replace
+
+    def fails(source: Path, target: Path) -> None:
+        if source.suffix == ".part":
+            raise OSError("no")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError, match="no"), whole_folder(path, replace=True) as part:
+        part.mkdir()
+    assert (path / "0.txt").read_text() == "after"
     assert list(tmp_path.iterdir()) == [path]
 
 

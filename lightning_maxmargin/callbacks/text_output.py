@@ -103,7 +103,8 @@ def save_whole(pl_module: Any, data: Any, folder: Path) -> None:
     from lightning_maxmargin.text.pretrained import quiet_loading
     from lightning_maxmargin.text.tuning import merge_lora
 
-    with whole_folder(folder) as part, quiet_loading():
+    # A run that goes on in its own directory has left one there before.
+    with whole_folder(folder, replace=True) as part, quiet_loading():
         pl_module.model.encoder = merge_lora(pl_module.model.encoder)
         pl_module.model.save_pretrained(part)
         data.encoder.tokenizer.save_pretrained(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import signal
@@ -29,6 +30,7 @@ from tests.conftest import config
 from tests.reliability.test_resume import assert_same_run, checkpoint
 
 MINIBATCH = ("fit", "--config", config("joint/random"), "--data.batch_size", "8", "--wandb", "disabled")
+WORDS_OF_LABELS = (("fine", "good"), ("dull", "bad"))
 QUIET = ("--report", "false", "--trainer.enable_progress_bar", "false")
 
 
@@ -202,6 +204,21 @@ def test_a_run_goes_on_in_its_own_directory(tmp_path: Path, maxmargin: Any) -> N
     assert again.status == 2
     assert "at step 60 of 60" in again.err
     assert (tmp_path / "mine" / "summary.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_run_on_text_goes_on_in_its_own_directory(tmp_path: Path, maxmargin: Any) -> None:
+    """Which has left a model, a report and examples there before."""
+    rows = [{"text": f"a {word} film {i}", "label": label} for i in range(40) for word, label in WORDS_OF_LABELS]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ("fit", "--config", config("text/finetune"), "--data.train", "a.jsonl", "--data.cache_dir", "cache", *QUIET,
+             "--wandb", "disabled", "--trainer.max_epochs")  # fmt: skip
+    assert maxmargin(*words, "2", "--run_dir", "mine").status == 0
+    goes_on = maxmargin(*words, "4", "--run_dir", "mine", "--ckpt_path", "last")
+    assert goes_on.status == 0, goes_on.err
+    assert json.loads((tmp_path / "mine" / "summary.json").read_text())["steps"] == 4 * 3
+    assert (tmp_path / "mine" / "model" / "config.json").is_file()
+    assert not [path for path in (tmp_path / "mine").iterdir() if path.name.startswith(".")]
 
 
 def test_last_of_what_is_not_there(tmp_path: Path, maxmargin: Any, capfd: pytest.CaptureFixture[str]) -> None:
