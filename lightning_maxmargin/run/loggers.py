@@ -68,11 +68,13 @@ class RowsWriter(ExperimentWriter):
         if not self.metrics:
             return
         path = Path(self.metrics_file_path)
+        # What another process, forked for training, has written, or the run before it went on.
+        self.metrics_keys = self.metrics_keys or _names_of(path)
         try:
             if self._record_new_keys() or not path.is_file():
                 write_text(path, _table(self.metrics_keys, [*_rows_of(path), *self.metrics]))
             else:
-                _append(path, self.metrics_keys, self.metrics)
+                _append(path, _names_of(path), self.metrics)
         except OSError as error:
             if not self._warned:
                 rank_zero_warn(f"{path} cannot be written ({error.strerror or error}); training goes on, its rows wait")

@@ -32,6 +32,20 @@ def test_new_columns_keep_the_rows_before(tmp_path: Path) -> None:
     assert [row["step"] for row in found] == ["0", "1", "2", "3"]
 
 
+def test_rows_of_another_process_stay(tmp_path: Path) -> None:
+    """Training is forked, and its test is not."""
+    RowsLogger(tmp_path).log_metrics({"b": 1.0, "a": 2.0}, 0)
+    header, row = (tmp_path / "metrics.csv").read_text().splitlines()
+    # In an order of its own, as an older version may have written it.
+    (tmp_path / "metrics.csv").write_text("\n".join(",".join(x.split(",")[::-1]) for x in (header, row)) + "\n")
+    later = RowsLogger(tmp_path)
+    later.log_metrics({"a": 3.0, "b": 4.0}, 1)
+    later.log_metrics({"c": 5.0}, 2)
+    assert [(row["a"], row["b"], row["c"]) for row in rows(tmp_path)] == [
+        ("2.0", "1.0", ""), ("3.0", "4.0", ""), ("", "", "5.0"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("column", ["a", "b"])
 def test_on_a_full_disk_rows_wait(column: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logger, is_full = RowsLogger(tmp_path), False
