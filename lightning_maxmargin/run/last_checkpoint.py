@@ -83,7 +83,11 @@ class LastCheckpoint(Checkpoint):
         writer: Any = trainer.strategy.checkpoint_io
         failed: list[OSError] = []
         writer.tolerated = failed if go_on else None
-        trainer.save_checkpoint(self.folder / LAST)
+        try:
+            trainer.save_checkpoint(self.folder / LAST)
+        finally:
+            # Another callback's checkpoint that cannot be written is its own matter.
+            writer.tolerated = None
         if not failed:
             self._saved_step = trainer.global_step
         elif not self._warned:

@@ -104,6 +104,29 @@ def test_on_a_full_disk_training_goes_on(error: Exception, tmp_path: Path, monke
     ]  # fmt: skip
 
 
+def test_a_checkpoint_of_another_callback_is_not_lost_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = torch.save
+
+    def full(content: Any, path: Any) -> None:
+        if content["global_step"] >= 2:
+            raise FULL
+        save(content, path)
+
+    class Mine(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            if trainer.global_step == 3:
+                trainer.save_checkpoint(tmp_path / "mine.ckpt")
+
+    monkeypatch.setattr(torch, "save", full)
+    with (
+        pytest.raises(OutputError, match=r"mine.ckpt cannot be written"),
+        pytest.warns(UserWarning, match=r"last.ckpt"),
+    ):
+        trained(tmp_path, 0.0, [Mine()])
+
+
 def test_at_the_end_of_a_run_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(tmp_path, 3600.0, max_steps=3)
 
