@@ -7,13 +7,11 @@ import sys
 import time
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
-import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
@@ -53,8 +51,7 @@ from lightning_maxmargin.run.processes import (
     of_a_process,
     requeue_job,
 )
-from lightning_maxmargin.run.resume import refuse_other_optimizer, refuse_other_words
-from lightning_maxmargin.run.shipped import FLAGS
+from lightning_maxmargin.run.resume import models_in_configs, refuse_other_optimizer, refuse_other_words
 from lightning_maxmargin.run.summary import RunSummary
 
 #: What ``--ckpt_path`` says for the newest whole checkpoint of the run in ``--run_dir``, which then goes on there.
@@ -363,18 +360,8 @@ def names_a_model(argv: Sequence[str]) -> bool:
     """
     if any(given == "--model" or given.startswith("--model=") for given in argv):
         return True
-    configs = [b for a, b in pairwise(argv) if a in FLAGS] + [a.partition("=")[2] for a in argv if "--config=" in a]
-    return any(_model_of(config) for config in configs)
-
-
-def _model_of(config: str) -> str | None:
-    """The class of the model in a config; what is wrong with the file is told where it is read."""
-    try:
-        text = Path(config).read_text(encoding="utf-8") if Path(config).is_file() else config
-        model = yaml.safe_load(text)["model"]
-        return model if isinstance(model, str) else model["class_path"]
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-        return None
+    found = models_in_configs(argv)
+    return any(isinstance(model, str) or (isinstance(model, Mapping) and "class_path" in model) for model in found)
 
 
 def _default(model: type, key: str) -> Any:

@@ -86,19 +86,25 @@ def words_of_the_model(argv: Sequence[str]) -> Iterator[str]:
     for word in argv:
         if word.startswith("--model."):
             yield word.removeprefix("--model.").removeprefix("init_args.").partition("=")[0].partition(".")[0]
+    for model in models_in_configs(argv):
+        if isinstance(model, Mapping):
+            yield from model.get("init_args") or model
+
+
+def models_in_configs(argv: Sequence[str]) -> Iterator[Any]:
+    """What each config that this command line names says of the model; what is wrong with a file is told elsewhere.
+
+    Example:
+        >>> list(models_in_configs(["--config", "model: {rank: 3}", "--config=model: my.Model"]))
+        [{'rank': 3}, 'my.Model']
+    """
     configs = [b for a, b in pairwise(argv) if a in FLAGS] + [a.partition("=")[2] for a in argv if "--config=" in a]
     for config in configs:
-        yield from _options_in(config)
-
-
-def _options_in(config: str) -> list[str]:
-    """What is wrong with the file is told where it is read."""
-    try:
-        text = Path(config).read_text(encoding="utf-8") if Path(config).is_file() else config
-        model = yaml.safe_load(text)["model"]
-        return list(model.get("init_args", model))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
-        return []
+        try:
+            text = Path(config).read_text(encoding="utf-8") if Path(config).is_file() else config
+            yield yaml.safe_load(text)["model"]
+        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+            continue
 
 
 def _same(a: Any, b: Any) -> bool:
