@@ -56,7 +56,7 @@ def main() -> None:
     print("| problem: direction gap (relative margin) |", " | ".join(PRECISIONS), "|")
     print("|---|" + "---|" * len(PRECISIONS))
     for name, (config, key) in PROBLEMS.items():
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = list(pool.map(lambda precision, of=config: fit(of, precision, accelerator), PRECISIONS))
         cells = [cell(x, key) for x in found]
         pairs = zip(PRECISIONS, found, strict=True)

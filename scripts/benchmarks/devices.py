@@ -106,6 +106,15 @@ def solver_rows(device: str) -> Iterator[list[str]]:
     here, there = solve_att_svm(keys, selected), solve_att_svm(keys.to(device), selected.to(device))
     same = bool((torch.as_tensor(here.direction) == torch.as_tensor(there.direction)).all())
     yield ["200 attention SVMs of keys on the device: the same directions", str(same)]
+    keys = torch.randn(8_000, 128, 64, generator=g, dtype=torch.float32)
+    selected = (keys @ torch.randn(64, generator=g)).argmax(-1)
+    seconds, directions = [], []
+    for where in ("cpu", device):
+        on, at = keys.to(where), selected.to(where)
+        seconds.append(seconds_of(lambda on=on, at=at: directions.append(solve_att_svm(on, at)), where, 3))
+    apart = float(torch.as_tensor(directions[0].direction - directions[-1].direction).norm())
+    told = f"{directions[0].status}, {directions[-1].status}; {apart:.0e}; {seconds[0]:.2f} s, {seconds[1]:.2f} s"
+    yield [f"1,016,000 rows of 64 on cpu and {device}: status, distance of directions, seconds", told]
 
 
 # --- what does it take? ---------------------------------------------------------------------------------------
@@ -142,7 +151,13 @@ def text_rows(texts: str, encoder: str, device: str) -> Iterator[list[str]]:
             cached_hidden(found, documents.texts, pieces, [found.default_layer], folder, where)
             rate = count / (time.perf_counter() - start)
         yield [f"encoding {count:,} word pieces on {where}: pieces per second", f"{rate:,.0f}"]
-    for name, options in (("frozen", []), ("two layers tuned", ["--model.finetune_layers", "2"])):
+    tuned = ["--model.finetune_layers", "2"]
+    alone = ["--config", "trainer/fsdp2", "--trainer.devices", "1", "--trainer.strategy.data_parallel_size", "1"]
+    ways: dict[str, list[str]] = {"frozen": [], "two layers tuned": tuned}
+    if device.startswith("cuda"):
+        ways |= {"two layers tuned, trainer/gpus (NCCL)": [*tuned, "--config", "trainer/gpus"]}
+        ways |= {"two layers tuned, trainer/fsdp2": [*tuned, *alone]}
+    for name, options in ways.items():
         for precision in ("32-true", "bf16-mixed") if device.startswith("cuda") else ("32-true",):
             yield [
                 f"{name}, {precision} on {device}: accuracy, seconds",

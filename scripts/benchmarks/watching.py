@@ -1,6 +1,7 @@
 """What watching a run costs: the monitor's share of it before the last evaluation, and the last evaluation.
 
     .venv/bin/python scripts/benchmarks/watching.py [--quick] [--keep] [--cases planted frozen heads]
+        [--accelerator gpu]
 
 With the monitor's defaults. ``run`` is the time of ``Trainer.fit`` less the last evaluation, the share that of
 ``monitor/seconds`` in it; ``last`` is ``monitor/final_seconds``, its share that of a run of ten epochs. ``slower`` is
@@ -156,15 +157,15 @@ class Steps(pl.Callback):
         return f"{statistics.median(self.seconds[True]) / statistics.median(self.seconds[False]):.2f}"
 
 
-def measure(case: Case) -> list[str]:
+def measure(case: Case, accelerator: str) -> list[str]:
     """One line of the table."""
     torch.manual_seed(0)
     monitor = case.monitor()
     steps = Steps(monitor)
     # First of the two, so that its steps end before the monitor's work at their end.
     trainer = pl.Trainer(
-        **case.length, accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
-        enable_model_summary=False, callbacks=[steps, monitor],
+        **case.length, accelerator=accelerator, devices=1, logger=False, enable_progress_bar=False,
+        enable_checkpointing=False, enable_model_summary=False, callbacks=[steps, monitor],
     )  # fmt: skip
     module, by_name = case.module(), "train_dataloaders"
     if isinstance(case.data, SequenceData):
@@ -185,6 +186,7 @@ def main() -> None:
     """Run the benchmark."""
     parser: argparse.ArgumentParser = common.flags(str(__doc__))
     parser.add_argument("--cases", nargs="*", default=["planted", "frozen", "heads"], help="of the three")
+    parser.add_argument("--accelerator", default="cpu", help="cpu or gpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
@@ -195,9 +197,10 @@ def main() -> None:
         "frozen": lambda: frozen(1_000 if quick else 10_000),
         "heads": lambda: heads(*((64, 16) if quick else (1_280, 64))),
     }
-    rows = [measure(made[name]()) for name in options.cases]
+    rows = [measure(made[name](), options.accelerator) for name in options.cases]
     notes = "Keys of the frozen case are random. Seconds of the wall clock; the monitor counts while training goes on."
-    common.show("Watching", COLUMNS, rows, notes, options.keep)
+    title = "Watching" if options.accelerator == "cpu" else "Watching on a GPU"
+    common.show(title, COLUMNS, rows, notes, options.keep)
 
 
 if __name__ == "__main__":
