@@ -32,6 +32,7 @@ class Pending:
     Attributes:
         step: whose weights are measured.
         marks: what else the history says of it.
+        losses: of the training step before it, logged beside what it finds.
         failure: where its inputs could not be read.
         future: of the processes that measure.
         seconds: it has cost the training thread.
@@ -40,6 +41,7 @@ class Pending:
 
     step: int
     marks: dict[str, Any]
+    losses: dict[str, float]
     failure: Failure | None
     future: Future[tuple[Measured, float]] | None
     seconds: float

@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info
 
+from lightning_maxmargin.callbacks.axes import define_axes_of
 from lightning_maxmargin.callbacks.budget import Budget, check_budget, share_of
 from lightning_maxmargin.callbacks.evaluation import Measured, Pending, Size
 from lightning_maxmargin.callbacks.worker import Worker
@@ -22,6 +23,8 @@ from lightning_maxmargin.schedule import next_step
 #: Steps per factor of ten at which several processes ask one another for a result that is under way: each costs them a
 #: wait of .1 ms, and a result is at most 2.3 % of the run late.
 POLLS_PER_DECADE = 100
+#: Logged by modules, and at every evaluation beside its numbers.
+LOSS = "train/loss"
 
 
 class Monitor(Callback):
@@ -130,6 +133,10 @@ class Monitor(Callback):
         """What the history says of an evaluation beside its step."""
         return {}
 
+    def logged(self, numbers: dict[str, float]) -> dict[str, float]:
+        """What loggers get of the numbers of an evaluation."""
+        return numbers
+
     def diagnose(self, pl_module: pl.LightningModule) -> str:
         """What the numbers mean, at the end; empty where they speak for themselves."""
         return ""
@@ -150,6 +157,8 @@ class Monitor(Callback):
         self._clock.start(share_of(self.budget, size.whole), size.measured)
         self._everything = size.measured == size.whole
         self._trainer, self._worker, self.final_seconds = trainer, Worker(), None
+        if trainer.is_global_zero:
+            define_axes_of(trainer.loggers)
         self._due, self._next, self._poll = self.from_start and not self.history, -1, -1
         why = "as given" if self.budget is not None else f"for keys of {size.whole:,} numbers"
         rank_zero_info(
@@ -283,7 +292,9 @@ class Monitor(Callback):
                 future = self._worker.submit(meanwhile, self.measure, step, snapshot, readings)
             except Exception as error:
                 failure = as_failure(error)
-        self._pending = Pending(step, self.marks(trainer), failure, future, time.perf_counter() - start, last)
+        losses = {k: float(x) for k, x in trainer.callback_metrics.items() if k == LOSS}
+        marks, seconds = self.marks(trainer), time.perf_counter() - start
+        self._pending = Pending(step, marks, losses, failure, future, seconds, last)
 
     def _deliver(self, trainer: pl.Trainer) -> None:
         """Waits for the evaluation under way and logs it, on all processes."""
@@ -319,7 +330,7 @@ class Monitor(Callback):
         check_registered(values)
         numbers = {k: v for k, v in values.items() if isinstance(v, float) and abs(v) < float("inf")}
         for logger in trainer.loggers:
-            logger.log_metrics(numbers, step=pending.step)
+            logger.log_metrics(self.logged(numbers) | pending.losses, step=pending.step)
         # Without a logger: only for progress bars, checkpoints and early stopping. Nothing stays of the one before.
         for name in values.keys() - numbers.keys():
             trainer.callback_metrics.pop(name, None)

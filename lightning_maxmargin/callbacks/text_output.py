@@ -13,11 +13,13 @@ from pytorch_lightning.callbacks import Callback
 from torch import distributed as dist
 
 from lightning_maxmargin.atomic import whole_folder, write_text
+from lightning_maxmargin.callbacks.token_table import log_tokens
 
 
 class SaveModel(Callback):
     """Writes ``model/`` (``save_pretrained``, with tokenizer and card), ``tokens.jsonl`` and ``corpus.json`` of a fit.
 
+    W&B gets a table of the tokens as well, with shaded texts.
     A test with the same trainer then leaves ``test.json``: confusion matrix, and what lead and entropy foretold.
 
     Args:
@@ -39,6 +41,7 @@ class SaveModel(Callback):
         split = "test" if "test" in data.splits else "val"
         rows = list(_examples(pl_module, data.labelled(split), self.examples))
         write_text(run_dir / "tokens.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        log_tokens(trainer.loggers, rows, trainer.global_step)
         write_json(run_dir / "corpus.json", corpus_of(trainer, pl_module))
         _write_card(run_dir)
 

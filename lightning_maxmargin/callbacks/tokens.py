@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from lightning_maxmargin.atomic import write_text
+from lightning_maxmargin.callbacks.token_table import log_tokens
 from lightning_maxmargin.core import Sequences, select
 from lightning_maxmargin.errors import InputError
 
@@ -20,8 +21,8 @@ class TokenMonitor(Callback):
     """At the end of fit, writes per example its tokens, the attention on each and the selected one.
 
     The first process writes ``tokens.jsonl`` into the run directory (one object a line: index, label, prediction,
-    tokens, attention, selected, planted) and a table to W&B where that logs. Examples come from ``test``, else ``val``,
-    else ``train``; data without texts are left out.
+    tokens, attention, selected, planted) and a table of shaded texts to W&B where that logs. Examples come from
+    ``test``, else ``val``, else ``train``; data without texts are left out.
 
     Texts of more tokens than the keys have, as of an encoder that cuts them, are cut; what no UTF-8 can hold (a lone
     surrogate) is replaced.
@@ -62,9 +63,7 @@ class TokenMonitor(Callback):
             return
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         write_text(Path(trainer.default_root_dir) / "tokens.jsonl", "".join(lines))
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_table"):
-                logger.log_table("tokens", columns=list(rows[0]), data=[[str(x) for x in row.values()] for row in rows])
+        log_tokens(trainer.loggers, rows, trainer.global_step)
 
     @torch.no_grad()
     def rows(self, pl_module: pl.LightningModule, data: Sequences, texts: list[list[str]]) -> Iterator[dict[str, Any]]:

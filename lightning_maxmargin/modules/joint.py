@@ -232,9 +232,10 @@ class JointSelection(pl.LightningModule):
             self.log("step", number_on(self.device, self.global_step))
 
     def _loss_is_read(self, batch_idx: int) -> bool:
-        """Whether a logger writes now, or an epoch or the run ends: logging two numbers takes 1 ms of a step's 3."""
+        """Whether a logger writes now, a monitor evaluates, or an epoch or the run ends: logging two numbers takes 1 ms
+        of a step's 3."""
         trainer = self.trainer
-        ends = batch_idx == 0 or trainer.is_last_batch or self.global_step == trainer.max_steps
+        ends = batch_idx == 0 or trainer.is_last_batch or self.global_step in (trainer.max_steps, self.pause_at)
         return ends or trainer._logger_connector.should_update_logs
 
     def _train_exact(self, batch: Sequences, optimizer: LightningOptimizer, reduce: Reduce, steps: int) -> Tensor:
@@ -314,6 +315,16 @@ class JointSelection(pl.LightningModule):
             "attention": output.attention,
             "selected": select(output.scores, batch.mask),
         }
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_step()
+
+    def on_test_epoch_end(self) -> None:
+        self._log_step()
+
+    def _log_step(self) -> None:
+        """Puts what was evaluated at its optimisation step: Lightning would count batches."""
+        self.log("step", number_on(self.device, self.global_step), sync_dist=True)
 
     def _evaluate(self, batch: Sequences, stage: str, accuracy: Metric, selection: Metric) -> None:
         output = self(batch)

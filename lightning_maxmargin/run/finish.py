@@ -15,8 +15,12 @@ from lightning_maxmargin.keys import LIMITS, as_near
 from lightning_maxmargin.run.summary import write_summary
 
 
-def finish_fit(run_dir: Path, tested: dict[str, Any], seconds: float, report: bool) -> None:
-    """Completes ``summary.json``, writes the report and prints the table, all from the files of the run."""
+def finish_fit(run_dir: Path, tested: dict[str, Any], seconds: float, report: bool) -> dict[str, Any]:
+    """Completes ``summary.json``, writes the report and prints the table, all from the files of the run.
+
+    Returns:
+        What ``summary.json`` holds.
+    """
     known = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
     is_text = (run_dir / "corpus.json").is_file()
     if is_text:
@@ -32,10 +36,11 @@ def finish_fit(run_dir: Path, tested: dict[str, Any], seconds: float, report: bo
     # Unwrapped, to be copied.
     if not report:
         print(f"run {run_dir}")
-        return
+        return summary
     from lightning_maxmargin.figures.report import write_report
 
     print(f"report {write_report(run_dir)}")
+    return summary
 
 
 def print_summary(summary: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
+import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
@@ -40,8 +41,9 @@ from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, newest_chec
 from lightning_maxmargin.run.config_errors import is_input, one_line
 from lightning_maxmargin.run.directory import last_checkpoint, make_run_dir, plan_run_dir
 from lightning_maxmargin.run.finish import finish_fit, refuse_existing
+from lightning_maxmargin.run.hyperparameters import log_config
 from lightning_maxmargin.run.last_checkpoint import LastCheckpoint, leave_last_to_the_run
-from lightning_maxmargin.run.loggers import MarginWandbLogger, WandbMode, run_loggers
+from lightning_maxmargin.run.loggers import WANDB_WORDS, WandbMode, run_loggers
 from lightning_maxmargin.run.processes import (
     check_nodes,
     check_precision,
@@ -53,6 +55,8 @@ from lightning_maxmargin.run.processes import (
 )
 from lightning_maxmargin.run.resume import models_in_configs, refuse_other_optimizer, refuse_other_words
 from lightning_maxmargin.run.summary import RunSummary
+from lightning_maxmargin.run.wandb_end import tell_wandb
+from lightning_maxmargin.run.wandb_logger import MarginWandbLogger
 
 #: What ``--ckpt_path`` says for the newest whole checkpoint of the run in ``--run_dir``, which then goes on there.
 GO_ON = "last"
@@ -75,8 +79,9 @@ class RunConfig(SaveConfigCallback):
             lines = self.parser.dump(self.config, skip_unset=False).splitlines()
             # The same run gone on with begins nowhere else.
             dropped = ("run_dir:", "ckpt_path:") if self.goes_on else ("run_dir:",)
-            kept = [line for line in lines if not line.startswith(dropped)]
-            write_text(Path(trainer.default_root_dir) / "config.yaml", "\n".join(kept) + "\n")
+            kept = "\n".join(line for line in lines if not line.startswith(dropped)) + "\n"
+            write_text(Path(trainer.default_root_dir) / "config.yaml", kept)
+            log_config(trainer, yaml.safe_load(kept))
 
 
 class MarginCLI(LightningCLI):
@@ -98,7 +103,8 @@ class MarginCLI(LightningCLI):
         )
         parser.add_argument("--wandb", type=WandbMode | None, default=None, help="Where W&B writes: to disk (offline), "
                             "to its server (online), or nowhere (disabled); WANDB_MODE, else offline.")  # fmt: skip
-        parser.add_argument("--wandb_project", type=str, default="lightning-maxmargin", help="Project of W&B.")
+        for word, (kind, about) in WANDB_WORDS.items():
+            parser.add_argument(f"--wandb_{word}", type=kind, default=None, help=about)
         parser.add_argument(
             "--report", type=bool, default=True, help="Whether fit draws figures and writes report.html."
         )
@@ -184,10 +190,9 @@ class MarginCLI(LightningCLI):
                 self.model.check_data(self.datamodule)
             kwargs["default_root_dir"] = str(self.run_dir)
             kwargs["plugins"] = [*_listed(config.trainer.plugins), CheckedCheckpointIO()]
-            if config.trainer.logger in (None, True):
-                # The run's own rows, up to the step that it goes on from.
-                kept = self.step if self.goes_on else None
-                kwargs["logger"] = run_loggers(self.run_dir, config.name, config.wandb, config.wandb_project, kept)
+            # The run's own rows, up to the step that it goes on from.
+            kept, given = self.step if self.goes_on else None, self.config_init.fit.trainer.logger
+            kwargs["logger"] = run_loggers(self.run_dir, config, given, kept)
         elif isinstance(self.model, Ensemble):
             raise InputError(f"model: Ensemble is trained and measured by fit; there is nothing to {self.subcommand}")
         self.ranks = RankWatch()
@@ -306,8 +311,10 @@ class MarginCLI(LightningCLI):
         if self.datamodule.has_split("test") and is_overridden("test_step", self.model):
             words: dict[str, Any] = {"datamodule": self.datamodule, "ckpt_path": self._trained(), "verbose": False}
             tested = dict(self.trainer.test(self.model, **words)[0])
+            tested.pop("step", None)  # where the row stands, and no result
         if self.trainer.is_global_zero:
-            finish_fit(self.run_dir, tested, seconds, self.config.fit.report)
+            summary = finish_fit(self.run_dir, tested, seconds, self.config.fit.report)
+            tell_wandb(self.trainer.loggers, self.run_dir, summary)
         if self.interrupt.stopped:
             raise KeyboardInterrupt
 

@@ -125,7 +125,7 @@ def test_unwritable_directory_costs_no_training(maxmargin: Any, monkeypatch: pyt
 def test_failure_in_the_middle_costs_no_training(maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 
-    from lightning_maxmargin.run.loggers import WandbLogger
+    from lightning_maxmargin.run.wandb_logger import WandbLogger
 
     sound = maxmargin(*WORDS, "--wandb", "disabled", plain=False)
     calls: list[int] = []

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from lightning_maxmargin.run import loggers
-from lightning_maxmargin.run.loggers import RowsLogger
+from lightning_maxmargin.run import rows as rows_module
+from lightning_maxmargin.run.rows import RowsLogger
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -51,7 +51,7 @@ def test_on_a_full_disk_rows_wait(column: str, tmp_path: Path, monkeypatch: pyte
     logger, is_full = RowsLogger(tmp_path), False
     logger.log_metrics({"a": 0.0}, 0)
     before = (tmp_path / "metrics.csv").read_bytes()
-    append, write = loggers._append, loggers.write_text
+    append, write = rows_module._append, rows_module.write_text
 
     def half(path: Path, names: Any, given: Any) -> None:
         if is_full:
@@ -63,8 +63,8 @@ def test_on_a_full_disk_rows_wait(column: str, tmp_path: Path, monkeypatch: pyte
             raise FULL
         write(path, text)
 
-    monkeypatch.setattr(loggers, "_append", half)
-    monkeypatch.setattr(loggers, "write_text", whole)
+    monkeypatch.setattr(rows_module, "_append", half)
+    monkeypatch.setattr(rows_module, "write_text", whole)
     is_full = True
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -101,7 +101,7 @@ def test_half_a_row_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     opened = Path.open
     monkeypatch.setattr(Path, "open", lambda self, *args, **more: Half(opened(self, *args, **more)))
     with pytest.raises(OSError, match="No space"):
-        loggers._append(path, ["a", "step"], [{"a": 2, "step": 1}])
+        rows_module._append(path, ["a", "step"], [{"a": 2, "step": 1}])
     monkeypatch.undo()
     assert path.read_text() == "a,step\n1,0\n"
 

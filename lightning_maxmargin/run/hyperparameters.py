@@ -1,0 +1,43 @@
+"""The whole config of a run, as loggers compare runs by: one flat table, named as on the command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import CSVLogger
+
+from lightning_maxmargin.run.directory import versions
+
+
+def flattened(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a config by the name that the command line has for it.
+
+    Example:
+        >>> dict(flattened({"data": {"class_path": "RandomData", "init_args": {"seed": 3}}, "sizes": [1, 2]}))
+        {'data': 'RandomData', 'data.seed': 3, 'sizes': [1, 2]}
+    """
+    if isinstance(config, dict) and config:
+        for key, value in config.items():
+            # A class is its own name, and its arguments stand below it.
+            inner = name if key in ("class_path", "init_args") else f"{name}.{key}" if name else str(key)
+            yield from flattened(value, inner)
+    elif isinstance(config, list) and any(isinstance(x, dict) for x in config):
+        for i, value in enumerate(config):
+            yield from flattened(value, f"{name}.{i}")
+    else:
+        yield name, config
+
+
+def log_config(trainer: pl.Trainer, config: dict[str, Any]) -> None:
+    """Hands all loggers but those of files the config, the versions, the command and the number of processes."""
+    found = dict(flattened(config))
+    for package in versions().split(", "):
+        name, version = package.rsplit(" ", 1)
+        found[f"versions.{name}"] = version
+    found |= {"command": " ".join(sys.argv[1:]), "world_size": trainer.world_size}
+    for logger in trainer.loggers:
+        if not isinstance(logger, CSVLogger):
+            logger.log_hyperparams(found)

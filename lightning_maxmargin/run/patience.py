@@ -1,0 +1,85 @@
+"""Calls of a service that may hang, made on a thread of their own: nobody waits for one longer than a few seconds."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+#: Seconds; with what else a run does at its end it stays below ten.
+PATIENCE = 8.0
+
+
+class Patience:
+    """Makes calls one after another; gives the service up once one has failed or taken too long.
+
+    Args:
+        seconds: that one call may take.
+
+    Example:
+        >>> calls = Patience()
+        >>> calls.later(lambda: None)
+        >>> calls.now(lambda: 1 + 1)
+        2
+    """
+
+    def __init__(self, seconds: float = PATIENCE) -> None:
+        self.seconds = seconds
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._process = 0
+        self._begun: float | None = None
+        self._failed: BaseException | None = None
+
+    def later(self, call: Callable[[], Any]) -> None:
+        """Makes the call when those before are done, while the caller goes on.
+
+        Raises:
+            TimeoutError: one before has not come back in time.
+            BaseException: what one before has raised; this and later ones are not made.
+        """
+        self._put(call)
+
+    def now(self, call: Callable[[], Any], seconds: float | None = None) -> Any:
+        """The call's result.
+
+        Args:
+            call: made when those before are done.
+            seconds: to wait for all of them; None is the usual.
+
+        Raises:
+            TimeoutError: it has not come back in time.
+            BaseException: what it or one before has raised.
+        """
+        return self._put(call).result(self.seconds if seconds is None else seconds)
+
+    def _put(self, call: Callable[[], Any]) -> Future[Any]:
+        if self._failed is not None:
+            raise self._failed
+        if self._begun is not None and time.monotonic() - self._begun > self.seconds:
+            raise TimeoutError
+        if self._process != os.getpid():
+            # A thread does not follow its process into a fork.
+            self._process, self._calls, self._begun = os.getpid(), queue.SimpleQueue(), None
+            self._thread = threading.Thread(target=self._work, args=(self._calls,), daemon=True)
+            self._thread.start()
+        result: Future[Any] = Future()
+        self._calls.put((call, result))
+        return result
+
+    def _work(self, calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]]) -> None:
+        while True:
+            call, result = calls.get()
+            self._begun = time.monotonic()
+            try:
+                if self._failed is not None:
+                    raise self._failed
+                result.set_result(call())
+            except BaseException as error:
+                self._failed = error
+                result.set_exception(error)
+            self._begun = None
