@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import WandbLogger
 
 from lightning_maxmargin.callbacks.diagnosis import diagnose_heads
 from lightning_maxmargin.callbacks.evaluation import Measured, Size
@@ -14,10 +16,14 @@ from lightning_maxmargin.callbacks.monitor import Monitor
 from lightning_maxmargin.callbacks.watch import Forward, Gathered, HeadWatch
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.keys import Value
+from lightning_maxmargin.keys_of_heads import medians_of_layers
 from lightning_maxmargin.probe.attention import HeadSnapshot
 from lightning_maxmargin.probe.capture import Reading
 from lightning_maxmargin.probe.sources import AttentionSource
 from lightning_maxmargin.reduce import measuring_ranks
+
+#: Heads up to which each is a curve of its own.
+MOST_SERIES = 16
 
 
 class HeadMonitor(Monitor):
@@ -41,6 +47,10 @@ class HeadMonitor(Monitor):
         budget: share of the run's time, as of :class:`~lightning_maxmargin.callbacks.monitor.Monitor`; under 1 the
             weights at the start are evaluated as soon as it covers that.
         background: likewise.
+        each_head: whether loggers get the numbers of every head; else the medians of each layer, as
+            ``LAYER/median/KEY``. None is so for at most 16 heads: 72 would be 860 curves. :attr:`last` has all.
+
+    W&B gets a picture of all heads at the end, ``heads/relative_margin``.
 
     Attributes:
         last: the latest numbers by key.
@@ -69,12 +79,13 @@ class HeadMonitor(Monitor):
         every_n_epochs: int | None = None,
         budget: float | None = None,
         background: bool | None = None,
+        each_head: bool | None = None,
     ) -> None:
         super().__init__(per_decade, every_n_epochs, budget, samples, background)
         if data is None:
             raise InputError("HeadMonitor: sources need data: a batch, or a loader or list of batches")
         self.sources = {"": sources} if isinstance(sources, AttentionSource) else dict(sources)
-        self.data, self.forward, self.maps = data, forward, maps
+        self.data, self.forward, self.maps, self.each_head = data, forward, maps, each_head
         self.samples: int = samples
         self.rows: list[tuple[int, dict[str, torch.Tensor]]] = []
         self.heads: HeadSnapshot | None = None
@@ -114,6 +125,29 @@ class HeadMonitor(Monitor):
     def keep(self, step: int, details: HeadSnapshot) -> None:
         self.heads = details
         self.rows.append((step, {head: s[: self.maps].clone() for head, s in details.attention.items()}))
+
+    def logged(self, numbers: dict[str, float]) -> dict[str, float]:
+        of_each = sum(self._watch.heads.values()) <= MOST_SERIES if self.each_head is None else self.each_head
+        return numbers if of_each else medians_of_layers(numbers)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            if isinstance(logger, WandbLogger) and (picture := self._picture()) is not None:
+                logger.log_image("heads/relative_margin", [picture], step=trainer.global_step)
+
+    def _picture(self) -> Any:
+        """All heads at the end, as an image; None where nothing was measured."""
+        from PIL import Image
+
+        from lightning_maxmargin.figures.heads import draw_heads
+
+        figure = draw_heads(self.last)
+        if figure is None:
+            return None
+        with io.BytesIO() as file:
+            figure.savefig(file, format="png")
+            return Image.open(file).convert("RGB")
 
     def marks(self, trainer: pl.Trainer) -> dict[str, Any]:
         return {"epoch": trainer.current_epoch}

@@ -11,6 +11,7 @@ import numpy as np
 from lightning_maxmargin.figures import style
 from lightning_maxmargin.figures.curves import draw_curves
 from lightning_maxmargin.figures.ensemble import draw_ensemble
+from lightning_maxmargin.figures.heads import draw_heads
 from lightning_maxmargin.figures.paths import draw_paths
 from lightning_maxmargin.figures.read import Array, Metrics, RunFiles
 from lightning_maxmargin.figures.style import COLORS, DASHES, FLOOR, NAMES
@@ -29,8 +30,8 @@ def draw_figures(run: RunFiles, out: Path) -> list[Path]:
     Args:
         run: the files of the run.
         out: the folder for ``paths.png``, ``ensemble.png``, ``direction_gap.png``, ``relative_margin.png`` and
-            ``selected_mass.png``, or of a run on text ``curves.png`` alone. One of these left there by an earlier
-            drawing and without data now is removed.
+            ``selected_mass.png``, or of a run on text ``curves.png``; ``heads.png`` where attention heads were watched.
+            One of these left there by an earlier drawing and without data now is removed.
 
     Returns:
         The files drawn, in this order; a figure without data is not among them.
@@ -50,6 +51,7 @@ def draw_figures(run: RunFiles, out: Path) -> list[Path]:
     # The limits describe no training on real text: there are the curves of any classifier instead.
     kinds = {name: None if of_text else draw for name, draw in kinds.items()}
     kinds["curves"] = draw_curves if of_text else None
+    kinds["heads"] = lambda run: draw_heads(run.summary)
     drawn = []
     for name, draw in kinds.items():
         path = out / f"{name}.png"

@@ -42,6 +42,11 @@ CAPTIONS = {
         "says how stable their selections are. Of models that we compared, a larger one went with better rationales on "
         "two of three data sets.",
     ),
+    "heads": (
+        "Attention heads",
+        "The margin of every head's attention as a share of the best one for what it selects; hatched where its SVM "
+        "has no certified solution.",
+    ),
     "selected_mass": (
         "Hardness of the selection",
         "The attention on the selected token and its entropy: in the limit one token of each input holds everything.",

@@ -55,8 +55,7 @@ from lightning_maxmargin.run.processes import (
 )
 from lightning_maxmargin.run.resume import models_in_configs, refuse_other_optimizer, refuse_other_words
 from lightning_maxmargin.run.summary import RunSummary
-from lightning_maxmargin.run.wandb_end import tell_wandb
-from lightning_maxmargin.run.wandb_logger import MarginWandbLogger
+from lightning_maxmargin.run.wandb_end import close_wandb, tell_wandb
 
 #: What ``--ckpt_path`` says for the newest whole checkpoint of the run in ``--run_dir``, which then goes on there.
 GO_ON = "last"
@@ -281,9 +280,7 @@ class MarginCLI(LightningCLI):
                 raise
             raise found from error
         finally:
-            for logger in self.trainer.loggers:
-                if isinstance(logger, MarginWandbLogger):
-                    logger.close()
+            close_wandb(self.trainer.loggers)
             if refused:
                 # After all, as by a checkpoint of other data: nothing is left that would stand in the way.
                 shutil.rmtree(self.run_dir, ignore_errors=True)

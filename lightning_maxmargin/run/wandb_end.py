@@ -29,6 +29,15 @@ def tell_wandb(loggers: Iterable[Logger], run_dir: Path, summary: dict[str, Any]
             _tolerant(lambda own=logger: _tell(own, run_dir, summary))  # type: ignore[misc]
 
 
+def close_wandb(loggers: Iterable[Logger]) -> None:
+    """Ends their W&B runs: the next run of this process would be written into one that is open."""
+    for logger in loggers:
+        if isinstance(logger, MarginWandbLogger):
+            logger.close()
+        elif isinstance(logger, WandbLogger) and hasattr(logger._experiment, "finish"):
+            _tolerant(logger._experiment.finish)
+
+
 def _tolerant(call: Callable[[], None]) -> None:
     import wandb
 

@@ -7,12 +7,17 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import WandbLogger
 
+from lightning_maxmargin import JointSelection, MarginMonitor
+from lightning_maxmargin.data import RandomData
 from lightning_maxmargin.run.loggers import mode_of
 from tests.conftest import Outcome, config, fit_once
 
@@ -100,6 +105,181 @@ def test_disabled_leaves_no_wandb(maxmargin: Any) -> None:
     assert rows(outcome.run_dir)
 
 
+def said(run_dir: Path, kind: str) -> list[Any]:
+    """What the run's records of this type say."""
+    return [r[kind] for r in records(run_dir) if r["type"] == kind]
+
+
+def config_of(run_dir: Path) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for update in said(run_dir, "config"):
+        merged |= update["update"]
+    return merged
+
+
+def test_two_runs_that_differ_in_one_word_are_told_apart(tmp_path: Path) -> None:
+    words = ("--config", config("joint/random"), "--trainer.max_steps", "3", "--report", "false", "--name", "same")
+    found = []
+    for seed in ("1", "2"):
+        (tmp_path / seed).mkdir()
+        found.append(config_of(fit_once(tmp_path / seed, *words, "--data.seed", seed, plain=False).run_dir))
+    a, b = found
+    assert {key for key in a | b if a.get(key) != b.get(key)} == {"data.seed", "command"}
+    assert (a["data.seed"], b["data.seed"]) == (1, 2)
+    assert {
+        "seed_everything",
+        "model.optimizer",
+        "model.optimizer.lr",
+        "trainer.precision",
+        "trainer.strategy",
+    } <= a.keys()
+    assert {"versions.torch", "versions.lightning-maxmargin", "world_size"} <= a.keys()
+
+
+def test_every_number_of_the_summary_is_in_that_of_wandb(offline: Outcome) -> None:
+    found: dict[str, Any] = {}
+    for update in said(offline.run_dir, "summary"):
+        found |= update["update"]
+    for key, value in offline.summary.items():
+        told = found[key]
+        told = told["last"] if isinstance(told, dict) else told
+        assert told == (pytest.approx(value, rel=1e-12, abs=0) if isinstance(value, float) else value), key
+
+
+WANDB_SAYS = {"project": "p", "entity": "e", "group": "g", "job_type": "j", "notes": "n n", "id": "abc123"}
+VARIABLES = {
+    "WANDB_PROJECT": "p", "WANDB_ENTITY": "e", "WANDB_RUN_GROUP": "g", "WANDB_JOB_TYPE": "j", "WANDB_NOTES": "n n",
+    "WANDB_RUN_ID": "abc123", "WANDB_TAGS": "one,two", "WANDB_NAME": "shown",
+}  # fmt: skip
+
+
+def run_record(run_dir: Path) -> dict[str, Any]:
+    return dict(said(run_dir, "run")[0])
+
+
+def assert_told(run: dict[str, Any]) -> None:
+    told = {"project": run["project"], "entity": run["entity"], "group": run["run_group"], "job_type": run["job_type"],
+            "notes": run["notes"], "id": run["run_id"]}  # fmt: skip
+    assert told == WANDB_SAYS
+    assert run["tags"] == ["one", "two"]
+
+
+def test_words_of_wandb_by_option(tmp_path: Path) -> None:
+    options = [word for name, value in WANDB_SAYS.items() for word in (f"--wandb_{name}", value)]
+    run = fit_once(tmp_path, *WORDS[1:], *options, "--wandb_tags", "[one, two]", plain=False).run_dir
+    assert_told(run_record(run))
+    assert run_record(run)["display_name"] == "joint-tight"
+
+
+@pytest.mark.slow
+def test_words_of_wandb_by_its_variables(tmp_path: Path) -> None:
+    """In a process of its own: W&B reads its environment once per process."""
+    words = [sys.executable, "-m", "lightning_maxmargin", *WORDS, "--run_dir", "run"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "MAXMARGIN_"))} | VARIABLES
+    subprocess.run(words, env=environment, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    assert_told(run_record(tmp_path / "run"))
+    assert run_record(tmp_path / "run")["display_name"] == "shown"
+
+
+def test_words_of_a_run_that_wandb_does_not_get_are_refused(maxmargin: Any) -> None:
+    outcome = maxmargin(*WORDS, "--trainer.logger", "false", "--wandb_tags", "[a]", plain=False)
+    assert outcome.status == 2
+    assert "wandb_tags: trainer.logger names the loggers" in outcome.error
+    assert not outcome.run_dir.exists()
+
+
+def test_figures_report_and_checkpoint(tmp_path: Path) -> None:
+    words = ("--config", config("joint/tight"), "--trainer.max_steps", "20", "--report", "true")
+    run = fit_once(tmp_path, *words, "--wandb_log_model", "true", plain=False).run_dir
+    last = said(run, "history")[-1]["item"]
+    for figure in ("paths", "direction_gap", "relative_margin", "selected_mass"):
+        assert last[f"figures/{figure}._type"] == "image-file"
+    assert last["report._type"] == "html-file"
+    assert last["trainer/global_step"] == 20
+    held = [{entry["path"] for entry in artifact["manifest"]["contents"]} for artifact in said(run, "artifact")]
+    assert {"report.html", "summary.json", "metrics.csv"} in held
+    assert {"last.ckpt", "config.yaml"} in held
+
+
+@pytest.mark.parametrize(
+    "logger",
+    [
+        ("false",),
+        ("CSVLogger", "--trainer.logger.save_dir", "own"),
+        ("WandbLogger", "--trainer.logger.offline", "true", "--trainer.logger.save_dir", "own"),
+        ('[{"class_path": "CSVLogger", "init_args": {"save_dir": "own"}}, {"class_path": "WandbLogger", '
+         '"init_args": {"offline": true, "save_dir": "own"}}]',),
+    ],
+    ids=["none", "csv", "wandb", "several"],
+)  # fmt: skip
+def test_report_and_summary_are_whole_whatever_logs(logger: tuple[str, ...], maxmargin: Any, offline: Outcome) -> None:
+    outcome = maxmargin(*WORDS[:-4], "--report", "true", *WORDS[-2:], "--trainer.logger", *logger, plain=False)
+    assert outcome.status == 0, outcome.err
+    assert rows(outcome.run_dir) != []
+    timed = ("seconds", "monitor/seconds", "monitor/final_seconds")
+    assert {k: v for k, v in outcome.summary.items() if k not in timed} == {
+        k: v for k, v in offline.summary.items() if k not in timed
+    }
+    drawn = sorted(path.stem for path in (outcome.run_dir / "figures").glob("*.png"))
+    assert drawn == ["direction_gap", "paths", "relative_margin", "selected_mass"]
+    assert (outcome.run_dir / "report.html").read_text().count("data:image/png") == len(drawn)
+
+
+def test_axes_of_a_logger_of_lightnings_own(tmp_path: Path) -> None:
+    """From Python, where no command line has made the logger."""
+    logger = WandbLogger(save_dir=tmp_path, offline=True, settings={"silent": True})
+    trainer = pl.Trainer(
+        max_steps=5, max_epochs=-1, accelerator="cpu", logger=logger, callbacks=[MarginMonitor()],
+        enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(JointSelection(dim=5), datamodule=RandomData(n=4, d=5))
+    logger.experiment.finish()
+    defined = [json.dumps(metric) for metric in said(tmp_path, "metric")]
+    assert any("direction_gap/strict" in m and "norm/attention" in m for m in defined)
+
+
+def test_losses_are_logged_at_every_evaluation(offline: Outcome) -> None:
+    assert all(row["train/loss"] for row in rows(offline.run_dir))
+
+
+def test_the_test_row_is_at_its_optimisation_step(tmp_path: Path) -> None:
+    words = ("--config", config("text/planted"), "--trainer.max_steps", "30", "--model.inner_steps", "10")
+    run = fit_once(tmp_path, *words, "--report", "false").run_dir
+    with (run / "metrics.csv").open() as file:
+        tested = [row for row in csv.DictReader(file) if row["test/accuracy"]]
+    assert [float(row["step"]) for row in tested] == [30]
+    assert "step" not in json.loads((run / "summary.json").read_text())
+
+
+#: In a process of its own: stops W&B's service once the run is open.
+STOPPED = """
+import os, signal, subprocess, sys, time
+command = [sys.executable, "-m", "lightning_maxmargin", *sys.argv[1:]]
+child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+while not os.path.exists("run/wandb_id.txt"):
+    time.sleep(0.02)
+    assert child.poll() is None, child.stderr.read()
+service = subprocess.run(["pgrep", "-P", str(child.pid), "-f", "wandb-core"], capture_output=True, text=True).stdout
+os.kill(int(service.split()[0]), signal.SIGSTOP)
+said = child.communicate()[1]
+print(child.returncode, "no answer in 8 s" in said, "Traceback" in said)
+"""
+
+
+@pytest.mark.slow
+def test_a_stopped_service_is_given_up(tmp_path: Path, maxmargin: Any) -> None:
+    sound, folder = maxmargin(*WORDS, "--wandb", "disabled", plain=False), tmp_path / "stopped"
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED, *WORDS, "--wandb", "offline", "--run_dir", "run"],
+        capture_output=True, text=True, cwd=folder, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.split()[-3:] == ["0", "True", "False"], done.stderr
+    same_training(sound, Outcome(0, "", "", folder / "run"))
+    written = (folder / "run" / "summary.json").stat().st_mtime
+    assert time.time() - written < 10, "a run ends at most ten seconds after its summary"
+
+
 def same_training(a: Any, b: Any) -> None:
     """The same weights and a complete CSV, whatever became of W&B."""
     assert a.status == b.status == 0, b.err
@@ -124,8 +304,6 @@ def test_unwritable_directory_costs_no_training(maxmargin: Any, monkeypatch: pyt
 
 def test_failure_in_the_middle_costs_no_training(maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
-
-    from lightning_maxmargin.run.wandb_logger import WandbLogger
 
     sound = maxmargin(*WORDS, "--wandb", "disabled", plain=False)
     calls: list[int] = []

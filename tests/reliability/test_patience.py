@@ -1,0 +1,58 @@
+"""Calls of a service that may hang: made in order, waited for no longer than is said, given up after one has failed."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+
+from lightning_maxmargin.run.patience import Patience
+
+
+def test_calls_are_made_in_their_order() -> None:
+    calls, seen = Patience(), []
+    for i in range(5):
+        calls.later(lambda i=i: seen.append(i))  # type: ignore[misc]
+    assert calls.now(lambda: list(seen)) == [0, 1, 2, 3, 4]
+
+
+def test_nobody_waits_for_a_call_that_hangs() -> None:
+    calls, free = Patience(0.2), threading.Event()
+    calls.later(free.wait)
+    start = time.monotonic()
+    calls.later(lambda: None)
+    assert time.monotonic() - start < 0.1
+    with pytest.raises(TimeoutError):
+        calls.now(lambda: None)
+    assert time.monotonic() - start < 1
+    with pytest.raises(TimeoutError):
+        calls.later(lambda: None)
+    free.set()
+
+
+def test_after_a_failure_no_call_is_made() -> None:
+    calls, made = Patience(), []
+
+    def fails() -> None:
+        raise ValueError("gone")
+
+    calls.later(fails)
+    with pytest.raises(ValueError, match="gone"):
+        calls.now(lambda: made.append(1))
+    with pytest.raises(ValueError, match="gone"):
+        calls.later(lambda: made.append(2))
+    assert made == []
+
+
+def test_a_forked_process_has_a_thread_of_its_own() -> None:
+    calls = Patience(5.0)
+    assert calls.now(lambda: 1) == 1
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(calls.now(lambda: 7))
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
