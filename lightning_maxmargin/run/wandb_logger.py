@@ -157,7 +157,8 @@ def end_service() -> None:
         found = getattr(found, name, None)
     if found is not None:
         found.kill()
-    with contextlib.suppress(Exception):
+    # Of a service that was killed it raises an error of the connection, or exits with its status.
+    with contextlib.suppress(Exception, SystemExit):
         wandb.teardown()
     os.environ.pop("WANDB_SERVICE", None)
 
