@@ -10,8 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-#: Seconds; with what else a run does at its end it stays below ten.
-PATIENCE = 8.0
+#: Seconds: with what a run does beside waiting, at its end or its start, it stays below ten.
+PATIENCE = 6.0
 
 
 class Patience:

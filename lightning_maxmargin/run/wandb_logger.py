@@ -16,10 +16,12 @@ from lightning_maxmargin.callbacks.axes import define_axes
 from lightning_maxmargin.run.patience import PATIENCE, Patience
 
 PROJECT = "lightning-maxmargin"
+#: Seconds that W&B itself may take to reach its server.
+OPENING = 8.0
 #: Silent: the table at the end of a run says what there is to say; no copies of code or terminal output. Each counts
 #: where W&B's variable of its name is not set.
 QUIET: dict[str, Any] = {
-    "silent": True, "console": "off", "disable_git": True, "save_code": False, "init_timeout": PATIENCE - 2,
+    "silent": True, "console": "off", "disable_git": True, "save_code": False, "init_timeout": OPENING,
 }  # fmt: skip
 
 
@@ -27,7 +29,7 @@ class MarginWandbLogger(WandbLogger):
     """W&B that never costs a training run, with an axis for every metric.
 
     Without a key, a network, a disk or a server it warns once and goes on offline, or not at all; no step waits for it,
-    and where it does not answer for eight seconds (its service is stopped, the server hangs) it is given up. The run id
+    and where it does not answer for six seconds (its service is stopped, the server hangs) it is given up. The run id
     is kept in ``wandb_id.txt`` of the run directory, so that a run that goes on there goes on with its W&B run. Each
     key of :mod:`~lightning_maxmargin.keys` is drawn against its own axis, all else against ``trainer/global_step``.
 
@@ -50,7 +52,7 @@ class MarginWandbLogger(WandbLogger):
         import wandb
 
         self._keep = run_dir / "wandb_id.txt"
-        self._calls, self._patience = Patience(), float(os.environ.get("WANDB_INIT_TIMEOUT", PATIENCE - 2)) + 2
+        self._calls, self._patience = Patience(), float(os.environ.get("WANDB_INIT_TIMEOUT", OPENING)) + 1
         self._made_in, self._lost, self._defined = os.getpid(), False, False
         self.wants_model = log_model
         settings = wandb.Settings(**{k: v for k, v in QUIET.items() if f"WANDB_{k.upper()}" not in os.environ})
@@ -122,20 +124,20 @@ class MarginWandbLogger(WandbLogger):
     def _waited(self, call: Callable[[], Any], message: str, seconds: float = PATIENCE) -> Any:
         mode = os.environ.get("WANDB_MODE")
         try:
-            return self._guarded(lambda: self._calls.now(call, seconds), message)
+            return self._guarded(lambda: self._calls.now(call, seconds), message, seconds)
         finally:
             # Lightning sets it, and the next run of this process would take it for the user's word.
             os.environ.pop("WANDB_MODE", None)
             os.environ |= {} if mode is None else {"WANDB_MODE": mode}
 
-    def _guarded(self, call: Callable[[], Any], message: str) -> Any:
+    def _guarded(self, call: Callable[[], Any], message: str, seconds: float = PATIENCE) -> Any:
         """The call's result, or None and one warning when W&B or the disk fails, or W&B does not answer."""
         if self._lost:
             return None
         try:
             return call()
         except TimeoutError:
-            self._give_up(f"{message} (no answer in {PATIENCE:g} s)")
+            self._give_up(f"{message} (no answer in {seconds:g} s)")
             end_service()
         except Exception as error:  # of W&B's own kinds, the system's, and of a service that has died
             reason = str(error).splitlines()[0] if str(error) else "no reason given"
