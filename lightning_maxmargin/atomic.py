@@ -15,7 +15,7 @@ def whole(path: Path, on_disk: bool = False) -> Iterator[Path]:
     """A path beside ``path`` to write to: renamed to it at the end, and gone where the writing failed.
 
     Writers that race leave the file of one of them; a reader never meets half of one. With ``on_disk`` it is there
-    after a power failure as well.
+    after a power failure as well. An error of the system names ``path``.
 
     Example:
         >>> import tempfile
@@ -33,6 +33,9 @@ def whole(path: Path, on_disk: bool = False) -> Iterator[Path]:
         os.replace(part, path)
         if on_disk:
             _synchronise(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a disk that is full names none
+        raise
     finally:
         part.unlink(missing_ok=True)
 

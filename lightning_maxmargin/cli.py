@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -15,6 +16,8 @@ from lightning_maxmargin.errors import InputError, NonFiniteError, OutputError, 
 from lightning_maxmargin.run.shipped import with_files, with_text
 
 TRUST_FLAG = "--trust-config"
+#: Errors of the system that say nothing of this program: a disk that is full, broken, gone or not to be written.
+OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
 HELP_ARGV = (["--help"], ["-h"])
 ABOUT = "Max-margin token selection in attention."
 TRAINER_COMMANDS = {
@@ -76,6 +79,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return error.status
     except (NonFiniteError, OutputError) as error:
         return _fail(str(error), 1)
+    except OSError as error:
+        if error.errno not in OF_A_DISK:
+            raise
+        return _fail(f"{error.filename or 'a file'} cannot be written ({error.strerror}); make room and go on", 1)
     except InputError as error:
         return _fail(str(error), 2)
     except (ArgumentError, TypeError, ValueError) as error:

@@ -18,6 +18,9 @@ from lightning_maxmargin.errors import InputError, OutputError
 #: What every run saves, and what was that before.
 LAST, BEFORE = "last.ckpt", "before.ckpt"
 
+#: Names by which torch says in a RuntimeError that a file could not be written.
+WRITERS = ("PytorchStreamWriter", "inline_container.cc")
+
 
 class CheckedCheckpointIO(TorchCheckpointIO):
     """Checkpoints that are whole or not there, with ``NAME.ckpt.sha256`` beside each, which it must match.
@@ -38,9 +41,9 @@ class CheckedCheckpointIO(TorchCheckpointIO):
         try:
             self._save(checkpoint, Path(path))
         except (OSError, RuntimeError) as error:
-            if not isinstance(error, OSError) and "PytorchStreamWriter" not in str(error):
+            if not isinstance(error, OSError) and not any(name in str(error) for name in WRITERS):
                 raise
-            # Of a full disk torch says that its writer failed.
+            # Of a full disk torch says that its writer failed, or that it is at another place than it should be.
             reason = error if isinstance(error, OSError) else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if self.tolerated is None:
                 raise OutputError(f"{path} cannot be written ({reason.strerror or reason})") from error

@@ -34,8 +34,8 @@ def close_wandb(loggers: Iterable[Logger]) -> None:
     for logger in loggers:
         if isinstance(logger, MarginWandbLogger):
             logger.close()
-        elif isinstance(logger, WandbLogger) and hasattr(logger._experiment, "finish"):
-            _tolerant(logger._experiment.finish)
+        elif isinstance(logger, WandbLogger) and logger._experiment is not None:
+            _tolerant(logger.experiment.finish)
 
 
 def _tolerant(call: Callable[[], None]) -> None:

@@ -36,7 +36,11 @@ class Scenario(NamedTuple):
         return trial
 
 
-SCENARIOS: dict[str, Scenario] = {}
+SCENARIOS: dict[str, Scenario] = {
+    "kills": Scenario("kill -9 at random times, one and two processes, once or twice a run", "kills:trial", 160),
+    "disk": Scenario("a disk that is full for a while, temporary files on another", "disk:trial", 20),
+    "wandb": Scenario("W&B's service stopped at a random moment", "stopped_wandb:trial", 10),
+}
 
 
 def measured(name: str, share: float, seed: int) -> tuple[Tally, float]:
