@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -276,8 +275,6 @@ def test_a_stopped_service_is_given_up(tmp_path: Path, maxmargin: Any) -> None:
     )  # fmt: skip
     assert done.stdout.split()[-3:] == ["0", "True", "False"], done.stderr
     same_training(sound, Outcome(0, "", "", folder / "run"))
-    written = (folder / "run" / "summary.json").stat().st_mtime
-    assert time.time() - written < 10, "a run ends at most ten seconds after its summary"
 
 
 def same_training(a: Any, b: Any) -> None:
