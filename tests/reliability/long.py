@@ -36,7 +36,9 @@ class Scenario(NamedTuple):
         return trial
 
 
-SCENARIOS: dict[str, Scenario] = {}
+SCENARIOS: dict[str, Scenario] = {
+    "checkpoints": Scenario("corrupted checkpoints, with and without sums", "corruption:trial", 2000),
+}
 
 
 def measured(name: str, share: float, seed: int) -> tuple[Tally, float]:
