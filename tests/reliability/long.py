@@ -38,6 +38,7 @@ class Scenario(NamedTuple):
 
 SCENARIOS: dict[str, Scenario] = {
     "checkpoints": Scenario("corrupted checkpoints, with and without sums", "corruption:trial", 2000),
+    "fuzz": Scenario("fuzz of solvers, masks, texts, configs and checkpoints", "fuzz:trial", 10_000),
     "faults": Scenario("planted faults, each caught by a test", "faults:trial", 23),
 }
 
