@@ -6,6 +6,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.reliability.faults import FAULTS, Fault, wrong_of
+from tests.reliability.long import SCENARIOS
 
 QUICK = ("padding counted in selection", "a Farkas vector that is not checked")
 
@@ -27,3 +28,7 @@ def test_what_a_fault_replaces_stands_once_in_the_package(fault: Fault) -> None:
     for test in fault.tests:
         file, _, name = test.partition("::")
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8") or not name
+
+
+def test_the_long_form_plants_each_once() -> None:
+    assert SCENARIOS["faults"].cases == len(FAULTS)
