@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, ClassVar
 
@@ -351,9 +352,15 @@ class Monitor(Callback):
         }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history = state_dict["history"]
-        elapsed, made = state_dict.get("run_seconds", 0.0), state_dict.get("evaluations", len(self.history))
-        self._clock = Budget(1.0, 0, state_dict["seconds"], elapsed, made)
+        history = state_dict.get("history")
+        if not isinstance(history, list) or not all(isinstance(row, dict) and "step" in row for row in history):
+            raise InputError(f"ckpt_path: its {type(self).__name__} has no history; use another checkpoint")
+        elapsed, made = state_dict.get("run_seconds", 0.0), state_dict.get("evaluations", len(history))
+        clock: Any = (state_dict.get("seconds"), elapsed, made)
+        if not all(isinstance(x, int | float) and math.isfinite(x) and x >= 0 for x in clock):
+            raise InputError(f"ckpt_path: its {type(self).__name__} has no clock; use another checkpoint")
+        self.history = history
+        self._clock = Budget(1.0, 0, *clock)
 
     def _raise_failed(self) -> None:
         if self._failed is not None:

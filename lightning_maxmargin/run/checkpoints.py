@@ -14,6 +14,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from lightning_maxmargin.atomic import whole, write_text
 from lightning_maxmargin.errors import InputError, OutputError
+from lightning_maxmargin.run.content import SUM, content_sum, refuse_altered, refuse_misshapen
 
 #: What every run saves, and what was that before.
 LAST, BEFORE = "last.ckpt", "before.ckpt"
@@ -24,6 +25,8 @@ WRITERS = ("PytorchStreamWriter", "inline_container.cc")
 
 class CheckedCheckpointIO(TorchCheckpointIO):
     """Checkpoints that are whole or not there, with ``NAME.ckpt.sha256`` beside each, which it must match.
+
+    A sum of the content travels inside as well: the file beside is lost with a copy.
 
     Written beside their place, to the disk, and renamed: Lightning writes to the folder of temporary files, from where
     another file system gets a copy, so that a kill or a full disk leaves half of one and nothing of that before.
@@ -52,6 +55,9 @@ class CheckedCheckpointIO(TorchCheckpointIO):
     @staticmethod
     def _save(checkpoint: dict[str, Any], path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if "state_dict" in checkpoint:
+            # Not of what forked processes hand back, which is read at once.
+            checkpoint = {**checkpoint, SUM: content_sum(checkpoint)}
         with whole(path, on_disk=True) as part:
             torch.save(checkpoint, part)
             own = checksum(part)
@@ -105,17 +111,18 @@ def verify_file(path: Path) -> None:
         raise InputError(f"ckpt_path: {path} is damaged in its part {damaged}; use an earlier checkpoint")
 
 
-def verify_checkpoint(path: Path) -> dict[str, Any]:
+def verify_checkpoint(path: Path, goes_on: bool = False) -> dict[str, Any]:
     """Refuses a checkpoint that is damaged or none at all, without running anything in it.
 
     Args:
-        path: of the checkpoint; a checksum beside it is compared where there is one.
+        path: of the checkpoint; a checksum beside it or within is compared where there is one.
+        goes_on: whether training does from it, which needs more than the weights.
 
     Returns:
         What it holds, on the CPU.
 
     Raises:
-        InputError: it does not match its checksum, cannot be read, or holds no weights.
+        InputError: it does not match its checksum, cannot be read, or holds no weights, or none that are finite.
     """
     verify_file(path)
     try:
@@ -125,6 +132,8 @@ def verify_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"ckpt_path: {path} is no whole checkpoint ({type(error).__name__}); use another") from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise InputError(f"ckpt_path: {path} holds no weights of a LightningModule; use another")
+    refuse_altered(path, content)
+    refuse_misshapen(path, content, goes_on)
     return content
 
 
@@ -140,7 +149,7 @@ def newest_checkpoint(run_dir: Path) -> Path:
     reasons = []
     for path in filter(Path.is_file, [*own, *others]):
         try:
-            verify_checkpoint(path)
+            verify_checkpoint(path, goes_on=True)
         except InputError as error:
             reasons.append(str(error).removeprefix("ckpt_path: "))
         else:

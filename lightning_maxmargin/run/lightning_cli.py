@@ -16,6 +16,7 @@ import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
@@ -32,13 +33,14 @@ from lightning_maxmargin.callbacks import (
     TokenMonitor,
 )
 from lightning_maxmargin.callbacks.at_evaluations import count_evaluations
-from lightning_maxmargin.errors import InputError, RankError
+from lightning_maxmargin.errors import InputError, NonFiniteError, OutputError, RankError
 from lightning_maxmargin.modules.ensemble import Ensemble
 from lightning_maxmargin.modules.joint import JointSelection
 from lightning_maxmargin.modules.sharding import refuse_sharding
 from lightning_maxmargin.ranks import print_failure
 from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, newest_checkpoint, verify_checkpoint
 from lightning_maxmargin.run.config_errors import is_input, one_line
+from lightning_maxmargin.run.content import SUM, refuse_other_weights
 from lightning_maxmargin.run.directory import last_checkpoint, make_run_dir, plan_run_dir
 from lightning_maxmargin.run.finish import finish_fit, refuse_existing
 from lightning_maxmargin.run.hyperparameters import log_config
@@ -91,6 +93,8 @@ class MarginCLI(LightningCLI):
     more_argv: Sequence[str] = ()
     #: Of the checkpoint, until the trainer is made.
     content: Mapping[str, Any] = MappingProxyType({})
+    #: Whether there is a checkpoint of which nothing tells that it is what was saved.
+    is_unsummed = False
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         MarginCLI.latest_parser = parser
@@ -142,7 +146,8 @@ class MarginCLI(LightningCLI):
         if path:
             if not Path(path).is_file():
                 raise InputError(f"ckpt_path: {path} is no file; name a checkpoint of an earlier run")
-            self.content = verify_checkpoint(Path(path))
+            self.content = verify_checkpoint(Path(path), self.config.subcommand == "fit")
+            self._tell_if_unsummed(path)
             self.step = int(self.content.get("global_step", 0))
             if self.config.subcommand == "fit":
                 _need_steps(path, self.step, self.config.fit.trainer.max_steps)
@@ -150,6 +155,12 @@ class MarginCLI(LightningCLI):
                 model = (config.get("model") or Namespace()).as_dict()
                 refuse_other_words(path, kept, model.get("init_args") or {}, sys.argv[1:])
         super()._parse_ckpt_path()
+
+    def _tell_if_unsummed(self, path: str) -> None:
+        """What Lightning's own Trainer or an earlier version has saved vouches for nothing."""
+        self.is_unsummed = SUM not in self.content
+        if self.is_unsummed:
+            rank_zero_warn(f"ckpt_path: {path} holds no sum of its content; what it says is taken as it is")
 
     def _linked(self) -> dict[str, Any]:
         model = self.config[self.config.subcommand].get("model") or {}
@@ -178,11 +189,22 @@ class MarginCLI(LightningCLI):
             return
         self.started = time.perf_counter()
 
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            # Of the options that the checkpoint says.
+            found = self._by_checkpoint(error)
+            if found is error:
+                raise
+            raise found from error
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self._refuse_linked()
         if self.subcommand == "fit":
             config = self.config.fit
             if config.ckpt_path:
+                refuse_other_weights(config.ckpt_path, self.content, self.model.state_dict())
                 refuse_other_optimizer(config.ckpt_path, self.model, self.content)
             self.content = {}
             if hasattr(self.model, "check_data"):
@@ -258,7 +280,7 @@ class MarginCLI(LightningCLI):
 
     def _run_callbacks(self, config: dict[str, Any]) -> list[Any]:
         checkpoints = config.get("enable_checkpointing") is not False
-        saver = LastCheckpoint(self.run_dir / "checkpoints")
+        self.saver = saver = LastCheckpoint(self.run_dir / "checkpoints")
         self.interrupt = Interrupt(saver)
         extra: list[Any] = [RunSummary(self.run_dir, self.config.fit.name), self.interrupt]
         if config.get("enable_progress_bar") is not False:
@@ -275,7 +297,7 @@ class MarginCLI(LightningCLI):
             found = self._failure(error)
             is_refused = isinstance(found, InputError) or getattr(found, "status", 1) == 2
             is_new = subcommand == "fit" and not self.goes_on
-            refused = is_refused and is_new and not (self.run_dir / "metrics.csv").exists()
+            refused = is_refused and is_new and self._has_done_nothing()
             if found is error:
                 raise
             raise found from error
@@ -289,11 +311,26 @@ class MarginCLI(LightningCLI):
         """What ended the run: of several processes one prints the rank and the cause, when the others have ended."""
         failure = self.ranks.failure
         if failure is None:
-            return of_a_process(error)
+            return self._by_checkpoint(of_a_process(error))
         self.ranks.end_others()
         if self.ranks.prints:
             print_failure(failure)
         return RankError(str(failure), failure.status)
+
+    def _by_checkpoint(self, error: BaseException) -> BaseException:
+        """An error before the first step, of a run from content that nothing vouches for, is laid to that."""
+        told = is_input(error) or isinstance(error, NonFiniteError | OutputError | RankError)
+        if told or not self.is_unsummed or not self._has_done_nothing():
+            return error
+        reason = " ".join(one_line(error).split())[:200]
+        path = self.config[self.subcommand].ckpt_path
+        return InputError(f"ckpt_path: {path} cannot be used ({type(error).__name__}: {reason}); use another")
+
+    def _has_done_nothing(self) -> bool:
+        """Whether nothing would be lost with the run directory."""
+        if self.is_unsummed:
+            return not hasattr(self, "trainer") or self.trainer.global_step <= self.step
+        return not (self.run_dir / "metrics.csv").exists()
 
     def after_fit(self) -> None:
         seconds = time.perf_counter() - self.started

@@ -40,6 +40,9 @@ SCENARIOS: dict[str, Scenario] = {
     "kills": Scenario("kill -9 at random times, one and two processes, once or twice a run", "kills:trial", 160),
     "disk": Scenario("a disk that is full for a while, temporary files on another", "disk:trial", 20),
     "wandb": Scenario("W&B's service stopped at a random moment", "stopped_wandb:trial", 10),
+    "checkpoints": Scenario("corrupted checkpoints, with and without sums", "corruption:trial", 2000),
+    "fuzz": Scenario("fuzz of solvers, masks, texts, configs and checkpoints", "fuzz:trial", 10_000),
+    "faults": Scenario("planted faults, each caught by a test", "faults:trial", 23),
 }
 
 

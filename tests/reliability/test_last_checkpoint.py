@@ -104,6 +104,22 @@ def test_on_a_full_disk_training_goes_on(error: Exception, tmp_path: Path, monke
     ]  # fmt: skip
 
 
+def test_a_save_that_fails_halfway_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, path = CheckedCheckpointIO(), tmp_path / "last.ckpt"
+    writer.save_checkpoint({"state_dict": {"w": torch.ones(3)}, "global_step": 1}, path)
+
+    def half(content: Any, part: Any) -> None:
+        Path(part).write_bytes(b"half")
+        raise FULL
+
+    monkeypatch.setattr(torch, "save", half)
+    writer.tolerated = []
+    writer.save_checkpoint({"state_dict": {"w": torch.zeros(3)}, "global_step": 2}, path)
+    assert writer.tolerated == [FULL]
+    assert verify_checkpoint(path)["global_step"] == 1
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["last.ckpt", "last.ckpt.sha256"]
+
+
 def test_a_checkpoint_of_another_callback_is_not_lost_in_silence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

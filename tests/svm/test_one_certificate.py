@@ -38,6 +38,16 @@ def degenerate(rng: np.random.Generator, n: int, T: int, d: int) -> np.ndarray:
     return keys
 
 
+def test_a_row_with_right_hand_side_0_that_is_missed_is_not_certified() -> None:
+    """However well gap and multipliers fit the others: rows (1, 0) w >= 1 and (-1, 1) w >= 0."""
+    keys = torch.tensor([[[0.0, 0.0], [-1.0, 0.0], [1.0, -1.0]]], dtype=torch.float64)
+    problem = RowProblem.attention(keys, torch.tensor([0]), rhs=torch.tensor([[0.0, 1.0, 0.0]]))
+    gap, violation, status = certify(problem, np.array([1.0, 0.0]), np.array([[0.0, 1.0, 0.0]]))
+    assert abs(gap) < 1e-12
+    assert violation == pytest.approx(math.sqrt(0.5))
+    assert status == Status.UNVERIFIED
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 5), st.integers(2, 5), st.integers(1, 6), st.booleans())
 def test_batch_blocks_and_one_problem_agree(seed: int, n: int, T: int, d: int, solved: bool) -> None:

@@ -120,7 +120,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     assert sorted(encoded) == list(range(8, 20))
 
 
-@pytest.mark.parametrize("change", ["weights", "texts", "length", "version"])
+@pytest.mark.parametrize("change", ["weights", "texts", "length", "version", "tokenizer"])
 def test_it_is_keyed_by_all_it_depends_on(
     word_encoder: Path, tmp_path: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -134,6 +134,14 @@ def test_it_is_keyed_by_all_it_depends_on(
         weights = load_file(folder / "model.safetensors")
         weights["embeddings.LayerNorm.bias"] += 1
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        encoder = pretrained_encoder(str(folder))
+    if change == "tokenizer":
+        # As many pieces of each text, with other numbers.
+        file = folder / "tokenizer.json"
+        told = json.loads(file.read_text())
+        words = told["model"]["vocab"]
+        words["good"], words["bad"] = words["bad"], words["good"]
+        file.write_text(json.dumps(told))
         encoder = pretrained_encoder(str(folder))
     if change == "texts":
         texts = [*TEXTS[:-1], "zzz film"]
