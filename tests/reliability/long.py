@@ -17,9 +17,17 @@ from typing import NamedTuple
 
 from rich.progress import track
 
+from lightning_maxmargin.atomic import write_text
 from tests.reliability.scenario import Tally, Trial, tries
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+ABOUT = """# Reliability
+
+What was tried to break a run, how often, and what failed: a failure is an end that differs from what was asked, a
+silent one an end that nobody is told of. `scripts/reliability.sh --keep` tries all of it again and makes this table
+anew; a short form of each scenario is among the tests (`scripts/test.sh tests/reliability`). Each case is drawn from a
+seed and its number (`tests/reliability/`), so that it can be made again; kills and disks also depend on time.
+"""
 
 
 class Scenario(NamedTuple):
@@ -57,10 +65,13 @@ def measured(name: str, share: float, seed: int) -> tuple[Tally, float]:
     return tally, time.monotonic() - start
 
 
-def page(rows: list[str], command: str) -> str:
-    """docs/reliability.md."""
-    head = ["| scenario | cases | failures | silent failures | minutes |", "|---|---|---|---|---|"]
-    return "\n".join(["# Reliability", "", f"Made by `{command}`.", "", *head, *rows, ""])
+def page(rows: dict[str, str], kept: str) -> str:
+    """docs/reliability.md: these rows by the title of their scenario, and those of the others as they were."""
+    known = {line.split(" | ")[0].removeprefix("| "): line for line in kept.splitlines() if line.startswith("| ")}
+    titles = [scenario.title for scenario in SCENARIOS.values()]
+    lines = [{**known, **rows}[title] for title in titles if title in {**known, **rows}]
+    head = ["| scenario | cases | failures | silent failures | minutes | command |", "|---|---|---|---|---|---|"]
+    return "\n".join([ABOUT, *head, *lines, ""])
 
 
 def main() -> None:
@@ -72,17 +83,18 @@ def main() -> None:
     options = parser.parse_args()
     seed = random.randrange(10**6) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
-    rows, failed = [], 0
+    rows: dict[str, str] = {}
+    failed = 0
     for name in options.only or SCENARIOS:
         tally, seconds = measured(name, options.share, seed)
         failed += len(tally.failures)
-        cells = [SCENARIOS[name].title, f"{tally.cases:,}", str(len(tally.failures)), str(len(tally.silent))]
-        rows.append(f"| {' | '.join([*cells, f'{seconds / 60:.1f}'])} |")
-        print(rows[-1], flush=True)
-    text = page(rows, f"scripts/reliability.sh --seed {seed}")
-    print(text)
-    if options.keep:
-        PAGE.write_text(text, encoding="utf-8")
+        title, share = SCENARIOS[name].title, "" if options.share == 1 else f" --share {options.share:g}"
+        cells = [title, f"{tally.cases:,}", str(len(tally.failures)), str(len(tally.silent)), f"{seconds / 60:.1f}"]
+        rows[title] = f"| {' | '.join(cells)} | `scripts/reliability.sh --only {name}{share} --seed {seed}` |"
+        print(rows[title], flush=True)
+        if options.keep:
+            write_text(PAGE, page(rows, PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""))
+    print(page(rows, ""))
     sys.exit(failed > 0)
 
 
