@@ -36,7 +36,9 @@ class Scenario(NamedTuple):
         return trial
 
 
-SCENARIOS: dict[str, Scenario] = {}
+SCENARIOS: dict[str, Scenario] = {
+    "words": Scenario("mutated configs and Trainer words", "words:trial", 300),
+}
 
 
 def measured(name: str, share: float, seed: int) -> tuple[Tally, float]:
