@@ -6,13 +6,16 @@ import difflib
 import os
 import re
 import sys
+import sysconfig
+import traceback
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from jsonargparse._common import parsing_settings
 
 from lightning_maxmargin.errors import InputError
@@ -174,3 +177,64 @@ def _reason(text: str) -> str:
         r"Expected a dot import path string: (\w+)", r"no class \1 is known here; give its full import path", reason
     )
     return reason if given is None or "got" in reason or given in reason else f"{reason}, got '{given}'"
+
+
+#: Where code is that is neither the user's nor run from a script: this package, the libraries and Python itself.
+LIBRARIES = (str(Path(__file__).parents[1]), *(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")))
+#: What lends its errors: they are of the words that it was given where they are raised in it.
+LIGHTNING = ("pytorch_lightning", "lightning_fabric", "torch", "torchmetrics")
+#: Characters of another library's error that a line quotes.
+QUOTED = 400
+
+
+def of_own_code(error: BaseException) -> bool:
+    """Whether code of the user's own was under way: a traceback then tells more than a line."""
+    paths = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(not path.startswith((*LIBRARIES, "<")) for path in paths)
+
+
+def of_lightning(error: BaseException) -> bool:
+    """Whether Lightning or torch itself has raised it, not code that they called."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_globals.get("__name__", "").partition(".")[0] in LIGHTNING
+
+
+def quoted(error: BaseException) -> str:
+    """What an error of another library says, in one line; its kind where that is all it says.
+
+    Example:
+        >>> quoted(KeyError("lr")), quoted(ValueError("no such\\n  accelerator"))
+        ("KeyError: 'lr'", 'no such accelerator')
+    """
+    text = " ".join(str(error).split())
+    text = text if len(text) <= QUOTED else f"{text[:QUOTED]}..."
+    return text if " " in text else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def key_of_error(error: BaseException, config: Any) -> str:
+    """The key of the innermost class of a config that an error was raised in: ``trainer.callbacks``; empty for none.
+
+    Args:
+        error: with its traceback.
+        config: parsed.
+    """
+    classes = dict(_classes(config, ""))
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        name = type(frame.f_locals.get("self")).__qualname__
+        if name in classes:
+            return f"{classes[name]}: {name}".removeprefix(": ")
+    return ""
+
+
+def _classes(config: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Every class that a config names, by its bare name, with its key."""
+    if isinstance(config, Namespace):
+        config = vars(config)
+    if isinstance(config, Mapping):
+        if isinstance(config.get("class_path"), str):
+            yield config["class_path"].rpartition(".")[2], key
+        for name, value in config.items():
+            yield from _classes(value, key if name == "init_args" else f"{key}.{name}".removeprefix("."))
+    elif isinstance(config, list | tuple):
+        for value in config:
+            yield from _classes(value, key)

@@ -37,8 +37,15 @@ from lightning_maxmargin.modules.joint import JointSelection
 from lightning_maxmargin.modules.sharding import refuse_sharding
 from lightning_maxmargin.ranks import print_failure
 from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, newest_checkpoint, verify_checkpoint
-from lightning_maxmargin.run.config_errors import is_input, one_line
-from lightning_maxmargin.run.directory import last_checkpoint, make_run_dir, plan_run_dir
+from lightning_maxmargin.run.config_errors import (
+    is_input,
+    key_of_error,
+    of_lightning,
+    of_own_code,
+    one_line,
+    quoted,
+)
+from lightning_maxmargin.run.directory import last_checkpoint, make_run_dir, plan_run_dir, remove_empty
 from lightning_maxmargin.run.finish import finish_fit, refuse_existing
 from lightning_maxmargin.run.last_checkpoint import LastCheckpoint, leave_last_to_the_run
 from lightning_maxmargin.run.loggers import MarginWandbLogger, WandbMode, run_loggers
@@ -52,7 +59,9 @@ from lightning_maxmargin.run.processes import (
     requeue_job,
 )
 from lightning_maxmargin.run.resume import models_in_configs, refuse_other_optimizer, refuse_other_words
+from lightning_maxmargin.run.shipped import is_file
 from lightning_maxmargin.run.summary import RunSummary
+from lightning_maxmargin.run.words import check_words, given_words, trainer_defaults
 
 #: What ``--ckpt_path`` says for the newest whole checkpoint of the run in ``--run_dir``, which then goes on there.
 GO_ON = "last"
@@ -60,6 +69,7 @@ DEFAULTS = {
     "max_steps": 10_000, "max_epochs": -1, "enable_model_summary": False, "devices": 1, "log_every_n_steps": 10,
 }  # fmt: skip
 LINKED = ("dim", "value_dim", "query_dim", "num_classes")  # options of the model that follow from the data
+OWN_MODELS = (JointSelection, Ensemble)
 FIT_CALLBACKS = {"monitor": MarginMonitor, "tokens": TokenMonitor, "guard": FiniteGuard}
 
 
@@ -87,6 +97,10 @@ class MarginCLI(LightningCLI):
     more_argv: Sequence[str] = ()
     #: Of the checkpoint, until the trainer is made.
     content: Mapping[str, Any] = MappingProxyType({})
+    #: Where the run begins.
+    step = 0
+    #: Directories that it has made for itself.
+    made: Sequence[Path] = ()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         MarginCLI.latest_parser = parser
@@ -114,6 +128,15 @@ class MarginCLI(LightningCLI):
         if not names_a_model(sys.argv[1:]):
             parser.set_defaults({"model": {"class_path": "lightning_maxmargin.JointSelection"}})
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        try:
+            super().parse_arguments(parser, args)
+        except Exception as error:
+            if is_input(error) or of_own_code(error):
+                raise
+            raise InputError(one_line(error, parser, OWN_MODELS)) from error
+        check_words(self.config[self.config.subcommand], self.config.subcommand)
+
     def _parse_ckpt_path(self) -> None:
         config = self.config[self.config.subcommand]
         self.goes_on = config.ckpt_path == GO_ON
@@ -134,8 +157,8 @@ class MarginCLI(LightningCLI):
             raise InputError(
                 f"ckpt_path: {self.config.subcommand} needs the checkpoint of a run; give it with --ckpt_path"
             )
-        if path:
-            if not Path(path).is_file():
+        if path is not None:
+            if not is_file(path):
                 raise InputError(f"ckpt_path: {path} is no file; name a checkpoint of an earlier run")
             self.content = verify_checkpoint(Path(path))
             self.step = int(self.content.get("global_step", 0))
@@ -173,6 +196,15 @@ class MarginCLI(LightningCLI):
             return
         self.started = time.perf_counter()
 
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            if is_input(error) or of_own_code(error) or isinstance(error, MisconfigurationException):
+                raise
+            key = key_of_error(error, self.config[self.subcommand])
+            raise InputError(": ".join(filter(None, [key, one_line(error)]))) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self._refuse_linked()
         if self.subcommand == "fit":
@@ -202,7 +234,7 @@ class MarginCLI(LightningCLI):
         check_nodes(trainer)
         if self.subcommand == "fit":
             # Last of all: a run that is refused leaves no directory.
-            make_run_dir(self.run_dir)
+            self.made = make_run_dir(self.run_dir)
         return trainer
 
     def _refusing_trainer(self, kwargs: dict[str, Any]) -> pl.Trainer:
@@ -210,15 +242,26 @@ class MarginCLI(LightningCLI):
         config = self.config[self.subcommand]
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:
             if "ModelParallelStrategy" in str(error) and not is_overridden("configure_model", self.model):
                 refuse_sharding(self.model)
-            if is_input(error) or not ("SLURM" in str(error) or "Strategy` does not support" in str(error)):
+            if is_input(error) or of_own_code(error):
                 raise
-            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+            raise InputError(f"{self._word_at_fault(error, kwargs)}: {quoted(error)}") from error
         check_precision(config.trainer.precision, trainer)
         check_sharding(trainer, self.model)
         return trainer
+
+    def _word_at_fault(self, error: Exception, kwargs: dict[str, Any]) -> str:
+        """The key of the Trainer without which it can be made; those that the error names are tried first."""
+        given, defaults = given_words(self.config[self.subcommand].trainer), trainer_defaults()
+        for key in sorted(given, key=lambda key: key not in str(error)):
+            try:
+                super().instantiate_trainer(**{**kwargs, key: defaults[key]})
+                return f"trainer.{key}"
+            except Exception:
+                continue
+        return "trainer"
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:
         fits, ensemble = self.subcommand == "fit", isinstance(self.model, Ensemble)
@@ -228,7 +271,7 @@ class MarginCLI(LightningCLI):
             callbacks = [
                 c for c in callbacks if not isinstance(c, MarginMonitor | TokenMonitor)
             ] + self._text_watchers()
-        given = tuple(type(c) for c in config.get("callbacks") or [])
+        given = tuple(type(c) for c in _listed(config.get("callbacks")))
         callbacks = [c for c in callbacks if type(c) not in given]  # the user's own stands in for ours
         if fits:
             watchers = [EnsembleMonitor(**self._monitor_options("budget", "background"))] if ensemble else []
@@ -282,16 +325,28 @@ class MarginCLI(LightningCLI):
             if refused:
                 # After all, as by a checkpoint of other data: nothing is left that would stand in the way.
                 shutil.rmtree(self.run_dir, ignore_errors=True)
+                remove_empty(self.made)
 
     def _failure(self, error: Exception) -> BaseException:
         """What ended the run: of several processes one prints the rank and the cause, when the others have ended."""
         failure = self.ranks.failure
         if failure is None:
-            return of_a_process(error)
+            return self._of_words(of_a_process(error))
         self.ranks.end_others()
         if self.ranks.prints:
             print_failure(failure)
         return RankError(str(failure), failure.status)
+
+    def _of_words(self, error: BaseException) -> BaseException:
+        """Itself, or one of input: what Lightning raises before the first step, or a class of a config by itself."""
+        if not of_lightning(error) or is_input(error) or of_own_code(error):
+            return error
+        config = self.config[self.subcommand]
+        key = key_of_error(error, config)
+        if self.trainer.global_step != self.step and not key.startswith("trainer."):
+            return error
+        named = [f"trainer.{word}" for word in given_words(config.trainer) if word in str(error)]
+        return InputError(f"{key or ', '.join(named) or 'trainer'}: {quoted(error)}")
 
     def after_fit(self) -> None:
         seconds = time.perf_counter() - self.started
@@ -407,4 +462,4 @@ def run_trainer(about: dict[str, str], commands: dict[str, str], more_argv: Sequ
     except (ArgumentError, TypeError, ValueError) as error:
         if not is_input(error):
             raise
-        raise InputError(one_line(error, MarginCLI.latest_parser, (JointSelection, Ensemble))) from error
+        raise InputError(one_line(error, MarginCLI.latest_parser, OWN_MODELS)) from error
