@@ -15,7 +15,7 @@ from lightning_maxmargin.callbacks.evaluation import Measured, Pending, Size
 from lightning_maxmargin.callbacks.worker import Worker
 from lightning_maxmargin.core.ranks import Failure, as_failure
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.keys import Value, check_registered
+from lightning_maxmargin.keys import Source, Value, check_registered
 from lightning_maxmargin.reduce import gather, leave_group_at_exit
 from lightning_maxmargin.schedule import next_step
 
@@ -57,6 +57,8 @@ class Monitor(Callback):
 
     #: Whether every process measures a part of its own, to be joined; else the first measures and tells the others.
     everywhere: bool = False
+    #: Of the keys that it measures, as the table of keys names them.
+    sources_of_keys: ClassVar[tuple[Source, ...]] = ()
     #: Whether the weights that training starts from are evaluated too.
     from_start: ClassVar[bool] = False
 

@@ -36,6 +36,9 @@ NOISE_PREFIXES = (
     "Expected a <class 'NoneType'>", "Expected a path but", "Type collections",
 )  # fmt: skip
 
+#: Lines that say how one names a class: there is a better reason where there is another.
+CLASS_PREFIXES = ("Not a valid subclass", "Subclass types expect", "a class path", "a dict with")
+
 UNKNOWN_OPTION_PATTERNS = (
     r"unrecognized arguments: (--[\w.\-]+)",
     r"does not accept option '([\w.]+)'",
@@ -85,18 +88,23 @@ def one_line(error: BaseException, parser: ArgumentParser | None = None, models:
     unknown = next((m for pattern in UNKNOWN_OPTION_PATTERNS if (m := re.search(pattern, text))), None)
     if unknown:
         return _unknown(".".join([*keys, unknown.group(1).removeprefix("--")]), [parser, *map(_arguments, models)])
-    missing = re.search(r"following arguments are required: ([\w., ]+)", text)
+    missing = re.search(r"following arguments are required: ([\w.]*\w)", text)
     if missing:
-        name = missing.group(1).split(",")[0].split(".", 1)[-1]
+        name = ".".join([*keys, missing.group(1)]) if keys else missing.group(1).split(".", 1)[-1]
         return f"{name} is missing; give --config configs/....yaml, or --{name}"
     denied = re.search(r"Importing '([\w.]+)' is not allowed", text)
     reason = _denied(denied.group(1)) if denied else _unfit(text) or _reason(text)
     return ": ".join([".".join(keys), reason] if keys else [reason])
 
 
+def is_ours(error: BaseException) -> bool:
+    """Whether it is an :class:`InputError`, as such or wrapped by a parser: its words are the ones to show."""
+    return any(isinstance(e, InputError) for e in _chain(error))
+
+
 def is_input(error: BaseException) -> bool:
     """Whether the input is at fault: the parser says so, or an :class:`InputError`, as such or wrapped by it."""
-    return isinstance(error, ArgumentError) or any(isinstance(e, InputError) for e in _chain(error))
+    return isinstance(error, ArgumentError) or is_ours(error)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -167,6 +175,7 @@ def _reason(text: str) -> str:
     """The most specific of the reasons a parser lists."""
     lines = [line.strip().removeprefix("- ") for line in text.splitlines()]
     reasons = [line for line in lines if line and not line.startswith(NOISE_PREFIXES)]
+    reasons = [line for line in reasons if not line.startswith(CLASS_PREFIXES)] or reasons
     given = next((m.group(1) for line in lines if (m := re.match(r"Given value: (\S+)$", line))), None)
     inline = re.match(r'Parser key "[^"]+": *(.+)', lines[0]) if lines else None
     reason = (inline.group(1) if inline else None) or (reasons[0] if reasons else text.split("\n")[0])
@@ -219,11 +228,21 @@ def key_of_error(error: BaseException, config: Any) -> str:
         config: parsed.
     """
     classes = dict(_classes(config, ""))
-    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        name = type(frame.f_locals.get("self")).__qualname__
+    # A parser that tries several types keeps the class in its text alone.
+    tried = re.findall(r"class_path='([\w.]+)'", str(error))[:1]
+    for name in [*_raised_in(error), *(path.rpartition(".")[2] for path in tried)]:
         if name in classes:
-            return f"{classes[name]}: {name}".removeprefix(": ")
+            return f"{classes[name]}: {name}"
     return ""
+
+
+def _raised_in(error: BaseException) -> Iterator[str]:
+    """Classes of the objects whose methods an error was raised in, innermost first."""
+    for cause in reversed(list(_chain(error))):
+        for frame, _ in reversed(list(traceback.walk_tb(cause.__traceback__))):
+            # Of an attribute that is not there whoever asks for it is at fault.
+            if "self" in frame.f_locals and frame.f_code.co_name != "__getattr__":
+                yield type(frame.f_locals["self"]).__qualname__
 
 
 def _classes(config: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -30,9 +30,12 @@ def check_config(given: str) -> None:
         nodes = list(yaml.compose_all(text, yaml.SafeLoader))
         if len(nodes) != 1 or not isinstance(nodes[0], yaml.MappingNode):
             raise InputError(f"{where} is no mapping of keys to values; see --print_config")
-        for key in _twice(nodes[0]):
-            line = f"line {key.start_mark.line + 1}"
-            raise InputError(f"{where}: {key.value} is there twice ({line}); keep one of them")
+        seen = set()
+        for path, key in _keys(nodes[0], ""):
+            if path in seen:
+                line = f"line {key.start_mark.line + 1}"
+                raise InputError(f"{where}: {path} is there twice ({line}); keep one of them")
+            seen.add(path)
     except yaml.YAMLError as error:
         raise InputError(f"{where} is no YAML: {' '.join(str(error).split())[:300]}") from error
     except RecursionError as error:
@@ -51,18 +54,15 @@ def _read(given: str) -> tuple[str, str]:
         raise InputError(f"config: {given} cannot be read ({error.strerror})") from error
 
 
-def _twice(node: Any) -> Iterator[Any]:
-    """The nodes of keys that a mapping has already, at every depth."""
+def _keys(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Every key at every depth, as ``trainer.max_steps``, which a config may also write in one word."""
     import yaml
 
     if isinstance(node, yaml.MappingNode):
-        seen = set()
         for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    yield key
-                seen.add(key.value)
-            yield from _twice(value)
+            path = f"{prefix}.{key.value}".removeprefix(".")
+            yield path, key
+            yield from _keys(value, path)
     elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            yield from _twice(value)
+        for i, value in enumerate(node.value):
+            yield from _keys(value, f"{prefix}[{i}]")

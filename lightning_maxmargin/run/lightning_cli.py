@@ -14,6 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
@@ -30,7 +31,7 @@ from lightning_maxmargin.callbacks import (
     StepProgress,
     TokenMonitor,
 )
-from lightning_maxmargin.callbacks.at_evaluations import count_evaluations
+from lightning_maxmargin.callbacks.at_evaluations import count_evaluations, refuse_unlogged
 from lightning_maxmargin.errors import InputError, RankError
 from lightning_maxmargin.modules.ensemble import Ensemble
 from lightning_maxmargin.modules.joint import JointSelection
@@ -39,6 +40,7 @@ from lightning_maxmargin.ranks import print_failure
 from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, newest_checkpoint, verify_checkpoint
 from lightning_maxmargin.run.config_errors import (
     is_input,
+    is_ours,
     key_of_error,
     of_lightning,
     of_own_code,
@@ -71,6 +73,10 @@ DEFAULTS = {
 LINKED = ("dim", "value_dim", "query_dim", "num_classes")  # options of the model that follow from the data
 OWN_MODELS = (JointSelection, Ensemble)
 FIT_CALLBACKS = {"monitor": MarginMonitor, "tokens": TokenMonitor, "guard": FiniteGuard}
+
+
+# Its __del__ asks for it also where __init__ has failed, and would print a traceback beside the one line of the error.
+Profiler._stage = None
 
 
 class RunConfig(SaveConfigCallback):
@@ -200,7 +206,7 @@ class MarginCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except Exception as error:
-            if is_input(error) or of_own_code(error) or isinstance(error, MisconfigurationException):
+            if is_ours(error) or (of_own_code(error) and not isinstance(error, ArgumentError)):
                 raise
             key = key_of_error(error, self.config[self.subcommand])
             raise InputError(": ".join(filter(None, [key, one_line(error)]))) from error
@@ -229,6 +235,7 @@ class MarginCLI(LightningCLI):
         self.ranks.guard(trainer)
         count_evaluations(trainer.callbacks)  # type: ignore[attr-defined]
         if self.subcommand == "fit":
+            refuse_unlogged(trainer.callbacks, self.model, self.datamodule)  # type: ignore[attr-defined]
             leave_last_to_the_run(trainer.callbacks, self.run_dir / "checkpoints")  # type: ignore[attr-defined]
         self.ranks.timeout = limit_waiting(trainer.strategy, self.config[self.subcommand].timeout)
         check_nodes(trainer)

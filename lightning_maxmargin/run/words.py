@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+from jsonargparse import Namespace
 
 from lightning_maxmargin.errors import InputError
 
@@ -38,8 +39,8 @@ def check_words(config: Mapping[str, Any], subcommand: str) -> None:
     """
     trainer = config["trainer"]
     for key in ("trainer", "monitor", "tokens"):
-        if config.get(key) is None:
-            raise InputError(f"{key}: null is none of its options; leave {key} out, or set its keys")
+        if not isinstance(config.get(key), Mapping | Namespace):
+            raise InputError(f"{key}: {config.get(key)} is none of its keys; leave {key} out, or set them")
     seed = config.get("seed_everything")
     if not isinstance(seed, bool) and seed is not None and not 0 <= seed <= SEEDS:
         raise InputError(f"seed_everything: {seed}; expected a number from 0 to {SEEDS}")
@@ -55,6 +56,9 @@ def _check_training(trainer: Mapping[str, Any]) -> None:
     for key in TRAINS_NOTHING:
         if trainer.get(key) is not None and trainer[key] == 0:
             raise InputError(f"trainer.{key}: {trainer[key]} trains nothing; leave it out, or give a positive number")
+    interval = trainer.get("val_check_interval")
+    if isinstance(interval, int | float) and not interval > 0:
+        raise InputError(f"trainer.val_check_interval: {interval}; expected a positive number")
     for unit in ("steps", "epochs"):
         least, most = trainer.get(f"min_{unit}"), trainer.get(f"max_{unit}")
         if least is not None and most is not None and 0 <= most < least:

@@ -167,6 +167,8 @@ def _overridden(kept: Any, key: str, value: Any) -> str | None:
     for part in key.split("."):
         kept = kept.get("init_args", kept) if isinstance(kept, dict) and part not in kept else kept
         kept = kept.get(part, "absent") if isinstance(kept, dict) else "absent"
+    if isinstance(kept, dict) and isinstance(value, str):
+        kept = kept.get("class_path")  # of a class by its name alone
     if kept == value or str(kept) == str(value) or isinstance(value, dict | list) or _equal(kept, value):
         return None
     if isinstance(value, str) and (kept == _read(value) or _equal(kept, _read(value))):
@@ -333,12 +335,12 @@ TRAINER: dict[str, tuple[Any, ...]] = {
                  {"class_path": "ModelParallelStrategy", "init_args": {"save_distributed_checkpoint": False}},
                  {"class_path": "SingleDeviceStrategy", "init_args": {"device": "cpu"}},
                  {"class_path": "SingleDeviceStrategy", "init_args": {"device": "cuda"}},
-                 {"class_path": "DDPStrategy", "init_args": {"process_group_backend": "nope"}},
                  {"class_path": "DDPStrategy", "init_args": {"nope": 1}}, ["ddp"]),
     "devices": (-7, -1, 0, "0", "x", "", None, [], ["x"], [0, 0], [-1], 1.5, 2**64, 10**9, 10**6, "auto", "1,x", {}),
     "num_nodes": (0, -1, -7, 2, 1.5, "x", None, 2**64, "", []),
     "precision": ("16", "16-mixed", 16, "bf16", "bf16-mixed", "bf16-true", "16-true", 64, "64", "32-true",
-                  "transformer-engine", "transformer-engine-float16", "8", 8, "x", "", None, [], 1.5, "fp32", "64-ture"),
+                  "transformer-engine", "transformer-engine-float16", "8", 8, "x", "", None, [], 1.5, "fp32",
+                  "64-ture"),
     "logger": (True, False, None, "x", "TensorBoardLogger", "MLFlowLogger", "CometLogger", "NeptuneLogger", "CSVLogger",
                {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "tb"}}, [], ["x"], 5, {},
                {"class_path": "MLFlowLogger", "init_args": {"experiment_name": "x"}},
@@ -430,7 +432,7 @@ def trainer_word(rng: random.Random) -> Case:
     _, argv, files = base(rng, text=0.05)
     key = rng.choice([*sorted(TRAINER), "callbacks", "callbacks"])
     value = rng.choice(CALLBACKS if key == "callbacks" else TRAINER[key])
-    names = ("trainer", key)
+    names = ("trainer", key, *(("monitor.",) if key == "callbacks" else ()))
     steps = None if key in NO_STEPS or key == "callbacks" else 2
     if rng.random() < 0.5:
         files["bad.yaml"] = yaml.safe_dump({"trainer": {key: value}}).encode()
@@ -548,7 +550,8 @@ def _wrong_yaml(rng: random.Random, text: str) -> Mutated:
            "x: !!python/object/apply:os.system ['touch evil']\n",
            "---\nname: x\n", "? [1]\n: 2\n", "1: 2\n", "x: " + "[" * 3000 + "\n",
            "x: " + "[" * 200 + "]" * 200 + "\n",
-           "null: 3\n", "x: !nope 3\n", "<<: *x\n", "@: 1\n", "trainer.max_steps: 2\n", "config: bad.yaml\n"]  # fmt: skip
+           "null: 3\n", "x: !nope 3\n", "<<: *x\n", "@: 1\n",
+           "trainer.max_steps: 2\n", "config: bad.yaml\n"]  # fmt: skip
     return (text + rng.choice(end)).encode(), True, (*ANY_KEY, "x", "1", "null")
 
 
@@ -637,7 +640,7 @@ WORDS: tuple[tuple[list[str], str, bool | None], ...] = (
     (["--data", "[]"], "data", True),
     (["--data", "TextData"], "data", True),
     (["--data", "TensorData"], "data", None),
-    (["--data", "RandomData"], "data", None),
+    (["--data", "RandomData"], "", None),
     (["--trainer", "5"], "trainer", True),
     (["--trainer", "[]"], "trainer", True),
     (["--trainer", "{nope: 1}"], "nope", True),
