@@ -75,8 +75,8 @@ OWN_MODELS = (JointSelection, Ensemble)
 FIT_CALLBACKS = {"monitor": MarginMonitor, "tokens": TokenMonitor, "guard": FiniteGuard}
 
 
-# Its __del__ asks for it also where __init__ has failed, and would print a traceback beside the one line of the error.
-Profiler._stage = None
+# Its __del__ asks for these also where __init__ has failed, and would print a traceback beside the line of the error.
+Profiler._stage = Profiler._output_file = None
 
 
 class RunConfig(SaveConfigCallback):
