@@ -23,7 +23,7 @@ KEPT_NUMBERS = 1_000_000
 
 
 def check_options(optimizer: Optimizer) -> None:
-    """Refuses options of an optimizer that are NaN, or too large for the dtype of its weights.
+    """Refuses options of an optimizer that are NaN, or too large for the dtype of its weights (of rates the squares).
 
     Raises:
         InputError: one is so.
@@ -47,7 +47,8 @@ def check_options(optimizer: Optimizer) -> None:
 def _fits(x: float, dtype: torch.dtype, finite: bool) -> bool:
     if math.isinf(x):
         return not finite
-    return abs(x) <= torch.finfo(dtype).max
+    # A step is as long as a rate, and a norm is of squares.
+    return abs(x) <= torch.finfo(dtype).max ** (0.5 if finite else 1.0)
 
 
 class FiniteGuard(Callback):

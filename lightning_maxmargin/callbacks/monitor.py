@@ -24,6 +24,10 @@ from lightning_maxmargin.schedule import next_step
 POLLS_PER_DECADE = 100
 
 
+#: Evaluations per decade that a schedule of whole steps can tell apart.
+MOST_PER_DECADE = 10**9
+
+
 class Monitor(Callback):
     """Measures at geometrically spaced steps, or every so many epochs, within a share of the run's time, and logs.
 
@@ -73,6 +77,8 @@ class Monitor(Callback):
         self.per_decade, self.every_n_epochs = per_decade, every_n_epochs
         self.budget, self.samples, self.background = budget, samples, background
         self.check_positive(per_decade=per_decade, every_n_epochs=every_n_epochs, samples=samples)
+        if per_decade > MOST_PER_DECADE:
+            raise InputError(f"monitor.per_decade: {per_decade}; expected at most {MOST_PER_DECADE:,}")
         check_budget(budget)
         self.last: dict[str, Value] = {}
         self.history: list[dict[str, Any]] = []

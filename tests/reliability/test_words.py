@@ -124,6 +124,8 @@ def test_a_callback_by_itself_is_one_of_a_list(tmp_path: Path) -> None:
         (["--config", "x" * 300], "config"),
         (["--monitor", "[]"], "monitor"),
         (["--tokens.examples", "-1"], "tokens.examples"),
+        (["--monitor.per_decade", str(2**64)], "monitor.per_decade"),
+        (["--model.head_lr", "1e300"], "model.head_lr"),
         (["--monitor.data", "[1]"], "monitor.data"),
         (["--monitor.split", "nope"], "monitor.split"),
         (["--data", "TextData"], "data"),
@@ -149,7 +151,7 @@ def test_options_that_the_dtype_does_not_hold() -> None:
     for options in ({"lr": float("nan")}, {"lr": float("inf")}, {"lr": 1.0, "momentum": 1e39}):
         with pytest.raises(InputError, match=f"model.optimizer.{list(options)[-1]}"):
             check_options(torch.optim.SGD(w, **options))
-    check_options(torch.optim.SGD([torch.zeros(1, dtype=torch.float64, requires_grad=True)], lr=1e300))
+    check_options(torch.optim.SGD([torch.zeros(1, dtype=torch.float64, requires_grad=True)], lr=1e150))
 
 
 @pytest.mark.parametrize(
