@@ -154,7 +154,7 @@ class Ensemble(pl.LightningModule):
         batch = stack.batch()
         for name in ("attention_lr", "head_lr"):
             rate = max(self._options[name])
-            if rate**2 > torch.finfo(dtype).max:  # a norm is of squares
+            if rate > torch.finfo(dtype).max ** 0.5:  # a norm is of squares
                 raise InputError(f"model.{name}: {rate} is no number of {dtype}; give a smaller one")
         d, dv = stack.keys.shape[-1], stack.values.shape[-1]
         shape = (d,) if stack.queries is None else (d, stack.queries.shape[-1])

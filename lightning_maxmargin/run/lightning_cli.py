@@ -141,7 +141,7 @@ class MarginCLI(LightningCLI):
             if is_input(error) or of_own_code(error):
                 raise
             raise InputError(one_line(error, parser, OWN_MODELS)) from error
-        check_words(self.config[self.config.subcommand], self.config.subcommand)
+        check_words(self.config[self.config.subcommand], self.config.subcommand, FIT_CALLBACKS)
 
     def _parse_ckpt_path(self) -> None:
         config = self.config[self.config.subcommand]

@@ -126,6 +126,8 @@ def test_a_callback_by_itself_is_one_of_a_list(tmp_path: Path) -> None:
         (["--tokens.examples", "-1"], "tokens.examples"),
         (["--monitor.per_decade", str(2**64)], "monitor.per_decade"),
         (["--model.head_lr", "1e300"], "model.head_lr"),
+        (["--monitor.per_decade", "null"], "monitor.per_decade"),
+        (["--tokens.examples", "null"], "tokens.examples"),
         (["--monitor.data", "[1]"], "monitor.data"),
         (["--monitor.split", "nope"], "monitor.split"),
         (["--data", "TextData"], "data"),
