@@ -9,6 +9,7 @@ import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +19,8 @@ from lightning_maxmargin.run.shipped import with_files, with_text
 TRUST_FLAG = "--trust-config"
 #: Errors of the system that say nothing of this program: a disk that is full, broken, gone or not to be written.
 OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
+#: Tells the processes that a launcher starts by the same script which of its calls they are for: PID:NUMBER.
+CALL_VARIABLE = "MAXMARGIN_CALL"
 HELP_ARGV = (["--help"], ["-h"])
 ABOUT = "Max-margin token selection in attention."
 TRAINER_COMMANDS = {
@@ -36,6 +39,8 @@ COMMANDS = {
     "report": "Draws the figures and the report of a finished run again: report RUN_DIR.",
 }
 
+_calls = count()
+
 
 def overview() -> str:
     """What ``maxmargin --help`` prints: LightningCLI's own help knows only the commands of a Trainer."""
@@ -51,7 +56,11 @@ def overview() -> str:
 
 def command() -> NoReturn:
     """``maxmargin`` as a process of its own, which ends with the status of ``main``."""
-    status = main()
+    end(main())
+
+
+def end(status: int) -> NoReturn:
+    """Ends this process with a command's status."""
     distributed = getattr(sys.modules.get("torch"), "distributed", None)
     if status and distributed is not None and distributed.is_available() and distributed.is_initialized():
         # Ordinary ends destroy Gloo's threads while they wait for the process that is lost, and C++ says "terminate
@@ -63,8 +72,34 @@ def command() -> NoReturn:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """The command ``maxmargin``. Exit status 0, 1 (training failed or was interrupted) or 2 (bad input)."""
-    argv = list(sys.argv[1:] if args is None else args)
+    """The command ``maxmargin``. Exit status 0, 1 (training failed or was interrupted) or 2 (bad input).
+
+    A script may call it again and again. Where one of its runs has several processes, Lightning starts the others by
+    the whole script: in them the calls before that run do nothing, and the process ends with it.
+
+    Args:
+        args: the words; those of the process where None.
+    """
+    call, launched = next(_calls), launched_call()
+    if launched is None:
+        os.environ[CALL_VARIABLE] = f"{os.getpid()}:{call}"
+        try:
+            return _main(args)
+        finally:
+            os.environ.pop(CALL_VARIABLE, None)
+    if call < launched:
+        return 0
+    end(_main(args))
+
+
+def launched_call() -> int | None:
+    """Which call of :func:`main` a process was started for, by another one of the same script; None where by none."""
+    owner, _, call = os.environ.get(CALL_VARIABLE, "").partition(":")
+    return int(call) if owner == str(os.getppid()) and "LOCAL_RANK" in os.environ else None
+
+
+def _main(args: Sequence[str] | None) -> int:
+    argv, words = list(sys.argv[1:] if args is None else args), list(sys.argv)
     trusted = TRUST_FLAG in argv
     argv = [given for given in argv if given != TRUST_FLAG]
     try:
@@ -91,6 +126,9 @@ def main(args: Sequence[str] | None = None) -> int:
         if not is_input(error):
             raise
         return _fail(one_line(error), 2)
+    finally:
+        # Of the process: LightningCLI reads them there, and the next call may have none of its own.
+        sys.argv[:] = words
 
 
 def _run(argv: list[str], trusted: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 
@@ -12,7 +13,8 @@ def next_step(step: int, per_decade: int) -> int:
         >>> [next_step(s, per_decade=3) for s in (0, 1, 2, 5, 10)]
         [1, 2, 5, 10, 22]
     """
-    k = 0
+    # One before the k of the last number that rounds to step: counting from 0 takes for ever with many per decade.
+    k = max(0, math.floor(per_decade * math.log10(step + 0.5)) - 1)
     while (value := round(10 ** (k / per_decade))) <= step:
         k += 1
     return value

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from lightning_maxmargin.callbacks.monitor import Monitor
-from lightning_maxmargin.keys import find_key
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.keys import find_key, registered
 
+#: What Lightning adds to the numbers of a run.
+LIGHTNINGS = ("epoch", "step")
 #: Who logs by itself, at every step or epoch.
 ALWAYS_LOGGED = {"module", "run"}
 
@@ -31,6 +36,49 @@ def count_evaluations(callbacks: list[Callback]) -> None:
             if type(callback) is theirs:
                 # The user has made it, with all its options.
                 callback.__class__ = ours
+
+
+def refuse_unlogged(callbacks: list[Callback], model: pl.LightningModule, data: Any) -> None:
+    """Refuses an EarlyStopping or ModelCheckpoint on a number that this run does not log: it would never act.
+
+    Args:
+        callbacks: of a trainer. Where one is of the user's own, or the model is, what they log is theirs to know.
+        model: of the run.
+        data: likewise.
+
+    Raises:
+        InputError: there is one.
+    """
+    if not all(_is_known(thing) for thing in (model, *callbacks)):
+        return
+    for callback in callbacks:
+        name = getattr(callback, "monitor", None)
+        if (
+            isinstance(callback, EarlyStopping | ModelCheckpoint)
+            and name
+            and not _is_logged(name, callbacks, model, data)
+        ):
+            near = difflib.get_close_matches(name, [key.name for key in registered() if key.format != "text"], 1)
+            hint = f"did you mean {near[0]}?" if near and near[0] != name else "docs list the keys of a run"
+            raise InputError(
+                f"trainer.callbacks: {type(callback).__name__} watches {name!r}, which this run does not log; {hint}"
+            )
+
+
+def _is_known(thing: object) -> bool:
+    return type(thing).__module__.partition(".")[0] in ("lightning_maxmargin", "pytorch_lightning")
+
+
+def _is_logged(name: str, callbacks: list[Callback], model: pl.LightningModule, data: Any) -> bool:
+    key = find_key(name)
+    if name in LIGHTNINGS or any(name in getattr(getattr(c, "own", None), "metrics", ()) for c in callbacks):
+        return True
+    if key is None or key.format == "text" or name.startswith("test/"):
+        return False
+    measured = {"module"} | {source for c in callbacks if isinstance(c, Monitor) for source in c.sources_of_keys}
+    if name.startswith("val/") and not (is_overridden("validation_step", model) and data.has_split("val")):
+        return False
+    return bool(measured & set(key.sources))
 
 
 def is_of_a_monitor(name: str | None) -> bool:

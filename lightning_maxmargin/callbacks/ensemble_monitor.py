@@ -46,6 +46,8 @@ class EnsembleMonitor(Monitor):
 
     everywhere = True
 
+    sources_of_keys = ("ensemble",)
+
     def __init__(self, per_decade: int = 4, budget: float | None = None, background: bool | None = None) -> None:
         super().__init__(per_decade, budget=budget, background=background)
         self.result: EnsembleResult | None = None

@@ -14,10 +14,41 @@ from torch.optim import Optimizer
 
 from lightning_maxmargin.callbacks.later import WEIGHTS, LaterCheck, own_part
 from lightning_maxmargin.core import waiting
-from lightning_maxmargin.errors import NonFiniteError
+from lightning_maxmargin.errors import InputError, NonFiniteError
 
+#: Options of an optimizer with which nothing is trained where they are infinite.
+FINITE = ("lr", "weight_decay", "momentum")
 #: Weights, in numbers, that are kept from before each step; of more the last checkpoint is the last good one.
 KEPT_NUMBERS = 1_000_000
+
+
+def check_options(optimizer: Optimizer) -> None:
+    """Refuses options of an optimizer that are NaN, or too large for the dtype of its weights (of rates the squares).
+
+    Raises:
+        InputError: one is so.
+
+    Example:
+        >>> check_options(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e300))
+        Traceback (most recent call last):
+        lightning_maxmargin.errors.InputError: model.optimizer.lr: 1e+300 is no number of float32; give a smaller one
+    """
+    for group in optimizer.param_groups:
+        dtypes = [p.dtype for p in group["params"] if p.dtype.is_floating_point]
+        for option, value in group.items():
+            for x in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(x, float) and dtypes and not _fits(x, dtypes[0], option in FINITE):
+                    part = group.get("name")
+                    key = f"{part}_lr" if part and option == "lr" else f"optimizer.{option}"
+                    dtype = str(dtypes[0]).removeprefix("torch.")
+                    raise InputError(f"model.{key}: {x} is no number of {dtype}; give a smaller one")
+
+
+def _fits(x: float, dtype: torch.dtype, finite: bool) -> bool:
+    if math.isinf(x):
+        return not finite
+    # A step is as long as a rate, and a norm is of squares.
+    return abs(x) <= torch.finfo(dtype).max ** (0.5 if finite else 1.0)
 
 
 class FiniteGuard(Callback):
@@ -32,6 +63,7 @@ class FiniteGuard(Callback):
 
     Raises:
         NonFiniteError: a gradient or a weight is not finite.
+        InputError: before training, an option of an optimizer is no number of its weights' dtype.
     """
 
     def __init__(self) -> None:
@@ -42,6 +74,10 @@ class FiniteGuard(Callback):
         self._at_once, self._later = True, LaterCheck({})
         # With the step that each begins at, as far back as one may be asked for.
         self._batches: list[tuple[int, Any]] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for optimizer in trainer.optimizers:
+            check_options(optimizer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         named = dict(pl_module.named_parameters())

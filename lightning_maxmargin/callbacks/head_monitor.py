@@ -68,6 +68,8 @@ class HeadMonitor(Monitor):
         {}
     """
 
+    sources_of_keys = ("head", "heads")
+
     def __init__(
         self,
         sources: AttentionSource | Mapping[str, AttentionSource],

@@ -71,6 +71,8 @@ class MarginMonitor(Monitor):
         {}
     """
 
+    sources_of_keys = ("selector",)
+
     def __init__(
         self,
         per_decade: int = 10,
@@ -164,12 +166,15 @@ class MarginMonitor(Monitor):
 
     def _find(self, trainer: pl.Trainer) -> Sequences:
         if self.data is not None:
+            if not isinstance(self.data, Sequences):
+                raise InputError(f"monitor.data: expected Sequences, got {type(self.data).__name__}; leave it out")
             return self.data
         source = getattr(trainer.datamodule, "sequences", None)  # type: ignore[attr-defined]
         found = source(self.split) if source is not None else None
         if found is None:
             raise InputError(
-                f"MarginMonitor: no {self.split!r} sequences; use a data module of this package or give data="
+                f"monitor.split: no {self.split!r} sequences here; MarginMonitor takes a split of a data module of "
+                "this package, or data="
             )
         return found
 

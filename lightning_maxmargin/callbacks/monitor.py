@@ -17,7 +17,7 @@ from lightning_maxmargin.callbacks.evaluation import Measured, Pending, Size
 from lightning_maxmargin.callbacks.worker import Worker
 from lightning_maxmargin.core.ranks import Failure, as_failure
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.keys import Value, check_registered
+from lightning_maxmargin.keys import Source, Value, check_registered
 from lightning_maxmargin.reduce import gather, leave_group_at_exit
 from lightning_maxmargin.schedule import next_step
 
@@ -26,6 +26,10 @@ from lightning_maxmargin.schedule import next_step
 POLLS_PER_DECADE = 100
 #: Logged by modules, and at every evaluation beside its numbers.
 LOSS = "train/loss"
+
+
+#: Evaluations per decade that a schedule of whole steps can tell apart.
+MOST_PER_DECADE = 10**9
 
 
 class Monitor(Callback):
@@ -61,6 +65,8 @@ class Monitor(Callback):
 
     #: Whether every process measures a part of its own, to be joined; else the first measures and tells the others.
     everywhere: bool = False
+    #: Of the keys that it measures, as the table of keys names them.
+    sources_of_keys: ClassVar[tuple[Source, ...]] = ()
     #: Whether the weights that training starts from are evaluated too.
     from_start: ClassVar[bool] = False
 
@@ -75,6 +81,8 @@ class Monitor(Callback):
         self.per_decade, self.every_n_epochs = per_decade, every_n_epochs
         self.budget, self.samples, self.background = budget, samples, background
         self.check_positive(per_decade=per_decade, every_n_epochs=every_n_epochs, samples=samples)
+        if per_decade > MOST_PER_DECADE:
+            raise InputError(f"monitor.per_decade: {per_decade}; expected at most {MOST_PER_DECADE:,}")
         check_budget(budget)
         self.last: dict[str, Value] = {}
         self.history: list[dict[str, Any]] = []

@@ -44,6 +44,8 @@ class TextMonitor(Monitor):
         InputError: a number is out of range.
     """
 
+    sources_of_keys = ("text", "selector")
+
     def __init__(
         self, samples: int = 500, budget: float | None = None, final: bool = True, background: bool | None = None
     ) -> None:

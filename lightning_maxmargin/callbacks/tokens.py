@@ -35,6 +35,8 @@ class TokenMonitor(Callback):
     """
 
     def __init__(self, examples: int = 200) -> None:
+        if examples < 0:
+            raise InputError(f"tokens.examples: {examples}; expected zero or more")
         self.examples = examples
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

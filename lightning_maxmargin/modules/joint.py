@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -112,6 +113,8 @@ class JointSelection(pl.LightningModule):
         activation: Literal["relu", "gelu", "tanh"] = "relu",
     ) -> None:
         super().__init__()
+        if not isinstance(dim, int):
+            raise InputError("model.dim: the data have none; JointSelection takes keys, as of TensorData, no texts")
         # An object is no number of a config: whoever loads the checkpoint gives it again.
         objects = {"head": head, "loss": loss}
         given = [name for name, x in objects.items() if isinstance(x, torch.nn.Module | Loss)]
@@ -167,7 +170,7 @@ class JointSelection(pl.LightningModule):
             raise InputError(f"model.inner_steps: {self.inner_steps}; expected a positive number")
         for name in ("attention_lr", "head_lr"):
             rate = getattr(self, name)
-            if rate is not None and not rate > 0:
+            if rate is not None and not 0 < rate < math.inf:
                 raise InputError(f"model.{name}: {rate}; expected a positive number, or null for the optimizer's own")
 
     # --- start ------------------------------------------------------------------------------------------------

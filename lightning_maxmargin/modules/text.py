@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -127,10 +128,10 @@ class TextSelection(pl.LightningModule):
         if h.train == "head" and h.init_from is None:
             raise InputError("model.train: head needs the attention of an earlier selector; name it with init_from")
         for name in ("lr", "token_scale", "finetune_lr"):
-            if not h[name] > 0:
+            if not 0 < h[name] < math.inf:
                 raise InputError(f"model.{name}: {h[name]}; expected a positive number")
         for name in ("attention_decay", "head_decay", "finetune_layers", "lora_rank", "finetune_epochs"):
-            if h[name] < 0:
+            if not 0 <= h[name] < math.inf:
                 raise InputError(f"model.{name}: {h[name]}; expected zero or more")
         for name in ("label_smoothing", "dropout"):
             if not 0 <= h[name] < 1:

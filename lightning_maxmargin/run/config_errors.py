@@ -6,13 +6,16 @@ import difflib
 import os
 import re
 import sys
+import sysconfig
+import traceback
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from jsonargparse._common import parsing_settings
 
 from lightning_maxmargin.errors import InputError
@@ -32,6 +35,9 @@ NOISE_PREFIXES = (
     "Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value", "Problem with given class_path",
     "Expected a <class 'NoneType'>", "Expected a path but", "Type collections",
 )  # fmt: skip
+
+#: Lines that say how one names a class: there is a better reason where there is another.
+CLASS_PREFIXES = ("Not a valid subclass", "Subclass types expect", "a class path", "a dict with")
 
 UNKNOWN_OPTION_PATTERNS = (
     r"unrecognized arguments: (--[\w.\-]+)",
@@ -82,18 +88,23 @@ def one_line(error: BaseException, parser: ArgumentParser | None = None, models:
     unknown = next((m for pattern in UNKNOWN_OPTION_PATTERNS if (m := re.search(pattern, text))), None)
     if unknown:
         return _unknown(".".join([*keys, unknown.group(1).removeprefix("--")]), [parser, *map(_arguments, models)])
-    missing = re.search(r"following arguments are required: ([\w., ]+)", text)
+    missing = re.search(r"following arguments are required: ([\w.]*\w)", text)
     if missing:
-        name = missing.group(1).split(",")[0].split(".", 1)[-1]
+        name = ".".join([*keys, missing.group(1)]) if keys else missing.group(1).split(".", 1)[-1]
         return f"{name} is missing; give --config configs/....yaml, or --{name}"
     denied = re.search(r"Importing '([\w.]+)' is not allowed", text)
     reason = _denied(denied.group(1)) if denied else _unfit(text) or _reason(text)
     return ": ".join([".".join(keys), reason] if keys else [reason])
 
 
+def is_ours(error: BaseException) -> bool:
+    """Whether it is an :class:`InputError`, as such or wrapped by a parser: its words are the ones to show."""
+    return any(isinstance(e, InputError) for e in _chain(error))
+
+
 def is_input(error: BaseException) -> bool:
     """Whether the input is at fault: the parser says so, or an :class:`InputError`, as such or wrapped by it."""
-    return isinstance(error, ArgumentError) or any(isinstance(e, InputError) for e in _chain(error))
+    return isinstance(error, ArgumentError) or is_ours(error)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -164,6 +175,7 @@ def _reason(text: str) -> str:
     """The most specific of the reasons a parser lists."""
     lines = [line.strip().removeprefix("- ") for line in text.splitlines()]
     reasons = [line for line in lines if line and not line.startswith(NOISE_PREFIXES)]
+    reasons = [line for line in reasons if not line.startswith(CLASS_PREFIXES)] or reasons
     given = next((m.group(1) for line in lines if (m := re.match(r"Given value: (\S+)$", line))), None)
     inline = re.match(r'Parser key "[^"]+": *(.+)', lines[0]) if lines else None
     reason = (inline.group(1) if inline else None) or (reasons[0] if reasons else text.split("\n")[0])
@@ -174,3 +186,74 @@ def _reason(text: str) -> str:
         r"Expected a dot import path string: (\w+)", r"no class \1 is known here; give its full import path", reason
     )
     return reason if given is None or "got" in reason or given in reason else f"{reason}, got '{given}'"
+
+
+#: Where code is that is neither the user's nor run from a script: this package, the libraries and Python itself.
+LIBRARIES = (str(Path(__file__).parents[1]), *(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")))
+#: What lends its errors: they are of the words that it was given where they are raised in it.
+LIGHTNING = ("pytorch_lightning", "lightning_fabric", "torch", "torchmetrics")
+#: Characters of another library's error that a line quotes.
+QUOTED = 400
+
+
+def of_own_code(error: BaseException) -> bool:
+    """Whether code of the user's own was under way: a traceback then tells more than a line."""
+    paths = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(not path.startswith((*LIBRARIES, "<")) for path in paths)
+
+
+def of_lightning(error: BaseException) -> bool:
+    """Whether Lightning or torch itself has raised it, not code that they called."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_globals.get("__name__", "").partition(".")[0] in LIGHTNING
+
+
+def quoted(error: BaseException) -> str:
+    """What an error of another library says, in one line; its kind where that is all it says.
+
+    Example:
+        >>> quoted(KeyError("lr")), quoted(ValueError("no such\\n  accelerator"))
+        ("KeyError: 'lr'", 'no such accelerator')
+    """
+    text = " ".join(str(error).split())
+    text = text if len(text) <= QUOTED else f"{text[:QUOTED]}..."
+    return text if " " in text else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def key_of_error(error: BaseException, config: Any) -> str:
+    """The key of the innermost class of a config that an error was raised in: ``trainer.callbacks``; empty for none.
+
+    Args:
+        error: with its traceback.
+        config: parsed.
+    """
+    classes = dict(_classes(config, ""))
+    # A parser that tries several types keeps the class in its text alone.
+    tried = re.findall(r"class_path='([\w.]+)'", str(error))[:1]
+    for name in [*_raised_in(error), *(path.rpartition(".")[2] for path in tried)]:
+        if name in classes:
+            return f"{classes[name]}: {name}"
+    return ""
+
+
+def _raised_in(error: BaseException) -> Iterator[str]:
+    """Classes of the objects whose methods an error was raised in, innermost first."""
+    for cause in reversed(list(_chain(error))):
+        for frame, _ in reversed(list(traceback.walk_tb(cause.__traceback__))):
+            # Of an attribute that is not there whoever asks for it is at fault.
+            if "self" in frame.f_locals and frame.f_code.co_name != "__getattr__":
+                yield type(frame.f_locals["self"]).__qualname__
+
+
+def _classes(config: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Every class that a config names, by its bare name, with its key."""
+    if isinstance(config, Namespace):
+        config = vars(config)
+    if isinstance(config, Mapping):
+        if isinstance(config.get("class_path"), str):
+            yield config["class_path"].rpartition(".")[2], key
+        for name, value in config.items():
+            yield from _classes(value, key if name == "init_args" else f"{key}.{name}".removeprefix("."))
+    elif isinstance(config, list | tuple):
+        for value in config:
+            yield from _classes(value, key)

@@ -7,6 +7,8 @@ import os
 import platform
 import sys
 import uuid
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
@@ -21,6 +23,8 @@ SHELLS = ("bash", "interactive")
 #: Tells the processes that a launcher starts from the same command line where the first one writes, and who that is.
 RUN_DIR_VARIABLE, OWNER_VARIABLE = "MAXMARGIN_RUN_DIR", "MAXMARGIN_RUN_OWNER"
 PACKAGES = ("lightning-maxmargin", "torch", "pytorch-lightning", "torchmetrics", "wandb", "daqp", "numpy", "scipy")
+#: Bytes of the longest name of a file, and of what a run's directory has after the run's own name.
+LONGEST, STAMP = 255, len("-20260101-000000-abcdef")
 #: Seconds that a process under torchrun waits for the first one's choice.
 CHOICE_TIMEOUT = 300.0
 
@@ -39,11 +43,13 @@ def plan_run_dir(wanted: str | None, name: str, goes_on: bool = False) -> Path:
         goes_on: whether the run in it goes on.
 
     Raises:
-        InputError: it exists and holds something, and is not that of the same job before it was requeued.
+        InputError: it exists and holds something, and is not that of the same job before it was requeued; the name is
+            none of a directory.
     """
     launched = os.environ.get(RUN_DIR_VARIABLE)
     if launched is not None and _is_child():
         return Path(launched)
+    _check_name("run_dir" if wanted is not None else "name", name if wanted is None else wanted)
     path = Path(wanted) if wanted else _chosen(name)
     path = path.absolute()
     # Under torchrun or SLURM every process gets here by itself, and the first may already have made the directory.
@@ -51,6 +57,21 @@ def plan_run_dir(wanted: str | None, name: str, goes_on: bool = False) -> Path:
     if getattr(rank_zero_only, "rank", 0) == 0 and not goes_on and _holds_something(path):
         raise InputError(f"run_dir: {path} exists and is not empty; a run is never overwritten, name another directory")
     return path
+
+
+def _check_name(key: str, given: str) -> None:
+    """Refuses what no directory is called, and a name that would lead out of ``runs``."""
+    if not given.isprintable():
+        raise InputError(f"{key}: {given!r} has characters that cannot be printed; leave them out")
+    if key == "run_dir" and not given:
+        raise InputError("run_dir: the name is empty; name a new directory, or leave run_dir out")
+    if key == "name" and set("/\\") & set(given):
+        raise InputError(
+            f"name: {given!r} would be another directory than one in runs; use no / or \\, or give --run_dir"
+        )
+    length = max(len(part.encode()) for part in given.split("/")) + (STAMP if key == "name" else 0)
+    if length > LONGEST:
+        raise InputError(f"{key}: {given[:40]!r}... is too long for a directory by {length - LONGEST} bytes")
 
 
 def is_requeued() -> bool:
@@ -116,20 +137,33 @@ def _of_the_first(stamp: str) -> str:
     return store.get(key).decode()
 
 
-def make_run_dir(path: Path) -> None:
+def make_run_dir(path: Path) -> list[Path]:
     """Makes the planned directory, and tells the processes that a launcher starts from the same command line.
+
+    Returns:
+        the directories that were not there before, outermost last.
 
     Raises:
         InputError: it cannot be made.
     """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        remove_empty(made)
         raise InputError(f"run_dir: {path} cannot be made ({error.strerror}); name a directory that can") from error
     os.environ[RUN_DIR_VARIABLE] = str(path)
     # Not in the processes that the first one starts: to them it stays the owner.
     if os.environ.get("LOCAL_RANK", "0") == "0":
         os.environ[OWNER_VARIABLE] = str(os.getpid())
+    return made
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Those of these directories that are there and hold nothing, innermost first."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def versions() -> str:

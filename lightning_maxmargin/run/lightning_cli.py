@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -32,16 +33,24 @@ from lightning_maxmargin.callbacks import (
     StepProgress,
     TokenMonitor,
 )
-from lightning_maxmargin.callbacks.at_evaluations import count_evaluations
+from lightning_maxmargin.callbacks.at_evaluations import count_evaluations, refuse_unlogged
 from lightning_maxmargin.errors import InputError, NonFiniteError, OutputError, RankError
 from lightning_maxmargin.modules.ensemble import Ensemble
 from lightning_maxmargin.modules.joint import JointSelection
 from lightning_maxmargin.modules.sharding import refuse_sharding
 from lightning_maxmargin.ranks import print_failure
 from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, newest_checkpoint, verify_checkpoint
-from lightning_maxmargin.run.config_errors import is_input, one_line
+from lightning_maxmargin.run.config_errors import (
+    is_input,
+    is_ours,
+    key_of_error,
+    of_lightning,
+    of_own_code,
+    one_line,
+    quoted,
+)
 from lightning_maxmargin.run.content import SUM, refuse_other_weights
-from lightning_maxmargin.run.directory import last_checkpoint, make_run_dir, plan_run_dir
+from lightning_maxmargin.run.directory import last_checkpoint, make_run_dir, plan_run_dir, remove_empty
 from lightning_maxmargin.run.finish import finish_fit, refuse_existing
 from lightning_maxmargin.run.hyperparameters import log_config
 from lightning_maxmargin.run.last_checkpoint import LastCheckpoint, leave_last_to_the_run
@@ -56,8 +65,10 @@ from lightning_maxmargin.run.processes import (
     requeue_job,
 )
 from lightning_maxmargin.run.resume import models_in_configs, refuse_other_optimizer, refuse_other_words
+from lightning_maxmargin.run.shipped import is_file
 from lightning_maxmargin.run.summary import RunSummary
 from lightning_maxmargin.run.wandb_end import close_wandb, tell_wandb
+from lightning_maxmargin.run.words import check_words, given_words, trainer_defaults
 
 #: What ``--ckpt_path`` says for the newest whole checkpoint of the run in ``--run_dir``, which then goes on there.
 GO_ON = "last"
@@ -65,7 +76,12 @@ DEFAULTS = {
     "max_steps": 10_000, "max_epochs": -1, "enable_model_summary": False, "devices": 1, "log_every_n_steps": 10,
 }  # fmt: skip
 LINKED = ("dim", "value_dim", "query_dim", "num_classes")  # options of the model that follow from the data
+OWN_MODELS = (JointSelection, Ensemble)
 FIT_CALLBACKS = {"monitor": MarginMonitor, "tokens": TokenMonitor, "guard": FiniteGuard}
+
+
+# Its __del__ asks for these also where __init__ has failed, and would print a traceback beside the line of the error.
+Profiler._stage = Profiler._output_file = None
 
 
 class RunConfig(SaveConfigCallback):
@@ -95,6 +111,10 @@ class MarginCLI(LightningCLI):
     content: Mapping[str, Any] = MappingProxyType({})
     #: Whether there is a checkpoint of which nothing tells that it is what was saved.
     is_unsummed = False
+    #: Where the run begins.
+    step = 0
+    #: Directories that it has made for itself.
+    made: Sequence[Path] = ()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         MarginCLI.latest_parser = parser
@@ -123,6 +143,15 @@ class MarginCLI(LightningCLI):
         if not names_a_model(sys.argv[1:]):
             parser.set_defaults({"model": {"class_path": "lightning_maxmargin.JointSelection"}})
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        try:
+            super().parse_arguments(parser, args)
+        except Exception as error:
+            if is_input(error) or of_own_code(error):
+                raise
+            raise InputError(one_line(error, parser, OWN_MODELS)) from error
+        check_words(self.config[self.config.subcommand], self.config.subcommand, FIT_CALLBACKS)
+
     def _parse_ckpt_path(self) -> None:
         config = self.config[self.config.subcommand]
         self.goes_on = config.ckpt_path == GO_ON
@@ -143,8 +172,8 @@ class MarginCLI(LightningCLI):
             raise InputError(
                 f"ckpt_path: {self.config.subcommand} needs the checkpoint of a run; give it with --ckpt_path"
             )
-        if path:
-            if not Path(path).is_file():
+        if path is not None:
+            if not is_file(path):
                 raise InputError(f"ckpt_path: {path} is no file; name a checkpoint of an earlier run")
             self.content = verify_checkpoint(Path(path), self.config.subcommand == "fit")
             self._tell_if_unsummed(path)
@@ -195,9 +224,12 @@ class MarginCLI(LightningCLI):
         except Exception as error:
             # Of the options that the checkpoint says.
             found = self._by_checkpoint(error)
-            if found is error:
+            if found is not error:
+                raise found from error
+            if is_ours(error) or (of_own_code(error) and not isinstance(error, ArgumentError)):
                 raise
-            raise found from error
+            key = key_of_error(error, self.config[self.subcommand])
+            raise InputError(": ".join(filter(None, [key, one_line(error)]))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self._refuse_linked()
@@ -223,12 +255,13 @@ class MarginCLI(LightningCLI):
         self.ranks.guard(trainer)
         count_evaluations(trainer.callbacks)  # type: ignore[attr-defined]
         if self.subcommand == "fit":
+            refuse_unlogged(trainer.callbacks, self.model, self.datamodule)  # type: ignore[attr-defined]
             leave_last_to_the_run(trainer.callbacks, self.run_dir / "checkpoints")  # type: ignore[attr-defined]
         self.ranks.timeout = limit_waiting(trainer.strategy, self.config[self.subcommand].timeout)
         check_nodes(trainer)
         if self.subcommand == "fit":
             # Last of all: a run that is refused leaves no directory.
-            make_run_dir(self.run_dir)
+            self.made = make_run_dir(self.run_dir)
         return trainer
 
     def _refusing_trainer(self, kwargs: dict[str, Any]) -> pl.Trainer:
@@ -236,15 +269,26 @@ class MarginCLI(LightningCLI):
         config = self.config[self.subcommand]
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:
             if "ModelParallelStrategy" in str(error) and not is_overridden("configure_model", self.model):
                 refuse_sharding(self.model)
-            if is_input(error) or not ("SLURM" in str(error) or "Strategy` does not support" in str(error)):
+            if is_input(error) or of_own_code(error):
                 raise
-            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
+            raise InputError(f"{self._word_at_fault(error, kwargs)}: {quoted(error)}") from error
         check_precision(config.trainer.precision, trainer)
         check_sharding(trainer, self.model)
         return trainer
+
+    def _word_at_fault(self, error: Exception, kwargs: dict[str, Any]) -> str:
+        """The key of the Trainer without which it can be made; those that the error names are tried first."""
+        given, defaults = given_words(self.config[self.subcommand].trainer), trainer_defaults()
+        for key in sorted(given, key=lambda key: key not in str(error)):
+            try:
+                super().instantiate_trainer(**{**kwargs, key: defaults[key]})
+                return f"trainer.{key}"
+            except Exception:
+                continue
+        return "trainer"
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:
         fits, ensemble = self.subcommand == "fit", isinstance(self.model, Ensemble)
@@ -254,7 +298,7 @@ class MarginCLI(LightningCLI):
             callbacks = [
                 c for c in callbacks if not isinstance(c, MarginMonitor | TokenMonitor)
             ] + self._text_watchers()
-        given = tuple(type(c) for c in config.get("callbacks") or [])
+        given = tuple(type(c) for c in _listed(config.get("callbacks")))
         callbacks = [c for c in callbacks if type(c) not in given]  # the user's own stands in for ours
         if fits:
             watchers = [EnsembleMonitor(**self._monitor_options("budget", "background"))] if ensemble else []
@@ -306,12 +350,13 @@ class MarginCLI(LightningCLI):
             if refused:
                 # After all, as by a checkpoint of other data: nothing is left that would stand in the way.
                 shutil.rmtree(self.run_dir, ignore_errors=True)
+                remove_empty(self.made)
 
     def _failure(self, error: Exception) -> BaseException:
         """What ended the run: of several processes one prints the rank and the cause, when the others have ended."""
         failure = self.ranks.failure
         if failure is None:
-            return self._by_checkpoint(of_a_process(error))
+            return self._of_words(self._by_checkpoint(of_a_process(error)))
         self.ranks.end_others()
         if self.ranks.prints:
             print_failure(failure)
@@ -331,6 +376,17 @@ class MarginCLI(LightningCLI):
         if self.is_unsummed:
             return not hasattr(self, "trainer") or self.trainer.global_step <= self.step
         return not (self.run_dir / "metrics.csv").exists()
+
+    def _of_words(self, error: BaseException) -> BaseException:
+        """Itself, or one of input: what Lightning raises before the first step, or a class of a config by itself."""
+        if not of_lightning(error) or is_input(error) or of_own_code(error):
+            return error
+        config = self.config[self.subcommand]
+        key = key_of_error(error, config)
+        if self.trainer.global_step != self.step and not key.startswith("trainer."):
+            return error
+        named = [f"trainer.{word}" for word in given_words(config.trainer) if word in str(error)]
+        return InputError(f"{key or ', '.join(named) or 'trainer'}: {quoted(error)}")
 
     def after_fit(self) -> None:
         seconds = time.perf_counter() - self.started
@@ -448,4 +504,4 @@ def run_trainer(about: dict[str, str], commands: dict[str, str], more_argv: Sequ
     except (ArgumentError, TypeError, ValueError) as error:
         if not is_input(error):
             raise
-        raise InputError(one_line(error, MarginCLI.latest_parser, (JointSelection, Ensemble))) from error
+        raise InputError(one_line(error, MarginCLI.latest_parser, OWN_MODELS)) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import subprocess
@@ -25,6 +24,8 @@ from lightning_maxmargin.reduce import leave_group
 
 #: Seconds that processes wait for one another where nobody says otherwise: what NCCL waits.
 TIMEOUT = 600.0
+#: Seconds of a year; a count of nanoseconds has room for more, but not for every number.
+LONGEST_TIMEOUT = 365 * 86_400.0
 #: Seconds that they wait for one another to start, at least: importing takes 10 s, and minutes on a busy file system.
 START_TIMEOUT = 300.0
 #: What a process of several nodes must be told where no scheduler starts it.
@@ -54,8 +55,8 @@ def limit_waiting(strategy: Any, seconds: float | None) -> float:
     Raises:
         InputError: not a positive number, or another than the strategy's own.
     """
-    if seconds is not None and not 0 < seconds < math.inf:
-        raise InputError(f"timeout: {seconds}; expected a positive number of seconds")
+    if seconds is not None and not 0 < seconds <= LONGEST_TIMEOUT:
+        raise InputError(f"timeout: {seconds}; expected a positive number of seconds, at most a year")
     wanted, given = TIMEOUT if seconds is None else seconds, getattr(strategy, "_timeout", None)
     if given is None:
         return wanted

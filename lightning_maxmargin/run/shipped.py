@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.run.config_text import check_config
 
 PACKAGE = Path(__file__).parents[1]
 FLAGS = ("--config", "-c")
@@ -47,7 +48,7 @@ def find_config(name: str) -> str:
         return name
     plain = name.removesuffix(".yaml").removeprefix("configs/")
     on_disk = [name, f"{plain}.yaml", f"configs/{plain}.yaml"]
-    found = next((path for path in on_disk if Path(path).is_file()), None)
+    found = next((path for path in on_disk if is_file(path)), None)
     if found is not None:
         return found
     known = shipped_names()
@@ -58,8 +59,25 @@ def find_config(name: str) -> str:
     raise InputError(f"config: {name} is neither a file nor a shipped config; {hint}")
 
 
+def is_file(path: str) -> bool:
+    """Whether there is a file of this name, which may be none that a file can have.
+
+    Example:
+        >>> is_file("x" * 300)
+        False
+    """
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        # Too long for a file's name, or with a zero byte: no file has it.
+        return False
+
+
 def with_files(argv: Sequence[str]) -> list[str]:
-    """The arguments of a command, with the file in place of every config's name.
+    """The arguments of a command, with the file in place of every config's name, and each checked as a text.
+
+    Raises:
+        InputError: there is no such config, or it is no mapping of YAML, each key once.
 
     Example:
         >>> with_files(["fit", "--name", "joint/relaxed"])
@@ -68,12 +86,19 @@ def with_files(argv: Sequence[str]) -> list[str]:
     found: list[str] = []
     for given in argv:
         if found and found[-1] in FLAGS:
-            found.append(find_config(given))
+            found.append(_checked(given))
         elif given.startswith("--config="):
-            found.append(f"--config={find_config(given.removeprefix('--config='))}")
+            found.append(f"--config={_checked(given.removeprefix('--config='))}")
         else:
             found.append(given)
     return found
+
+
+def _checked(name: str) -> str:
+    path = find_config(name)
+    if path != "-":
+        check_config(path)
+    return path
 
 
 #: Classes that a command line names by their bare names although their modules are imported on first use.

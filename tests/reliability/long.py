@@ -51,6 +51,7 @@ SCENARIOS: dict[str, Scenario] = {
     "checkpoints": Scenario("corrupted checkpoints, with and without sums", "corruption:trial", 2000),
     "fuzz": Scenario("fuzz of solvers, masks, texts, configs and checkpoints", "fuzz:trial", 10_000),
     "faults": Scenario("planted faults, each caught by a test", "faults:trial", 23),
+    "words": Scenario("mutated configs and Trainer words", "words:trial", 300),
 }
 
 

@@ -1,0 +1,101 @@
+"""What a command says of Trainer and run: refused before anything is made where it cannot be, or cannot be done."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from jsonargparse import Namespace
+
+from lightning_maxmargin.errors import InputError
+
+#: The least of what counts something; Lightning takes less than some of these, and divides by it or never ends.
+LEAST = {
+    "num_nodes": 1, "max_steps": -1, "max_epochs": -1, "min_steps": 0, "min_epochs": 0, "check_val_every_n_epoch": 1,
+    "num_sanity_val_steps": -1, "log_every_n_steps": 0, "accumulate_grad_batches": 1, "fast_dev_run": 0,
+    "reload_dataloaders_every_n_epochs": 0, "gradient_clip_val": 0,
+}  # fmt: skip
+#: Of a number that a machine counts with.
+MOST = 2**63 - 1
+#: With zero of these a run would end as one that is done, and has trained nothing.
+TRAINS_NOTHING = ("max_epochs", "limit_train_batches")
+#: Processes on a core that are a slip of the pen: each takes .5 GB.
+MOST_PROCESSES_PER_CORE = 32
+SEEDS = 2**32 - 1
+
+
+def check_words(config: Mapping[str, Any], subcommand: str, callbacks: Mapping[str, type]) -> None:
+    """Refuses words that Lightning would take and then not do, or fail on far from the word.
+
+    Args:
+        config: of the command, parsed.
+        subcommand: its name.
+        callbacks: those that have a group of the config, by its key.
+
+    Raises:
+        InputError: one is such; the message names the key.
+    """
+    trainer = config["trainer"]
+    for key in ("trainer", "monitor", "tokens"):
+        if not isinstance(config.get(key), Mapping | Namespace):
+            raise InputError(f"{key}: {config.get(key)} is none of its keys; leave {key} out, or set them")
+    for key, callback in callbacks.items():
+        for name, parameter in inspect.signature(callback).parameters.items():
+            # A parser takes null of any type.
+            if parameter.default is not None and config.get(f"{key}.{name}", parameter.default) is None:
+                raise InputError(f"{key}.{name}: null is no value of it; leave it out for {parameter.default!r}")
+    seed = config.get("seed_everything")
+    if not isinstance(seed, bool) and seed is not None and not 0 <= seed <= SEEDS:
+        raise InputError(f"seed_everything: {seed}; expected a number from 0 to {SEEDS}")
+    for key, least in LEAST.items():
+        if trainer.get(key) is not None and not least <= trainer[key] <= MOST:
+            raise InputError(f"trainer.{key}: {trainer[key]}; expected a number from {least}")
+    _check_devices(trainer.get("devices"))
+    if subcommand == "fit":
+        _check_training(trainer)
+
+
+def _check_training(trainer: Mapping[str, Any]) -> None:
+    for key in TRAINS_NOTHING:
+        if trainer.get(key) is not None and trainer[key] == 0:
+            raise InputError(f"trainer.{key}: {trainer[key]} trains nothing; leave it out, or give a positive number")
+    interval = trainer.get("val_check_interval")
+    if isinstance(interval, int | float) and not interval > 0:
+        raise InputError(f"trainer.val_check_interval: {interval}; expected a positive number")
+    for unit in ("steps", "epochs"):
+        least, most = trainer.get(f"min_{unit}"), trainer.get(f"max_{unit}")
+        if least is not None and most is not None and 0 <= most < least:
+            raise InputError(f"trainer.min_{unit}: {least}, but trainer.max_{unit} is {most}; give one of them")
+    if trainer.get("barebones"):
+        raise InputError("trainer.barebones: true would leave no rows, checkpoints or summary; leave it out")
+    if trainer.get("default_root_dir") is not None:
+        raise InputError(
+            f"trainer.default_root_dir: {trainer['default_root_dir']}, but a run is in --run_dir alone; give that"
+        )
+
+
+def _check_devices(devices: Any) -> None:
+    count = int(devices) if isinstance(devices, str) and devices.strip().isdecimal() else devices
+    most = MOST_PROCESSES_PER_CORE * (os.cpu_count() or 1)
+    if isinstance(count, int) and count > most:
+        raise InputError(f"trainer.devices: {count} are more processes than this machine holds (at most {most})")
+
+
+def given_words(trainer: Mapping[str, Any]) -> list[str]:
+    """Names of what a command says of the Trainer otherwise than Lightning's own defaults.
+
+    Example:
+        >>> given_words({"max_steps": 5, "num_nodes": 1})
+        ['max_steps']
+    """
+    defaults = trainer_defaults()
+    return [key for key, value in trainer.items() if key in defaults and value != defaults[key]]
+
+
+def trainer_defaults() -> dict[str, Any]:
+    """Lightning's own, by name."""
+    parameters = inspect.signature(pl.Trainer).parameters
+    return {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
