@@ -8,13 +8,11 @@ import time
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
-import yaml
 from jsonargparse import Namespace
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities import rank_zero_warn
@@ -22,7 +20,6 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 import lightning_maxmargin.text  # noqa: F401  (so that --data knows its classes by their bare names)
-from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.callbacks import (
     EnsembleMonitor,
     FiniteGuard,
@@ -34,41 +31,33 @@ from lightning_maxmargin.callbacks import (
     TokenMonitor,
 )
 from lightning_maxmargin.callbacks.at_evaluations import count_evaluations, refuse_unlogged
-from lightning_maxmargin.errors import InputError, NonFiniteError, OutputError, RankError
+from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.modules.ensemble import Ensemble
 from lightning_maxmargin.modules.joint import JointSelection
-from lightning_maxmargin.modules.sharding import refuse_sharding
-from lightning_maxmargin.ranks import print_failure
 from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, newest_checkpoint, verify_checkpoint
 from lightning_maxmargin.run.config_errors import (
     is_input,
-    is_ours,
-    key_of_error,
-    of_lightning,
     of_own_code,
     one_line,
-    quoted,
 )
 from lightning_maxmargin.run.content import SUM, refuse_other_weights
 from lightning_maxmargin.run.directory import last_checkpoint, make_run_dir, plan_run_dir, remove_empty
 from lightning_maxmargin.run.finish import finish_fit, refuse_existing
-from lightning_maxmargin.run.hyperparameters import log_config
 from lightning_maxmargin.run.last_checkpoint import LastCheckpoint, leave_last_to_the_run
 from lightning_maxmargin.run.loggers import WANDB_WORDS, WandbMode, run_loggers
 from lightning_maxmargin.run.processes import (
     check_nodes,
-    check_precision,
-    check_sharding,
     launchable_again,
     limit_waiting,
-    of_a_process,
     requeue_job,
 )
+from lightning_maxmargin.run.refusing_cli import RefusingCLI
 from lightning_maxmargin.run.resume import models_in_configs, refuse_other_optimizer, refuse_other_words
+from lightning_maxmargin.run.run_config import RunConfig
 from lightning_maxmargin.run.shipped import is_file
 from lightning_maxmargin.run.summary import RunSummary
 from lightning_maxmargin.run.wandb_end import close_wandb, tell_wandb
-from lightning_maxmargin.run.words import check_words, given_words, trainer_defaults
+from lightning_maxmargin.run.words import check_words
 
 #: What ``--ckpt_path`` says for the newest whole checkpoint of the run in ``--run_dir``, which then goes on there.
 GO_ON = "last"
@@ -84,35 +73,12 @@ FIT_CALLBACKS = {"monitor": MarginMonitor, "tokens": TokenMonitor, "guard": Fini
 Profiler._stage = Profiler._output_file = None
 
 
-class RunConfig(SaveConfigCallback):
-    """Keeps ``config.yaml`` in the run directory, ready for ``--config``: without the directory itself."""
-
-    def __init__(self, *args: Any, goes_on: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.goes_on = goes_on  # in its own directory
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if trainer.is_global_zero and stage == "fit":
-            lines = self.parser.dump(self.config, skip_unset=False).splitlines()
-            # The same run gone on with begins nowhere else.
-            dropped = ("run_dir:", "ckpt_path:") if self.goes_on else ("run_dir:",)
-            kept = "\n".join(line for line in lines if not line.startswith(dropped)) + "\n"
-            write_text(Path(trainer.default_root_dir) / "config.yaml", kept)
-            log_config(trainer, yaml.safe_load(kept))
-
-
-class MarginCLI(LightningCLI):
+class MarginCLI(RefusingCLI):
     """LightningCLI whose fit owns a run directory and ends with a table and a report."""
 
     latest_parser: LightningArgumentParser | None = None
     #: What the processes that are started like this one are given beside what the parser knows.
     more_argv: Sequence[str] = ()
-    #: Of the checkpoint, until the trainer is made.
-    content: Mapping[str, Any] = MappingProxyType({})
-    #: Whether there is a checkpoint of which nothing tells that it is what was saved.
-    is_unsummed = False
-    #: Where the run begins.
-    step = 0
     #: Directories that it has made for itself.
     made: Sequence[Path] = ()
 
@@ -218,19 +184,6 @@ class MarginCLI(LightningCLI):
             return
         self.started = time.perf_counter()
 
-    def instantiate_classes(self) -> None:
-        try:
-            super().instantiate_classes()
-        except Exception as error:
-            # Of the options that the checkpoint says.
-            found = self._by_checkpoint(error)
-            if found is not error:
-                raise found from error
-            if is_ours(error) or (of_own_code(error) and not isinstance(error, ArgumentError)):
-                raise
-            key = key_of_error(error, self.config[self.subcommand])
-            raise InputError(": ".join(filter(None, [key, one_line(error)]))) from error
-
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self._refuse_linked()
         if self.subcommand == "fit":
@@ -263,32 +216,6 @@ class MarginCLI(LightningCLI):
             # Last of all: a run that is refused leaves no directory.
             self.made = make_run_dir(self.run_dir)
         return trainer
-
-    def _refusing_trainer(self, kwargs: dict[str, Any]) -> pl.Trainer:
-        """The trainer; what Lightning turns into something else, or raises of a scheduler's variables, is refused."""
-        config = self.config[self.subcommand]
-        try:
-            trainer = super().instantiate_trainer(**kwargs)
-        except Exception as error:
-            if "ModelParallelStrategy" in str(error) and not is_overridden("configure_model", self.model):
-                refuse_sharding(self.model)
-            if is_input(error) or of_own_code(error):
-                raise
-            raise InputError(f"{self._word_at_fault(error, kwargs)}: {quoted(error)}") from error
-        check_precision(config.trainer.precision, trainer)
-        check_sharding(trainer, self.model)
-        return trainer
-
-    def _word_at_fault(self, error: Exception, kwargs: dict[str, Any]) -> str:
-        """The key of the Trainer without which it can be made; those that the error names are tried first."""
-        given, defaults = given_words(self.config[self.subcommand].trainer), trainer_defaults()
-        for key in sorted(given, key=lambda key: key not in str(error)):
-            try:
-                super().instantiate_trainer(**{**kwargs, key: defaults[key]})
-                return f"trainer.{key}"
-            except Exception:
-                continue
-        return "trainer"
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:
         fits, ensemble = self.subcommand == "fit", isinstance(self.model, Ensemble)
@@ -351,42 +278,6 @@ class MarginCLI(LightningCLI):
                 # After all, as by a checkpoint of other data: nothing is left that would stand in the way.
                 shutil.rmtree(self.run_dir, ignore_errors=True)
                 remove_empty(self.made)
-
-    def _failure(self, error: Exception) -> BaseException:
-        """What ended the run: of several processes one prints the rank and the cause, when the others have ended."""
-        failure = self.ranks.failure
-        if failure is None:
-            return self._of_words(self._by_checkpoint(of_a_process(error)))
-        self.ranks.end_others()
-        if self.ranks.prints:
-            print_failure(failure)
-        return RankError(str(failure), failure.status)
-
-    def _by_checkpoint(self, error: BaseException) -> BaseException:
-        """An error before the first step, of a run from content that nothing vouches for, is laid to that."""
-        told = is_input(error) or isinstance(error, NonFiniteError | OutputError | RankError)
-        if told or not self.is_unsummed or not self._has_done_nothing():
-            return error
-        reason = " ".join(one_line(error).split())[:200]
-        path = self.config[self.subcommand].ckpt_path
-        return InputError(f"ckpt_path: {path} cannot be used ({type(error).__name__}: {reason}); use another")
-
-    def _has_done_nothing(self) -> bool:
-        """Whether nothing would be lost with the run directory."""
-        if self.is_unsummed:
-            return not hasattr(self, "trainer") or self.trainer.global_step <= self.step
-        return not (self.run_dir / "metrics.csv").exists()
-
-    def _of_words(self, error: BaseException) -> BaseException:
-        """Itself, or one of input: what Lightning raises before the first step, or a class of a config by itself."""
-        if not of_lightning(error) or is_input(error) or of_own_code(error):
-            return error
-        config = self.config[self.subcommand]
-        key = key_of_error(error, config)
-        if self.trainer.global_step != self.step and not key.startswith("trainer."):
-            return error
-        named = [f"trainer.{word}" for word in given_words(config.trainer) if word in str(error)]
-        return InputError(f"{key or ', '.join(named) or 'trainer'}: {quoted(error)}")
 
     def after_fit(self) -> None:
         seconds = time.perf_counter() - self.started

@@ -1,14 +1,18 @@
-"""The whole config of a run, as loggers compare runs by: one flat table, named as on the command line."""
+"""The whole config of a run: kept as a file, and for loggers as a flat table named as on the command line."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import yaml
+from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 
+from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.run.directory import versions
 
 
@@ -41,3 +45,20 @@ def log_config(trainer: pl.Trainer, config: dict[str, Any]) -> None:
     for logger in trainer.loggers:
         if not isinstance(logger, CSVLogger):
             logger.log_hyperparams(found)
+
+
+class RunConfig(SaveConfigCallback):
+    """Keeps ``config.yaml`` in the run directory, ready for ``--config``: without the directory itself."""
+
+    def __init__(self, *args: Any, goes_on: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.goes_on = goes_on  # in its own directory
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if trainer.is_global_zero and stage == "fit":
+            lines = self.parser.dump(self.config, skip_unset=False).splitlines()
+            # The same run gone on with begins nowhere else.
+            dropped = ("run_dir:", "ckpt_path:") if self.goes_on else ("run_dir:",)
+            kept = "\n".join(line for line in lines if not line.startswith(dropped)) + "\n"
+            write_text(Path(trainer.default_root_dir) / "config.yaml", kept)
+            log_config(trainer, yaml.safe_load(kept))
