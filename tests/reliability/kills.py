@@ -53,10 +53,12 @@ def trial(rng: random.Random) -> str | None:
     words = (*WORDS, *(TWO if processes == 2 else ()), "--run_dir", "run")
     unbroken, logged, seconds = whole(processes)
     with new_folder() as folder:
+        went_on_at: list[int | None] = []
         for _ in range(rng.choice((1, 1, 2))):
             wrong = killed(words, folder, rng.uniform(0.0, seconds))
             if wrong is not None:
                 return wrong
+            went_on_at.append(steps_of(folder))
         if steps_of(folder) is None:
             return None  # killed before there was anything to lose
         if steps_of(folder) != STEPS and (status := run((*words, "--ckpt_path", "last"), folder)):
@@ -64,7 +66,8 @@ def trial(rng: random.Random) -> str | None:
         try:
             assert_same_run(unbroken, checkpoint(folder / "run"))
         except AssertionError as error:
-            return f"silent: another end than the run that was not killed ({str(error)[:200]})"
+            told_at = f"{processes} processes, gone on at steps {went_on_at}"
+            return f"silent: another end than the run that was not killed ({told_at}: {str(error)[:200]})"
         # Killed after its last step, a run has saved that, and may not have logged its evaluation.
         return wrong_rows(logged, rows(folder / "run")) if (folder / "run" / "summary.json").is_file() else None
 

@@ -21,13 +21,7 @@ from lightning_maxmargin.atomic import write_text
 from tests.reliability.scenario import Tally, Trial, tries
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
-ABOUT = """# Reliability
-
-What was tried to break a run, how often, and what failed: a failure is an end that differs from what was asked, a
-silent one an end that nobody is told of. `scripts/reliability.sh --keep` tries all of it again and makes this table
-anew; a short form of each scenario is among the tests (`scripts/test.sh tests/reliability`). Each case is drawn from a
-seed and its number (`tests/reliability/`), so that it can be made again; kills and disks also depend on time.
-"""
+HEAD = ("| scenario | cases | failures | silent failures | minutes | command |", "|---|---|---|---|---|---|")
 
 
 class Scenario(NamedTuple):
@@ -48,6 +42,7 @@ SCENARIOS: dict[str, Scenario] = {
     "kills": Scenario("kill -9 at random times, one and two processes, once or twice a run", "kills:trial", 160),
     "disk": Scenario("a disk that is full for a while, temporary files on another", "disk:trial", 20),
     "wandb": Scenario("W&B's service stopped at a random moment", "stopped_wandb:trial", 10),
+    "soak": Scenario("10,000 steps with all callbacks: memory and open files", "soak:trial", 2),
     "checkpoints": Scenario("corrupted checkpoints, with and without sums", "corruption:trial", 2000),
     "fuzz": Scenario("fuzz of solvers, masks, texts, configs and checkpoints", "fuzz:trial", 10_000),
     "faults": Scenario("planted faults, each caught by a test", "faults:trial", 23),
@@ -67,12 +62,11 @@ def measured(name: str, share: float, seed: int) -> tuple[Tally, float]:
 
 
 def page(rows: dict[str, str], kept: str) -> str:
-    """docs/reliability.md: these rows by the title of their scenario, and those of the others as they were."""
-    known = {line.split(" | ")[0].removeprefix("| "): line for line in kept.splitlines() if line.startswith("| ")}
+    """docs/reliability.md: these rows by the title of their scenario, all else as it was."""
+    before, _, table = kept.partition(HEAD[0])
+    known = {line.split(" | ")[0].removeprefix("| "): line for line in table.splitlines() if line.startswith("| ")}
     titles = [scenario.title for scenario in SCENARIOS.values()]
-    lines = [{**known, **rows}[title] for title in titles if title in {**known, **rows}]
-    head = ["| scenario | cases | failures | silent failures | minutes | command |", "|---|---|---|---|---|---|"]
-    return "\n".join([ABOUT, *head, *lines, ""])
+    return before + "\n".join([*HEAD, *({**known, **rows}[t] for t in titles if t in {**known, **rows}), ""])
 
 
 def main() -> None:
@@ -94,7 +88,7 @@ def main() -> None:
         rows[title] = f"| {' | '.join(cells)} | `scripts/reliability.sh --only {name}{share} --seed {seed}` |"
         print(rows[title], flush=True)
         if options.keep:
-            write_text(PAGE, page(rows, PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""))
+            write_text(PAGE, page(rows, PAGE.read_text(encoding="utf-8")))
     print(page(rows, ""))
     sys.exit(failed > 0)
 

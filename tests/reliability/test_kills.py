@@ -1,4 +1,4 @@
-"""The short form: a few kills, and a disk that is full for a while."""
+"""The short form: a few kills, a disk that is full for a while, and some hundred steps that leave nothing behind."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.reliability import disk, kills
+from tests.reliability import disk, kills, soak
 from tests.reliability.scenario import assert_none_failed
 
 
@@ -18,6 +18,18 @@ def test_killed_at_a_random_time() -> None:
 @pytest.mark.slow
 def test_a_full_disk() -> None:
     assert_none_failed(disk.trial, 3, seed=0)
+
+
+@pytest.mark.slow
+def test_steps_leave_nothing_behind() -> None:
+    assert soak.trial(random.Random(0), steps=1_000) is None
+
+
+@pytest.mark.parametrize(("grown", "told"), [((0, 0), None), ((9_000, 0), "memory"), ((0, 1), "open files")])
+def test_what_grows_is_seen(grown: tuple[int, int], told: str | None) -> None:
+    looks = [(100_000 + i * grown[0] // 40, 12 + i * grown[1] // 80) for i in range(100)]
+    found = soak.wrong_looks(looks)
+    assert found is None if told is None else told in str(found)
 
 
 def test_a_row_that_is_missing_twice_or_other_is_seen() -> None:
