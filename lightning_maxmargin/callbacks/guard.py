@@ -31,7 +31,7 @@ def check_options(optimizer: Optimizer) -> None:
     Example:
         >>> check_options(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e300))
         Traceback (most recent call last):
-        lightning_maxmargin.errors.InputError: model.optimizer.lr: 1e+300 is no number of float32; give a smaller one
+        lightning_maxmargin.errors.InputError: model.optimizer.lr: 1e+300 is too large for float32; give a smaller one
     """
     for group in optimizer.param_groups:
         dtypes = [p.dtype for p in group["params"] if p.dtype.is_floating_point]
@@ -41,7 +41,7 @@ def check_options(optimizer: Optimizer) -> None:
                     part = group.get("name")
                     key = f"{part}_lr" if part and option == "lr" else f"optimizer.{option}"
                     dtype = str(dtypes[0]).removeprefix("torch.")
-                    raise InputError(f"model.{key}: {x} is no number of {dtype}; give a smaller one")
+                    raise InputError(f"model.{key}: {x} is too large for {dtype}; give a smaller one")
 
 
 def _fits(x: float, dtype: torch.dtype, finite: bool) -> bool:

@@ -155,7 +155,7 @@ class Ensemble(pl.LightningModule):
         for name in ("attention_lr", "head_lr"):
             rate = max(self._options[name])
             if rate > torch.finfo(dtype).max ** 0.5:  # a norm is of squares
-                raise InputError(f"model.{name}: {rate} is no number of {dtype}; give a smaller one")
+                raise InputError(f"model.{name}: {rate} is too large for {dtype}; give a smaller one")
         d, dv = stack.keys.shape[-1], stack.values.shape[-1]
         shape = (d,) if stack.queries is None else (d, stack.queries.shape[-1])
         start = self._start(h["attention_init"], shape, 0)

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from typing import Any
 
 #: Seconds: with what a run does beside waiting, at its end or its start, it stays below ten.
-PATIENCE = 6.0
+PATIENCE = 8.0
 
 
 class Patience:

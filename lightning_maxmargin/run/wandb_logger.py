@@ -29,7 +29,7 @@ class MarginWandbLogger(WandbLogger):
     """W&B that never costs a training run, with an axis for every metric.
 
     Without a key, a network, a disk or a server it warns once and goes on offline, or not at all; no step waits for it,
-    and where it does not answer for six seconds (its service is stopped, the server hangs) it is given up. The run id
+    and where it does not answer for eight seconds (its service is stopped, the server hangs) it is given up. The run id
     is kept in ``wandb_id.txt`` of the run directory, so that a run that goes on there goes on with its W&B run. Each
     key of :mod:`~lightning_maxmargin.keys` is drawn against its own axis, all else against ``trainer/global_step``.
 
@@ -139,6 +139,7 @@ class MarginWandbLogger(WandbLogger):
         except TimeoutError:
             self._give_up(f"{message} (no answer in {seconds:g} s)")
             end_service()
+            self._experiment = None
         except Exception as error:  # of W&B's own kinds, the system's, and of a service that has died
             reason = str(error).splitlines()[0] if str(error) else "no reason given"
             self._give_up(f"{message} ({type(error).__name__}: {reason})")
@@ -162,6 +163,7 @@ def end_service() -> None:
     # Of a service that was killed it raises an error of the connection, or exits with its status.
     with contextlib.suppress(Exception, SystemExit):
         wandb.teardown()
+    wandb.run = None  # or the next run of this process would join one that nobody writes
     os.environ.pop("WANDB_SERVICE", None)
 
 

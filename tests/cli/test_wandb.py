@@ -261,7 +261,7 @@ while not os.path.exists("run/wandb_id.txt"):
 service = subprocess.run(["pgrep", "-P", str(child.pid), "-f", "wandb-core"], capture_output=True, text=True).stdout
 os.kill(int(service.split()[0]), signal.SIGSTOP)
 said = child.communicate()[1]
-print(child.returncode, "no answer in 6 s" in said, "Traceback" in said)
+print(child.returncode, "no answer in 8 s" in said, "Traceback" in said)
 """
 
 

@@ -267,6 +267,7 @@ def test_weights_that_are_not_finite_end_the_fit(maxmargin: Any, monkeypatch: py
     monkeypatch.setattr(EnsembleState, "step", broken)
     outcome = maxmargin(*RANDOM, "--trainer.max_steps", "50")
     assert outcome.status == 1
+    assert "the weights of an ensemble are not finite at step" in outcome.error
     assert "instances 3" in outcome.error
 
 
@@ -276,10 +277,11 @@ def test_a_checkpoint_can_be_loaded_without_a_fit(maxmargin: Any) -> None:
     assert loaded.hparams["dim"] == 10
 
 
-def test_weights_that_are_not_finite_stop_the_run(maxmargin: Any) -> None:
+def test_a_rate_that_overflows_is_refused(maxmargin: Any) -> None:
     run = maxmargin(*RANDOM, "--trainer.max_steps", "50", "--model.attention_lr", "1e308")
-    assert run.status == 1
-    assert "the weights of an ensemble are not finite at step" in run.error
+    assert run.status == 2
+    assert "model.attention_lr: 1e+308 is too large for torch.float64" in run.error
+    assert not run.run_dir.exists()
 
 
 def test_rates_keep_their_digits() -> None:

@@ -19,8 +19,14 @@ def test_calls_are_made_in_their_order() -> None:
 
 
 def test_nobody_waits_for_a_call_that_hangs() -> None:
-    calls, free = Patience(0.2), threading.Event()
-    calls.later(free.wait)
+    calls, free, begun = Patience(0.2), threading.Event(), threading.Event()
+
+    def hangs() -> None:
+        begun.set()
+        free.wait()
+
+    calls.later(hangs)
+    begun.wait()
     start = time.monotonic()
     calls.later(lambda: None)
     assert time.monotonic() - start < 0.1

@@ -65,7 +65,6 @@ def test_drawn_cases() -> None:
         ({"callbacks": [{"class_path": "EarlyStopping"}]}, "trainer.callbacks.monitor"),
         ({"callbacks": [{"class_path": "StochasticWeightAveraging", "init_args": {"swa_lrs": -1}}]}, "callbacks"),
         ({"callbacks": "BackboneFinetuning"}, "trainer.callbacks"),
-        ({"logger": False, "callbacks": ["LearningRateMonitor"]}, "LearningRateMonitor"),
         (None, "trainer"),
         ([], "trainer"),
     ],

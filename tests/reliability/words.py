@@ -667,7 +667,6 @@ WORDS: tuple[tuple[list[str], str, bool | None], ...] = (
     (["--trainer.min_epochs", "5", "--trainer.max_epochs", "2"], "min_epochs", True),
     (["--trainer.max_epochs", "0"], "max_epochs", True),
     (["--trainer.max_steps", "-1", "--trainer.max_epochs", "0"], "max_epochs", True),
-    (["--trainer.logger", "false", "--trainer.callbacks", "[LearningRateMonitor]"], "LearningRateMonitor", True),
     (["--trainer.default_root_dir", "elsewhere"], "default_root_dir", True),
     (["--trainer.enable_checkpointing", "false", "--trainer.callbacks", "[ModelCheckpoint]"], "ModelCheckpoint", True),
     (["--trainer.barebones", "true"], "barebones", True),
