@@ -115,9 +115,11 @@ def _main(args: Sequence[str] | None) -> int:
     except (NonFiniteError, OutputError) as error:
         return _fail(str(error), 1)
     except OSError as error:
-        if error.errno not in OF_A_DISK:
+        from lightning_maxmargin.run.config_errors import of_own_code
+
+        if error.errno not in OF_A_DISK or of_own_code(error):
             raise
-        return _fail(f"{error.filename or 'a file'} cannot be written ({error.strerror}); make room and go on", 1)
+        return _fail(f"{error.filename or 'a file'} cannot be used ({error.strerror}); mend that and go on", 1)
     except InputError as error:
         return _fail(str(error), 2)
     except (ArgumentError, TypeError, ValueError) as error:

@@ -22,8 +22,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from lightning_maxmargin.atomic import whole_folder, write_text
+
+#: What a run keeps of its place in the sweep.
+WORDS = "sweep.json"
 #: What W&B's agent puts in place of these in a command, besides the parameters.
 MACROS = {"${env}", "${interpreter}", "${program}", "${args}", "${args_no_hyphens}"}
+
+
+class RunError(Exception):
+    """A run of the sweep has failed; the message is its last line."""
 
 
 def grid(sweep: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -65,13 +73,22 @@ def words_of(sweep: dict[str, Any], chosen: dict[str, Any], run: Path, wandb: st
 
 def made(sweep: dict[str, Any], chosen: dict[str, Any], run: Path, wandb: str) -> dict[str, Any] | None:
     """The summary of the run, made unless it is there; None where it failed, which is told."""
-    if not (run / "summary.json").is_file():
-        words = [sys.executable, "-m", "lightning_maxmargin", *words_of(sweep, chosen, run, wandb)]
-        done = subprocess.run(words, capture_output=True, text=True)
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-            print(f"{run.name}: {lines[-1]}", file=sys.stderr)
-            return None
+    if run.exists():
+        kept = run / WORDS
+        if not kept.is_file() or json.loads(kept.read_text(encoding="utf-8")) != words_of(sweep, chosen, Path(), wandb):
+            refuse(f"{run} is of another sweep, or of this one before it was edited; name another folder with --runs")
+        return dict(json.loads((run / "summary.json").read_text(encoding="utf-8")))
+    try:
+        with whole_folder(run) as part:
+            words = [sys.executable, "-m", "lightning_maxmargin", *words_of(sweep, chosen, part, wandb)]
+            done = subprocess.run(words, capture_output=True, text=True)
+            if done.returncode:
+                lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+                raise RunError(lines[-1])
+            write_text(part / WORDS, json.dumps(words_of(sweep, chosen, Path(), wandb)) + "\n")
+    except RunError as error:
+        print(f"{run.name}: {error}", file=sys.stderr)
+        return None
     return dict(json.loads((run / "summary.json").read_text(encoding="utf-8")))
 
 

@@ -301,7 +301,7 @@ class Monitor(Callback):
                 future = self._worker.submit(meanwhile, self.measure, step, snapshot, readings)
             except Exception as error:
                 failure = as_failure(error)
-        losses = {k: float(x) for k, x in trainer.callback_metrics.items() if k == LOSS}
+        losses = loss_of_this_step(trainer)
         marks, seconds = self.marks(trainer), time.perf_counter() - start
         self._pending = Pending(step, marks, losses, failure, future, seconds, last)
 
@@ -374,3 +374,15 @@ class Monitor(Callback):
         if self._failed is not None:
             failed, self._failed = self._failed, None
             raise failed
+
+
+def loss_of_this_step(trainer: pl.Trainer) -> dict[str, float]:
+    """The loss that the training step before this has logged; nothing where it has logged none, or the mean of more."""
+    results: Any = getattr(trainer, "_results", None)
+    logged = None if results is None else results.get(f"training_step.{LOSS}")
+    metrics = trainer.callback_metrics
+    if logged is None or not logged.meta.on_step or LOSS not in metrics:
+        return {}
+    # A module of many steps per batch says at which it has logged.
+    step = metrics.get("step")
+    return {LOSS: float(metrics[LOSS])} if step is None or int(step) == trainer.global_step else {}

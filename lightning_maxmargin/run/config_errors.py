@@ -12,6 +12,7 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,15 @@ def _reason(text: str) -> str:
 
 
 #: Where code is that is neither the user's nor run from a script: this package, the libraries and Python itself.
-LIBRARIES = (str(Path(__file__).parents[1]), *(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")))
+LIBRARIES = tuple(
+    f"{folder}{os.sep}"
+    for folder in (
+        Path(__file__).parents[1],
+        *(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")),
+        # Installed for one user, or by the system.
+        *(Path(str(find_spec(name).origin)).parents[1] for name in ("torch", "pytorch_lightning", "jsonargparse")),  # type: ignore[union-attr]
+    )
+)
 #: What lends its errors: they are of the words that it was given where they are raised in it.
 LIGHTNING = ("pytorch_lightning", "lightning_fabric", "torch", "torchmetrics")
 #: Characters of another library's error that a line quotes.

@@ -88,13 +88,17 @@ def refuse_misshapen(path: Any, content: Mapping[Any, Any], goes_on: bool) -> No
     for name in NEEDED_TO_GO_ON if goes_on else ():
         if name not in content:
             raise InputError(f"ckpt_path: {path} has no {name}, without which no run goes on; use another checkpoint")
+    if SUM in content:
+        return  # it is what a run has saved, whatever that is
     for name, kind in KINDS.items():
         if name in content and (not isinstance(content[name], kind) or isinstance(content[name], bool)):
             _refuse(path, name, content[name])
     for name, weight in content["state_dict"].items():
+        if str(name).endswith("_extra_state"):
+            continue  # of torch's set_extra_state: anything
         if not isinstance(name, str) or not isinstance(weight, Tensor):
             _refuse(path, f"state_dict.{name}", weight)
-        if not _is_finite(weight):
+        if _has_nan(weight):
             raise InputError(f"ckpt_path: {path} holds weights that are not finite ({name}); use an earlier checkpoint")
     if goes_on:
         _refuse_other_lightning(path, content["pytorch-lightning_version"])
@@ -120,9 +124,9 @@ def refuse_other_weights(path: Any, content: Mapping[str, Any], own: Mapping[str
             _refuse(path, f"state_dict.{name}", f"{weight.dtype}")
 
 
-def _is_finite(x: Tensor) -> bool:
-    """Whether these are numbers that can be calculated with; of sparse or complex ones no run has any."""
-    return x.layout == torch.strided and not x.is_complex() and bool(x.isfinite().all())
+def _has_nan(x: Tensor) -> bool:
+    """Whether a number of these is none, or cannot be told; infinity may be that of a mask."""
+    return x.layout != torch.strided or bool(x.isnan().any())
 
 
 def _refuse(path: Any, name: str, found: Any) -> None:
@@ -145,13 +149,15 @@ def _refuse_misshapen_optimizers(path: Any, states: list[Any]) -> None:
         if not isinstance(state, Mapping) or not {"state", "param_groups"} <= state.keys():
             _refuse(path, name, state)
         groups = state["param_groups"]
-        whole = isinstance(groups, list) and all(isinstance(g, Mapping) and g.get("params") for g in groups)
+        whole = isinstance(groups, list) and all(
+            isinstance(g, Mapping) and isinstance(g.get("params"), list) for g in groups
+        )
         if not whole or not groups:
             _refuse(path, f"{name}.param_groups", groups)
         if not isinstance(state["state"], Mapping) or not all(isinstance(x, Mapping) for x in state["state"].values()):
             _refuse(path, f"{name}.state", state["state"])
         kept = [x for of_one in state["state"].values() for x in of_one.values()]
-        if not all(_is_finite(x) for x in kept if isinstance(x, Tensor)):
+        if any(_has_nan(x) for x in kept if isinstance(x, Tensor)):
             raise InputError(f"ckpt_path: {path} holds {name} that is not finite; use an earlier checkpoint")
 
 

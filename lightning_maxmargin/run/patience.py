@@ -35,6 +35,18 @@ class Patience:
         self._begun: float | None = None
         self._failed: BaseException | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that is spawned gets a thread of its own, as a forked one does.
+        return {"seconds": self.seconds}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the thread that makes the calls is the one that asks."""
+        return self._process == os.getpid() and threading.current_thread() is self._thread
+
     def later(self, call: Callable[[], Any]) -> None:
         """Makes the call when those before are done, while the caller goes on.
 
@@ -42,7 +54,10 @@ class Patience:
             TimeoutError: one before has not come back in time.
             BaseException: what one before has raised; this and later ones are not made.
         """
-        self._put(call)
+        begun = self._begun
+        if begun is not None and time.monotonic() - begun > self.seconds:
+            raise TimeoutError
+        self.begin(call)
 
     def now(self, call: Callable[[], Any], seconds: float | None = None) -> Any:
         """The call's result.
@@ -55,13 +70,16 @@ class Patience:
             TimeoutError: it has not come back in time.
             BaseException: what it or one before has raised.
         """
-        return self._put(call).result(self.seconds if seconds is None else seconds)
+        return self.begin(call).result(self.seconds if seconds is None else seconds)
 
-    def _put(self, call: Callable[[], Any]) -> Future[Any]:
+    def begin(self, call: Callable[[], Any]) -> Future[Any]:
+        """What the call will give, however long it takes.
+
+        Raises:
+            BaseException: what one before has raised.
+        """
         if self._failed is not None:
             raise self._failed
-        if self._begun is not None and time.monotonic() - self._begun > self.seconds:
-            raise TimeoutError
         if self._process != os.getpid():
             # A thread does not follow its process into a fork.
             self._process, self._calls, self._begun = os.getpid(), queue.SimpleQueue(), None

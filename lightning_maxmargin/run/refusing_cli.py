@@ -9,11 +9,12 @@ from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from lightning_maxmargin.callbacks import RankWatch
-from lightning_maxmargin.errors import InputError, NonFiniteError, OutputError, RankError
+from lightning_maxmargin.errors import InputError, NonFiniteError, RankError
 from lightning_maxmargin.modules.sharding import refuse_sharding
 from lightning_maxmargin.ranks import print_failure
 from lightning_maxmargin.run.config_errors import (
@@ -95,7 +96,8 @@ class RefusingCLI(LightningCLI):
 
     def _by_checkpoint(self, error: BaseException) -> BaseException:
         """An error before the first step, of a run from content that nothing vouches for, is laid to that."""
-        told = is_input(error) or isinstance(error, NonFiniteError | OutputError | RankError)
+        told = is_input(error) or isinstance(error, NonFiniteError | RankError | OSError | MemoryError)
+        told = told or of_own_code(error) or isinstance(error, torch.OutOfMemoryError)
         if told or not self.is_unsummed or not self._has_done_nothing():
             return error
         reason = " ".join(one_line(error).split())[:200]

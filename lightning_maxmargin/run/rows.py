@@ -33,12 +33,20 @@ class RowsLogger(CSVLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         if self._experiment is None:
-            names, rows = self._kept()
             self._experiment = RowsWriter(str(self._path.parent))
-            if names:
-                write_text(self._path, _table(names, rows))
-                self._experiment.metrics_keys = names
         return self._experiment
+
+    def begin(self) -> None:
+        """Leaves the rows up to where the run goes on; for one process, once, when it is about to train.
+
+        Not where the logger is made: a run that is refused touches no row, and a process that logs after another, as
+        the one that tests after forked ones have trained, finds what that has written.
+        """
+        names, rows = self._kept()
+        if names:
+            write_text(self._path, _table(names, rows))
+        else:
+            self._path.unlink(missing_ok=True)
 
     def _kept(self) -> tuple[list[str], list[dict[str, str]]]:
         if self._kept_to is None or not self._path.is_file():

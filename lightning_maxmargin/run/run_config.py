@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.run.directory import versions
+from lightning_maxmargin.run.rows import RowsLogger
 
 
 def flattened(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -56,9 +57,12 @@ class RunConfig(SaveConfigCallback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if trainer.is_global_zero and stage == "fit":
-            lines = self.parser.dump(self.config, skip_unset=False).splitlines()
+            config = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
             # The same run gone on with begins nowhere else.
-            dropped = ("run_dir:", "ckpt_path:") if self.goes_on else ("run_dir:",)
-            kept = "\n".join(line for line in lines if not line.startswith(dropped)) + "\n"
-            write_text(Path(trainer.default_root_dir) / "config.yaml", kept)
-            log_config(trainer, yaml.safe_load(kept))
+            for name in ("run_dir", "ckpt_path") if self.goes_on else ("run_dir",):
+                config.pop(name, None)
+            write_text(Path(trainer.default_root_dir) / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+            for logger in trainer.loggers:
+                if isinstance(logger, RowsLogger):
+                    logger.begin()
+            log_config(trainer, config)

@@ -18,6 +18,8 @@ from lightning_maxmargin.run.patience import PATIENCE, Patience
 PROJECT = "lightning-maxmargin"
 #: Seconds that W&B itself may take to reach its server.
 OPENING = 8.0
+#: Seconds that a run which is over waits for W&B to send what is left, while its service works.
+SENDING = 600.0
 #: Silent: the table at the end of a run says what there is to say; no copies of code or terminal output. Each counts
 #: where W&B's variable of its name is not set.
 QUIET: dict[str, Any] = {
@@ -54,12 +56,14 @@ class MarginWandbLogger(WandbLogger):
         self._keep = run_dir / "wandb_id.txt"
         self._calls, self._patience = Patience(), float(os.environ.get("WANDB_INIT_TIMEOUT", OPENING)) + 1
         self._made_in, self._lost, self._defined = os.getpid(), False, False
-        self.wants_model = log_model
+        self.wants_model, self._own_id = log_model, words.get("id") or os.environ.get("WANDB_RUN_ID")
         settings = wandb.Settings(**{k: v for k, v in QUIET.items() if f"WANDB_{k.upper()}" not in os.environ})
         super().__init__(
             name=os.environ.get("WANDB_NAME") or name, save_dir=os.environ.get("WANDB_DIR") or run_dir,
             project=project or os.environ.get("WANDB_PROJECT") or PROJECT, offline=offline, settings=settings, **words,
         )  # fmt: skip
+        # Said here as well: W&B reads its variables once a process, and Lightning sets one of them.
+        self._wandb_init["mode"] = "offline" if offline else "online"
         if "WANDB_RESUME" in os.environ:
             self._wandb_init["resume"] = None  # W&B then takes the variable's
         self._wandb_init.pop("anonymous", None)  # deprecated: W&B warns of it at every start
@@ -81,7 +85,7 @@ class MarginWandbLogger(WandbLogger):
         return self._experiment
 
     def _opened(self, message: str) -> Any:
-        if self._keep.is_file():
+        if self._keep.is_file() and self._own_id is None:
             self._wandb_init["id"] = self._id = self._keep.read_text(encoding="utf-8").strip()
         run = self._waited(lambda: WandbLogger.experiment.fget(self), message, self._patience)  # type: ignore[attr-defined]
         if run is not None and getattr(run, "id", None):
@@ -92,7 +96,9 @@ class MarginWandbLogger(WandbLogger):
 
     def later(self, call: Callable[[], Any]) -> None:
         """Makes a call of the W&B run while training goes on; what goes wrong with it is a warning."""
-        if not _is_another_process() and self.experiment is not None and not self._lost:
+        if self._calls.is_here:
+            call()  # a call that is made of others
+        elif not _is_another_process() and self.experiment is not None and not self._lost:
             self._guarded(lambda: self._calls.later(call), "W&B stopped; going on without it")
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -118,12 +124,26 @@ class MarginWandbLogger(WandbLogger):
         if self._experiment is not None and hasattr(self._experiment, "finish"):
             # A run that W&B gave up on must end as well, or the next one would join it.
             self._lost, self._calls = False, Patience() if self._lost else self._calls
-            self._waited(self._experiment.finish, "W&B did not close its run; what it has not written is lost to it")
+            self._waited(self._finish, "W&B did not close its run; what it has not written is lost to it", None)
         self._experiment, self._lost = None, True
 
-    def _waited(self, call: Callable[[], Any], message: str, seconds: float = PATIENCE) -> Any:
+    def _finish(self) -> Any:
+        """Ends the W&B run; while its service works, what is left to send has its time."""
+        run: Any = self._experiment
+        ended = self._calls.begin(run.finish)
+        try:
+            return ended.result(PATIENCE)
+        except TimeoutError:
+            if self._offline or service_is_stopped():
+                raise
+        rank_zero_warn("W&B is sending what is left of the run; Ctrl-C leaves it on disk for `wandb sync`")
+        return ended.result(SENDING)
+
+    def _waited(self, call: Callable[[], Any], message: str, seconds: float | None = PATIENCE) -> Any:
         mode = os.environ.get("WANDB_MODE")
         try:
+            if seconds is None:
+                return self._guarded(call, message)
             return self._guarded(lambda: self._calls.now(call, seconds), message, seconds)
         finally:
             # Lightning sets it, and the next run of this process would take it for the user's word.
@@ -154,17 +174,35 @@ def end_service() -> None:
     """Ends W&B's own process, which does not answer: this one would wait for it when it exits."""
     import wandb
 
-    # It has no public name; where a version of W&B keeps it elsewhere, the exit waits.
-    found: Any = wandb.setup()
-    for name in ("_connection", "_proc", "_process"):
-        found = getattr(found, name, None)
-    if found is not None:
-        found.kill()
+    if (service := _service()) is not None:
+        service.kill()
     # Of a service that was killed it raises an error of the connection, or exits with its status.
     with contextlib.suppress(Exception, SystemExit):
         wandb.teardown()
     wandb.run = None  # or the next run of this process would join one that nobody writes
     os.environ.pop("WANDB_SERVICE", None)
+
+
+def service_is_stopped() -> bool:
+    """Whether W&B's own process is stopped or gone, and will send nothing."""
+    service = _service()
+    if service is None or service.poll() is not None:
+        return True
+    try:
+        state = Path(f"/proc/{service.pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False  # another system than Linux does not say
+    return state in "TtZX"
+
+
+def _service() -> Any:
+    """W&B's own process, which has no public name; None where a version of W&B keeps it elsewhere."""
+    import wandb
+
+    found: Any = wandb.setup()
+    for name in ("_connection", "_proc", "_process"):
+        found = getattr(found, name, None)
+    return found
 
 
 def _is_another_process() -> bool:
