@@ -56,12 +56,21 @@ def test_what_is_no_grid_is_refused(changed: dict[str, object], said: str, tmp_p
     assert not (tmp_path / "runs").exists()
 
 
+def test_runs_of_a_sweep_that_was_edited_are_not_taken_for_its_own(tmp_path: Path) -> None:
+    words = ("--runs", "runs", "--wandb", "disabled")
+    assert sweep(tmp_path, small(tmp_path), *words).returncode == 0
+    done = sweep(tmp_path, small(tmp_path, parameters={"model.head_lr": {"values": [0.2, 0.4]}}), *words)
+    assert done.returncode == 2
+    assert "is of another sweep, or of this one before it was edited" in done.stderr
+
+
 def test_a_run_that_fails_is_told_and_the_others_are_made(tmp_path: Path) -> None:
     file = small(tmp_path, parameters={"model.head_lr": {"values": ["none", 0.1]}})
     done = sweep(tmp_path, file, "--runs", "runs", "--wandb", "disabled")
     assert done.returncode == 1
     assert "000: maxmargin: error:" in done.stderr
     assert (tmp_path / "runs" / "001" / "summary.json").is_file()
+    assert not (tmp_path / "runs" / "000").exists()
 
 
 def test_the_shipped_sweep_has_a_run_for_every_combination() -> None:

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+import yaml
 from pytorch_lightning.loggers import WandbLogger
 
 from lightning_maxmargin import JointSelection, MarginMonitor
 from lightning_maxmargin.data import RandomData
 from lightning_maxmargin.run.loggers import mode_of
+from lightning_maxmargin.run.wandb_logger import MarginWandbLogger
 from tests.conftest import Outcome, config, fit_once
 
 WORDS = (
@@ -180,6 +182,51 @@ def test_words_of_wandb_by_its_variables(tmp_path: Path) -> None:
     assert run_record(tmp_path / "run")["display_name"] == "shown"
 
 
+def test_a_call_that_is_made_of_others_comes_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger, said = MarginWandbLogger(tmp_path, "run"), []
+
+    class Run:
+        def log(self, metrics: Any) -> None:
+            said.append(sorted(metrics))
+
+        def finish(self) -> None:
+            said.append(["finish"])
+
+    logger._experiment, logger._defined = Run(), True  # type: ignore[assignment]
+    logger.log_metrics({"a": 1.0}, 0)
+    logger.log_table("tokens", columns=["a"], data=[[1]])
+    logger.close()
+    assert said == [["a", "trainer/global_step"], ["tokens"], ["finish"]]
+
+
+@pytest.mark.parametrize(("offline", "mode"), [(True, "offline"), (False, "online")])
+def test_an_option_counts_before_the_variable(
+    offline: bool, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said to W&B itself, which reads its variables once a process."""
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert MarginWandbLogger(tmp_path, "run", offline=offline)._wandb_init["mode"] == mode
+
+
+def test_an_id_that_is_given_counts_before_the_one_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    (tmp_path / "wandb_id.txt").write_text("kept")
+    begun = []
+
+    def init(**words: Any) -> Any:
+        begun.append(words["id"])
+        raise wandb.Error("no more is needed")
+
+    monkeypatch.setattr(wandb, "init", init)
+    for given in ({}, {"id": "mine"}):
+        with pytest.warns(UserWarning, match="no more is needed"):
+            assert MarginWandbLogger(tmp_path, "run", **given).experiment is None
+    assert begun == ["kept", "mine"]
+
+
 def test_words_of_a_run_that_wandb_does_not_get_are_refused(maxmargin: Any) -> None:
     outcome = maxmargin(*WORDS, "--trainer.logger", "false", "--wandb_tags", "[a]", plain=False)
     assert outcome.status == 2
@@ -235,6 +282,16 @@ def test_axes_of_a_logger_of_lightnings_own(tmp_path: Path) -> None:
     logger.experiment.finish()
     defined = [json.dumps(metric) for metric in said(tmp_path, "metric")]
     assert any("direction_gap/strict" in m and "norm/attention" in m for m in defined)
+
+
+def test_a_config_with_a_long_path_is_kept_whole(tmp_path: Path) -> None:
+    """YAML folds a long value with blanks into several lines."""
+    folder = tmp_path / " ".join(["a long name of a folder"] * 6)
+    folder.mkdir()
+    run = fit_once(folder, *WORDS[1:], "--wandb", "disabled", plain=False).run_dir
+    config_kept = yaml.safe_load((run / "config.yaml").read_text())
+    assert config_kept["name"] == "joint-tight"
+    assert "run_dir" not in config_kept
 
 
 def test_losses_are_logged_at_every_evaluation(offline: Outcome) -> None:

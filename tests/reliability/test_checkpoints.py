@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_maxmargin.run.checkpoints import verify_checkpoint
+from lightning_maxmargin.run.content import SUM, content_sum
 from tests.conftest import config, fit_once
 
 WORDS = ("fit", "--config", config("joint/tight"), "--trainer.max_steps", "20")
@@ -92,3 +94,25 @@ def test_a_checkpoint_of_other_data_is_refused(maxmargin: Any) -> None:
     for command in ("fit", "predict"):
         outcome = maxmargin(command, "--config", config("joint/random"), "--data.d", "8", "--ckpt_path", path)
         refused(outcome, f"ckpt_path: {path} is of data with dim 32, these have 8")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mask", torch.full((3, 3), -torch.inf).triu(1)),
+        ("rotation", torch.ones(2, dtype=torch.complex64)),
+        ("part._extra_state", {"a": 1}),
+    ],
+)
+@pytest.mark.parametrize("summed", [True, False])
+def test_what_a_module_of_the_users_may_keep_is_not_refused(
+    name: str, value: Any, summed: bool, saved: Path, tmp_path: Path
+) -> None:
+    content = torch.load(saved, weights_only=True)
+    content["state_dict"][name] = value
+    content["optimizer_states"][0]["param_groups"].append({"params": [], "weight_decay": 0.0})
+    content[SUM] = content_sum(content)
+    if not summed:
+        del content[SUM]
+    torch.save(content, tmp_path / "mine.ckpt")
+    assert name in verify_checkpoint(tmp_path / "mine.ckpt", True)["state_dict"]

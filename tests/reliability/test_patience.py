@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import threading
 import time
 
@@ -62,3 +63,15 @@ def test_a_forked_process_has_a_thread_of_its_own() -> None:
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_a_spawned_process_has_a_thread_of_its_own() -> None:
+    calls = Patience(5.0)
+    calls.later(lambda: None)
+    assert pickle.loads(pickle.dumps(calls)).now(lambda: 3) == 3
+
+
+def test_its_own_thread_is_told_apart() -> None:
+    calls = Patience()
+    assert calls.now(lambda: calls.is_here) is True
+    assert calls.is_here is False

@@ -46,6 +46,29 @@ def test_rows_of_another_process_stay(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_run_that_goes_on_leaves_out_what_it_makes_again(tmp_path: Path) -> None:
+    """Once, where it begins to train: the process that tests afterwards finds the rows of forked ones."""
+    first = RowsLogger(tmp_path)
+    for step in (1, 2, 5):
+        first.log_metrics({"a": float(step)}, step)
+    made = RowsLogger(tmp_path, kept_to=2)
+    assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "5"], "a run that is refused touches no row"
+    child = os.fork()
+    if not child:
+        try:
+            made.begin()
+            made.log_metrics({"a": 3.0}, 3)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    made.log_metrics({"test": 1.0}, 3)
+    assert [(row["step"], row["a"], row["test"]) for row in rows(tmp_path)] == [
+        ("1", "1.0", ""), ("2", "2.0", ""), ("3", "3.0", ""), ("3", "", "1.0"),
+    ]  # fmt: skip
+    RowsLogger(tmp_path).begin()
+    assert not (tmp_path / "metrics.csv").exists(), "from the first step on nothing is kept"
+
+
 @pytest.mark.parametrize("column", ["a", "b"])
 def test_on_a_full_disk_rows_wait(column: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logger, is_full = RowsLogger(tmp_path), False
