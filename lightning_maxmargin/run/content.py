@@ -110,10 +110,10 @@ def refuse_other_weights(path: Any, content: Mapping[str, Any], own: Mapping[str
     """Refuses weights of other shapes or kinds than the model's, where it knows these already.
 
     Raises:
-        InputError: they are of another shape, or no floating numbers.
+        InputError: they are of another shape, no floating numbers, or infinite where the model's own are not.
     """
     for name, weight in content.get("state_dict", {}).items():
-        if name not in own:
+        if not isinstance(own.get(name), Tensor) or not isinstance(weight, Tensor):
             continue
         if weight.shape != own[name].shape:
             raise InputError(
@@ -122,6 +122,8 @@ def refuse_other_weights(path: Any, content: Mapping[str, Any], own: Mapping[str
             )
         if weight.is_floating_point() != own[name].is_floating_point():
             _refuse(path, f"state_dict.{name}", f"{weight.dtype}")
+        if bool(own[name].isfinite().all()) and not bool(weight.isfinite().all()):
+            raise InputError(f"ckpt_path: {path} holds weights that are not finite ({name}); use an earlier checkpoint")
 
 
 def _has_nan(x: Tensor) -> bool:
