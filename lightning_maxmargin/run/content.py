@@ -159,7 +159,7 @@ def _refuse_misshapen_optimizers(path: Any, states: list[Any]) -> None:
         if not isinstance(state["state"], Mapping) or not all(isinstance(x, Mapping) for x in state["state"].values()):
             _refuse(path, f"{name}.state", state["state"])
         kept = [x for of_one in state["state"].values() for x in of_one.values()]
-        if any(_has_nan(x) for x in kept if isinstance(x, Tensor)):
+        if any(_has_nan(x) or not bool(x.isfinite().all()) for x in kept if isinstance(x, Tensor)):
             raise InputError(f"ckpt_path: {path} holds {name} that is not finite; use an earlier checkpoint")
 
 
