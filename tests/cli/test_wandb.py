@@ -312,11 +312,11 @@ STOPPED = """
 import os, signal, subprocess, sys, time
 command = [sys.executable, "-m", "lightning_maxmargin", *sys.argv[1:]]
 child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-while not os.path.exists("run/wandb_id.txt"):
-    time.sleep(0.02)
+found = ""
+while not found or not os.path.exists("run/wandb_id.txt"):
     assert child.poll() is None, child.stderr.read()
-service = subprocess.run(["pgrep", "-P", str(child.pid), "-f", "wandb-core"], capture_output=True, text=True).stdout
-os.kill(int(service.split()[0]), signal.SIGSTOP)
+    found = subprocess.run(["pgrep", "-P", str(child.pid), "-f", "wandb-core"], capture_output=True, text=True).stdout
+os.kill(int(found.split()[0]), signal.SIGSTOP)
 said = child.communicate()[1]
 print(child.returncode, "no answer in 8 s" in said, "Traceback" in said)
 """
@@ -324,10 +324,12 @@ print(child.returncode, "no answer in 8 s" in said, "Traceback" in said)
 
 @pytest.mark.slow
 def test_a_stopped_service_is_given_up(tmp_path: Path, maxmargin: Any) -> None:
-    sound, folder = maxmargin(*WORDS, "--wandb", "disabled", plain=False), tmp_path / "stopped"
+    # Some seconds, of which the service is there for most.
+    longer = tuple("3000" if word == "60" else word for word in WORDS)
+    sound, folder = maxmargin(*longer, "--wandb", "disabled", plain=False), tmp_path / "stopped"
     folder.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", STOPPED, *WORDS, "--wandb", "offline", "--run_dir", "run"],
+        [sys.executable, "-c", STOPPED, *longer, "--wandb", "offline", "--run_dir", "run"],
         capture_output=True, text=True, cwd=folder, timeout=120,
     )  # fmt: skip
     assert done.stdout.split()[-3:] == ["0", "True", "False"], done.stderr
