@@ -49,7 +49,8 @@ def diagnose_heads(last: dict[str, Any]) -> str:
 def _stall(history: list[dict[str, Any]], gradient: str, dtype: torch.dtype, exact: bool) -> str:
     """Softmax saturated, and the direction far from the limit that theory gives at this norm ratio."""
     eps = torch.finfo(dtype).eps
-    saturated = [row for row in history if (1 - (row["attention/selected_mass"] or 0)) < eps]
+    # Rows of before the run went on may be an older version's, which knew fewer keys.
+    saturated = [row for row in history if (1 - (row.get("attention/selected_mass") or 0)) < eps]
     if gradient == "exact" or not saturated:
         return ""
     message = (
@@ -62,7 +63,8 @@ def _stall(history: list[dict[str, Any]], gradient: str, dtype: torch.dtype, exa
     gap = None if theory is None else history[-1][f"direction_gap/{theory}"]
     if gap is None or gap < UNCONVERGED_GAP:
         return message if gradient == "naive" else ""
-    best = min(row[f"direction_gap/{theory}"] for row in history if row[f"direction_gap/{theory}"] is not None)
+    gaps = [row.get(f"direction_gap/{theory}") for row in history]
+    best = min(x for x in gaps if x is not None)
     if gap < 2 * best:
         return message if gradient == "naive" else ""  # still falling
     remedy = "Use gradient: exact." if exact else "Stop before saturation: this head has no exact direction."
