@@ -328,9 +328,11 @@ def test_a_stopped_service_is_given_up(tmp_path: Path, maxmargin: Any) -> None:
     longer = tuple("3000" if word == "60" else word for word in WORDS)
     sound, folder = maxmargin(*longer, "--wandb", "disabled", plain=False), tmp_path / "stopped"
     folder.mkdir()
+    # Not W&B's own variables: the process would join the service of this one.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "MAXMARGIN_"))}
     done = subprocess.run(
         [sys.executable, "-c", STOPPED, *longer, "--wandb", "offline", "--run_dir", "run"],
-        capture_output=True, text=True, cwd=folder, timeout=120,
+        capture_output=True, text=True, cwd=folder, timeout=120, env=environment,
     )  # fmt: skip
     assert done.stdout.split()[-3:] == ["0", "True", "False"], done.stderr
     same_training(sound, Outcome(0, "", "", folder / "run"))

@@ -49,7 +49,11 @@ def begun(folder: Path, mode: str) -> subprocess.Popen[str]:
     """A run in a process of its own, which no test has imported W&B in."""
     words = [word for word in WORDS if word not in ("--wandb", "disabled")]
     command = [sys.executable, "-m", "lightning_maxmargin", *words, "--wandb", mode, "--run_dir", "run"]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # Not W&B's own variables: the run would join the service of this process, if it has one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 def since_summary(folder: Path) -> float:
