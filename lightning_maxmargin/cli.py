@@ -117,6 +117,8 @@ def _main(args: Sequence[str] | None) -> int:
     except OSError as error:
         from lightning_maxmargin.run.config_errors import of_own_code
 
+        if error.errno == errno.ENAMETOOLONG:
+            return _fail(f"{str(error.filename)[:40]!r}... is too long for the name of a file", 2)
         if error.errno not in OF_A_DISK or of_own_code(error):
             raise
         return _fail(f"{error.filename or 'a file'} cannot be used ({error.strerror}); mend that and go on", 1)

@@ -47,6 +47,7 @@ SCENARIOS: dict[str, Scenario] = {
     "fuzz": Scenario("fuzz of solvers, masks, texts, configs and checkpoints", "fuzz:trial", 10_000),
     "faults": Scenario("planted faults, each caught by a test", "faults:trial", 23),
     "words": Scenario("mutated configs and Trainer words", "words:trial", 300),
+    "commands": Scenario("strange and misspelt words of every other command", "other_words:trial", 300),
 }
 
 

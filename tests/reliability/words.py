@@ -99,9 +99,9 @@ def judge(case: Case, folder: Path) -> str | None:
     if torch.get_default_dtype() != dtype or changed:
         return f"silent: the process is another than before ({changed or torch.get_default_dtype()})"
     if left.status is None:
-        return f"traceback: {left.err.strip().splitlines()[-1][:300]} <- {_place(left.err)}"
+        return f"traceback: {left.err.strip().splitlines()[-1][:300]} <- {place_of(left.err)}"
     if left.status != 0:
-        return _wrong_refusal(case, left)
+        return wrong_refusal(case, left)
     return _wrong_run(case, left, folder)
 
 
@@ -109,7 +109,7 @@ def run(argv: list[str], folder: Path) -> Left:
     """The command in this process and this folder; what it takes too long for is stopped."""
     from lightning_maxmargin.cli import main
 
-    before, words, err, where = _files(folder), list(sys.argv), io.StringIO(), Path.cwd()
+    before, words, err, where = files_of(folder), list(sys.argv), io.StringIO(), Path.cwd()
     sys.argv = ["maxmargin"]
     started = mock.patch.object(_SubprocessScriptLauncher, "_call_children_scripts", _start_none)
     with started, _within(LIMIT), warnings.catch_warnings(), contextlib.redirect_stderr(err):
@@ -124,10 +124,10 @@ def run(argv: list[str], folder: Path) -> Left:
         finally:
             os.chdir(where)
             sys.argv = words
-    return Left(status, err.getvalue(), sorted(_files(folder) - before))
+    return Left(status, err.getvalue(), sorted(files_of(folder) - before))
 
 
-def _wrong_refusal(case: Case, left: Left) -> str | None:
+def wrong_refusal(case: Case, left: Left) -> str | None:
     if len(left.errors) != 1 or "Traceback" in left.err:
         return f"{len(left.errors)} lines of errors: {left.err[-300:]}"
     line = left.errors[0]
@@ -190,7 +190,7 @@ def _equal(a: Any, b: Any) -> bool:
         return isinstance(a, str) and isinstance(b, str) and a.rpartition(".")[2] == b.rpartition(".")[2]
 
 
-def _files(folder: Path) -> set[str]:
+def files_of(folder: Path) -> set[str]:
     root = folder.parent  # a sibling is one level above
     inside = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
     return inside | {f"../{path.name}" for path in root.iterdir() if path.name.startswith("evil")}
@@ -214,7 +214,7 @@ def _within(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _place(err: str) -> str:
+def place_of(err: str) -> str:
     """The last two lines of code of a traceback."""
     found = re.findall(r'File "([^"]+)", line (\d+)', err)
     return " < ".join(f"{Path(path).name}:{line}" for path, line in found[-1:-3:-1])

@@ -1,0 +1,34 @@
+"""Words of the commands beside fit, the short form; and each kind that once ended in a traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.reliability.other_words import trial
+from tests.reliability.scenario import assert_none_failed
+
+
+def test_drawn_cases() -> None:
+    assert_none_failed(trial, 12, seed=5)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["report", "r" * 300],
+        ["evaluate", "r" * 300],
+        ["compare", "r" * 300, "b"],
+        ["fit", "--config", "r" * 300],
+        ["layers", "--data.train", "r" * 300],
+        ["layers", "--data.train", "rotten-tomatoes", "--data.encoder", "r" * 300],
+    ],
+)
+def test_name_that_no_file_can_have(words: list[str], tmp_path: Path, maxmargin: Any) -> None:
+    outcome = maxmargin(*words, plain=False)
+    assert outcome.status == 2
+    assert "rrrr" in outcome.error
+    assert len(outcome.error) < 1000
+    assert not any(tmp_path.iterdir())
