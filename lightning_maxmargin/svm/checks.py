@@ -19,9 +19,9 @@ def check_finite(x: Array, name: str) -> None:
     raise InputError(f"{name} hold {x[where]} at {list(where)}: remove or replace NaN and Inf")
 
 
-def check_keys(keys: Tensor | Array) -> Array:
-    """keys (n, T, d) as float64."""
-    k = to_array(keys, "keys")
+def check_keys(keys: Tensor | Array, single: bool = False) -> Array:
+    """keys (n, T, d) as float64; with ``single`` as they are."""
+    k: Array = keys if single and isinstance(keys, np.ndarray) else to_array(keys, "keys")
     if k.ndim != 3 or 0 in k.shape:
         raise InputError(f"keys have shape {list(k.shape)}: pass (sequences, tokens, features), none of them empty")
     return k

@@ -77,13 +77,16 @@ class RowProblem:
         queries: Tensor | None = None,
         mask: Tensor | None = None,
         rhs: Tensor | None = None,
+        *,
+        single: bool = False,
     ) -> RowProblem:
         """The Att-SVM of "Max-Margin Token Selection in Attention Mechanism" (arXiv 2306.13596), or with W.
 
-        Args: keys (n, T, d), selected (n,), queries (n, dq), mask (n, T) true on tokens, rhs (n, T) >= 0.
+        Args: keys (n, T, d), selected (n,), queries (n, dq), mask (n, T) true on tokens, rhs (n, T) >= 0;
+            single, whether keys are a float32 array that stays so: products are of it, all else is in float64.
         Raises: InputError where shapes, indices or numbers are wrong.
         """
-        k = check_keys(keys)
+        k = check_keys(keys, single)
         live = check_mask(mask, k)
         alpha = check_selected(selected, live)
         z = check_queries(queries, len(k))

@@ -420,9 +420,13 @@ class BlockShards:
             raise InputError(f"block from sequence {start}: {own} tokens, but its mask has later ones")
         cut = [None if x is None else x[start:stop] for x in self.rest]
         cut[1:] = [None if x is None else x[:, :own] if x.ndim == 2 else x for x in cut[1:]]
-        keys = self._room.doubles(block)
+        single = isinstance(block, Tensor | np.ndarray) and is_narrow(block)
+        keys: Any = self._room.singles(block) if single else self._room.doubles(block)
         try:
-            problem = RowProblem.attention(keys, self.selected[start:stop], *cut)  # type: ignore[arg-type]
+            problem = RowProblem.attention(keys, self.selected[start:stop], *cut, single=single)
+            if single and not _is_single(problem):
+                keys = self._room.doubles(block)
+                problem = RowProblem.attention(keys, self.selected[start:stop], *cut)
         except InputError as error:
             raise InputError(f"block from sequence {start}: {error}") from error
         if problem.extreme:

@@ -140,16 +140,19 @@ def spread(A: Array | None, gram: Array | None, b: Array, on: Index, lam: Array,
 
 
 def finish(
-    A: Array | None, gram: Array | None, b: Array, active: Mask, lam: Array | None = None, rounds: int = 15
-) -> Finish:
+    A: Array | None, gram: Array | None, b: Array, active: Mask, lam: Array | None = None, rounds: int = 15,
+    patience: int = 15,
+) -> Finish:  # fmt: skip
     """Primal-dual active set: meet the active rows, drop those with lam < 0, add those missed, repeat.
 
-    Args: A (m, r) rows of unit norm or their gram (m, m), b (m,), active (m,), lam (m,) >= 0 to improve on.
+    Args: A (m, r) rows of unit norm or their gram (m, m), b (m,), active (m,), lam (m,) >= 0 to improve on; rounds, at
+        most, and patience, those that leave as many rows wrong as one before.
     Returns: the best point seen, by the gap of the small problem.
     """
     start = point_of(A, gram, np.zeros(len(b)) if lam is None else lam)
     best = Finish(start, gap_of(start, b), False)
     seen: set[bytes] = set()
+    fewest = len(b) + 1
     for at in range(rounds):
         on = np.flatnonzero(active)
         if len(on) == 0 or active.tobytes() in seen:
@@ -165,8 +168,11 @@ def finish(
         exact, gap = not negative.any() and not missed.any(), gap_of(point, b)
         if gap < best.gap or (exact and gap <= best.gap + 1e-12):
             best = Finish(point, gap, exact)
-        if exact:
+        wrong = int((negative | missed).sum())
+        patience -= wrong >= fewest
+        if exact or patience < 0:
             break
+        fewest = min(fewest, wrong)
         active = (active & ~negative & (trial != 0)) | missed
     return best
 

@@ -24,6 +24,8 @@ HIGH_SLACK_PRICE = 1e6
 ROOM_PER_ROW = 3e-14
 # Up to this many numbers DAQP beats the interior point: at 280 rows of 128 it needs 1.5 ms for 6, warm still less.
 MAX_DAQP_NUMBERS = 500_000
+# Rounds of the active set that may bring nothing.
+PATIENCE = 1
 # A tolerance above this asks for a rough answer.
 ROUGHEST_EXACT = 1e-9
 # Up to this dimension explicit rows beat their Gram for fewer rows than dimensions.
@@ -125,7 +127,8 @@ def _by_active_set(attempt: Attempt) -> SmallResult | None:
     small, active = attempt.small, attempt.active
     if active is None or not active.any():
         return None
-    attempt.best = finish(small.A, small.gram, small.b, active)
+    # Many new rows are more than it can sort out: without patience 15 rounds, half of the time of 1,373 rows of 384.
+    attempt.best = finish(small.A, small.gram, small.b, active, patience=PATIENCE)
     return small.result(attempt.best.point) if attempt.best.exact else None
 
 
