@@ -1,11 +1,9 @@
-"""Batches made ahead of their use: by a thread, or by worker processes."""
+"""Batches made ahead of their use by worker processes; by a thread see ``core/ahead.py``."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -14,31 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 
 #: Makes the batch of these rows.
 Make = Callable[[Tensor], Any]
-
-
-def by_thread(make: Make, rows: Sequence[Tensor], prefetch: int) -> Iterator[Any]:
-    """``make`` of all rows in their order, up to ``prefetch`` of them ahead, in one thread.
-
-    torch copies without the interpreter's lock, so the training thread goes on meanwhile. An error of ``make`` is
-    raised at the batch that it belongs to.
-
-    Example:
-        >>> [int(x) for x in by_thread(lambda rows: rows.sum(), [torch.tensor([1, 2]), torch.tensor([3])], prefetch=2)]
-        [3, 3]
-    """
-    waiting: deque[Future[Any]] = deque()
-    with ThreadPoolExecutor(1, "batches") as pool:
-        try:
-            for part in rows:
-                waiting.append(pool.submit(make, part))
-                if len(waiting) > prefetch:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            # Lightning stops at len() and leaves the generator where it is.
-            for later in waiting:
-                later.cancel()
 
 
 class Workers:

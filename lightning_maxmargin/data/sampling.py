@@ -12,7 +12,8 @@ from torch import Tensor
 from torch import distributed as dist
 
 from lightning_maxmargin.core import Sequences
-from lightning_maxmargin.data.ahead import Workers, by_thread
+from lightning_maxmargin.core.ahead import by_thread
+from lightning_maxmargin.data.ahead import Workers
 from lightning_maxmargin.data.buffers import Buffers
 from lightning_maxmargin.errors import InputError
 

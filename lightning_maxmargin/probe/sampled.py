@@ -56,7 +56,8 @@ class SampledProbe:
             probe = Probe(self.data, *self._settings)
             if part is not None:
                 probe.start_from(part, self.rows)
-            return probe.measure(model)
+            # Nothing is trained any more: a second core has no other work.
+            return probe.measure(model, threads=2)
         if self._probe is None:
             self._probe = Probe(self.data if self.rows is None else self.data[self.rows], *self._settings)
         return self._probe.measure(model)

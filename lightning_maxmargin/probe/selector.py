@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_maxmargin.core import Sequences, TokenSelector, select, take_token, without_copies
+from lightning_maxmargin.core.ahead import beside
+from lightning_maxmargin.core.attention import masked_softmax
 from lightning_maxmargin.core.model import Output
 from lightning_maxmargin.core.ranks import Ranks
 from lightning_maxmargin.errors import InputError
@@ -26,7 +30,7 @@ from lightning_maxmargin.metrics.margin import label_rows
 from lightning_maxmargin.metrics.selection import selected_mass
 from lightning_maxmargin.probe.geometry import Geometry
 from lightning_maxmargin.probe.own import OwnNumbers
-from lightning_maxmargin.probe.parts import Parts, Tally
+from lightning_maxmargin.probe.parts import Parts, Tally, products
 
 if TYPE_CHECKING:
     from lightning_maxmargin.svm import JointSolution, Solution
@@ -123,8 +127,13 @@ class Probe:
         self._head: Solution | None = None
 
     @torch.no_grad()
-    def measure(self, model: TokenSelector) -> Snapshot:
+    def measure(self, model: TokenSelector, threads: int = 1) -> Snapshot:
         """A snapshot of this model; the model itself is not touched.
+
+        Args:
+            model: of which.
+            threads: two where nothing else is done meanwhile: of many keys the label SVM is then solved beside the
+                attention's. The numbers are the same.
 
         Raises: on several processes, what one of them fails at, on all.
         """
@@ -141,7 +150,7 @@ class Probe:
         moved = any(changed for changed, _ in looks)
         norm, head_norm = float(model.direction.norm()), float(model.head.norm()) if model.linear else None
         rho = head_norm / norm if head_norm is not None and norm > 0 else None
-        self._solve(seen, moved, model, rho)
+        self._solve(seen, moved, model, rho, threads)
         gaps, nearest = self._gaps(model.direction)
         tally = Tally.joined(self.ranks.gather(lambda: self._tally(model, seen, nearest)))
         values: dict[str, Value] = dict.fromkeys(measured_by("selector"))
@@ -164,26 +173,45 @@ class Probe:
     def _look(self, model: TokenSelector) -> Seen:
         """Goes once over all sequences of this process, a block at a time."""
         outputs, chosen, queries, others, gamma, at = [], [], [], [], [], 0
-        for block in self._parts.blocks():
-            output = model(block)
+        has_gamma = _has_gamma(model)
+        for block, output, token_values in self._looks(model):
             alpha = select(output.scores, block.mask)
             outputs.append(output)
             if self.train == "head":
                 chosen.append(torch.einsum("nt,ntd->nd", output.attention, block.values))
             else:
-                chosen.append(take_token(block.values, alpha))
+                chosen.append(take_token(block.values, alpha).double())
             z = model.queries(block)
             queries.append(None if z is None else z.clone())  # of a block whose place the next one takes
             others.append(self._without_copies(block, alpha, at))
-            if _has_gamma(model):
-                logits = model.logits(block.values.flatten(0, 1)).view(block.values.shape[:2])
-                gamma.append(block.labels[:, None] * logits)
+            if has_gamma:
+                if token_values is None:
+                    token_values = model.logits(block.values.flatten(0, 1)).view(block.values.shape[:2])
+                gamma.append(block.labels[:, None] * token_values)
             at += len(block)
         joined = Output(*(torch.cat(columns) for columns in zip(*outputs, strict=True)))
         z = None if queries[0] is None else torch.cat([q for q in queries if q is not None])
         selected = select(joined.scores, self._parts.mask)
         self._others = selected, torch.cat(others)
         return Seen(joined, selected, torch.cat(chosen), z, self._others[1], torch.cat(gamma) if gamma else None)
+
+    def _looks(self, model: TokenSelector) -> Iterator[tuple[Sequences, Output, Tensor | None]]:
+        """Blocks, what the model says of them, and v'x_it (m, T) where that is known along the way.
+
+        Of many keys that are the values too, and are asked about by one prompt, two products are all that is needed:
+        the blocks then are as they lie.
+        """
+        data = self._parts.data
+        two = self.train != "head" and model.query == "shared" and model.linear and model.num_classes == 2
+        if not two or self._parts.in_memory or data.values is not data.keys or data.keys.device.type != "cpu":
+            for block in self._parts.blocks():
+                yield block, model(block), None
+            return
+        directions = torch.stack([model.direction, model.head])
+        for block in self._parts.as_they_are():
+            scores, token_values = products(block.keys, directions)
+            attention = masked_softmax(scores, block.mask)
+            yield block, Output((attention * token_values).sum(1), attention, scores), token_values
 
     def _without_copies(self, block: Sequences, selected: Tensor, at: int) -> Tensor:
         """The tokens (m, T) of the sequences from ``at`` on less copies of the selected ones."""
@@ -192,7 +220,8 @@ class Probe:
         data, real = self._parts.data, block.mask
         known = data.copies() if data.knows_copies else None
         if known is None or known.equal or known.near:
-            real = without_copies(block.keys, selected, block.mask)
+            keys = block.keys if block.keys.dtype == torch.float64 else block.keys.double()
+            real = without_copies(keys, selected, block.mask)
         return torch.ones(block.keys.shape[:2], dtype=torch.bool) if real is None else real
 
     def _tally(self, model: TokenSelector, seen: Seen, nearest: str | None) -> Tally:
@@ -250,39 +279,55 @@ class Probe:
         alone = self.ranks.size == 1 and self._parts.in_memory
         return x if alone else DistributedShard(x, self._parts.index, self.ranks, unchanging=unchanging)
 
-    def _solve(self, seen: Seen, moved: bool, model: TokenSelector, rho: float | None) -> None:
-        from lightning_maxmargin.svm import only, solve_label_svm
-
+    def _solve(self, seen: Seen, moved: bool, model: TokenSelector, rho: float | None, threads: int) -> None:
         self._selected = seen.selected
-        if model.linear and (self.train == "head" or (self.train == "both" and moved)):
-            warm = None if self._small else self._head
-            # A few sequences may lack a class that the head has.
-            classes = None if model.num_classes == 2 else model.num_classes
-            values, labels = self._shard(seen.chosen), self._parts.labels
-            self._head = only(solve_label_svm(values, labels, num_classes=classes, warm_start=warm))
         if self.train == "head" and model.linear:
+            self._head = self._label_svm(seen, model)
             return
-        if moved:
-            self._solutions.pop("rate_coupled", None)
+        joint = self.train == "both" and model.linear
         # One for all limits of an evaluation: nothing changes between them.
         keys = self._shard(self._parts.data.keys, unchanging=True)
-        for limit in LIMITS if self.train == "both" and model.linear else LIMITS[:1]:
+        if moved:
+            self._solutions.pop("rate_coupled", None)
+            # Processes ask one another in one order: there the two are solved in turn.
+            threads = threads if self.ranks.size == 1 and not self._parts.in_memory else 1
+            label = partial(self._label_svm, seen, model) if joint else lambda: self._head
+            strict, self._head = beside(partial(self._strict, seen, keys), label, threads)
+            self._solutions["strict"] = _joined(strict, self._head, "strict")
+        for limit in LIMITS[1:] if joint else ():
             if moved or limit == "rate_coupled":
                 self._solve_limit(limit, seen, rho, keys)
 
-    def _solve_limit(self, limit: str, seen: Seen, rho: float | None, keys: Any) -> None:
-        from lightning_maxmargin.svm import JointSolution, solve_att_svm, solve_joint_svm
+    def _label_svm(self, seen: Seen, model: TokenSelector) -> Solution:
+        from lightning_maxmargin.svm import only, solve_label_svm
+
+        # A few sequences may lack a class that the head has.
+        classes = None if model.num_classes == 2 else model.num_classes
+        warm = None if self._small else self._head
+        values = self._shard(seen.chosen)
+        return only(solve_label_svm(values, self._parts.labels, num_classes=classes, warm_start=warm))
+
+    def _strict(self, seen: Seen, keys: Any) -> Solution:
+        from lightning_maxmargin.svm import only, solve_att_svm
+
+        warm = self._before("strict")
+        return only(solve_att_svm(keys, seen.selected, queries=seen.queries, mask=self._parts.mask, warm_start=warm))
+
+    def _before(self, limit: str) -> Solution | None:
+        """Takes the attention of the last answer, to begin the next at."""
+        from lightning_maxmargin.svm import only
 
         before = self._solutions.pop(limit, None)
-        warm = None if before is None or self._small else before.attention
-        mask = self._parts.mask
-        if limit == "strict":
-            solution = solve_att_svm(keys, seen.selected, queries=seen.queries, mask=mask, warm_start=warm)
-            self._solutions[limit] = JointSolution(solution, self._head or solution, limit=limit)
-        elif self._head is not None and self._head.status == "certified" and (rho or limit == "relaxed"):
+        return None if before is None or self._small else only(before.attention)
+
+    def _solve_limit(self, limit: str, seen: Seen, rho: float | None, keys: Any) -> None:
+        from lightning_maxmargin.svm import solve_joint_svm
+
+        warm = self._before(limit)
+        if self._head is not None and self._head.status == "certified" and (rho or limit == "relaxed"):
             self._solutions[limit] = solve_joint_svm(
                 keys, seen.chosen, self._parts.labels, seen.selected, limit=limit, norm_ratio=rho,
-                queries=seen.queries, mask=mask, head=self._head, warm_start=warm,
+                queries=seen.queries, mask=self._parts.mask, head=self._head, warm_start=warm,
             )  # fmt: skip
 
     # --- what is measured -------------------------------------------------------------------------------------
@@ -333,6 +378,12 @@ class Probe:
             values["direction_gap/head"] = direction_gap(model.head, self._head.direction)
             values["relative_margin/head"] = relative_margin(margin, self._head.margin)
         return values
+
+
+def _joined(attention: Solution, head: Solution | None, limit: str) -> JointSolution:
+    from lightning_maxmargin.svm import JointSolution
+
+    return JointSolution(attention, head or attention, limit=limit)
 
 
 def _selection(tally: Tally) -> dict[str, Value]:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lightning_maxmargin import JointSelection
 from lightning_maxmargin.core import Sequences
+from lightning_maxmargin.core.ahead import by_thread
 from lightning_maxmargin.data import RandomData, TensorData, base
-from lightning_maxmargin.data.ahead import by_thread
 from lightning_maxmargin.data.buffers import REUSED_FROM_BYTES, Buffers
 from lightning_maxmargin.data.sampling import BatchLoader, Reading
 from lightning_maxmargin.errors import InputError
