@@ -142,6 +142,28 @@ def test_numbers_of_few_bits_are_told_apart() -> None:
         assert found.first is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("masked", [False, True])
+def test_copies_are_those_of_all_pairs(dtype: torch.dtype, masked: bool) -> None:
+    """Keys of few numbers, zeros of both signs among them, so that many are equal; each pair is compared as it is."""
+    g = torch.Generator().manual_seed(1)
+    keys = torch.randint(-1, 2, (200, 5, 3), generator=g).to(dtype) * torch.tensor([1.0, -1.0, 0.5], dtype=dtype)
+    values = torch.randint(0, 2, (200, 5, 1), generator=g).to(dtype)
+    mask = torch.rand(200, 5, generator=g) < 0.7 if masked else None
+    pair = ~torch.eye(5, dtype=torch.bool)[None].expand(200, 5, 5)
+    pair = pair if mask is None else pair & mask[:, :, None] & mask[:, None]
+    same = (keys[:, :, None] == keys[:, None]).all(3)
+    several = (pair & same & (values[:, :, None] != values[:, None]).any(3)).any(2)
+    itself = torch.arange(5)
+    expected = torch.where(several, ((pair & same) | ~pair & torch.eye(5, dtype=torch.bool)).int().argmax(2), itself)
+    found = find_copies(keys, values, mask)
+    assert found.equal
+    assert found.first is not None
+    assert torch.equal(found.first, expected)
+    alone = keys[~(pair & same).any(2).any(1)]
+    assert masked or not find_copies(alone, alone).equal
+
+
 def test_what_is_known_goes_with_the_data_and_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = torch.randn(3, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     keys[1, 2] = keys[1, 0]
