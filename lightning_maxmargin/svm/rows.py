@@ -101,7 +101,8 @@ class RowProblem:
         x = check_values(values)
         y, classes = check_labels(labels, len(x), None)
         assert classes is None
-        keys = np.stack([x * y[:, None], np.zeros_like(x)], axis=1)
+        keys = np.zeros((len(x), 2, x.shape[1]))
+        np.multiply(x, y[:, None], out=keys[:, 0])
         return cls._build(keys, np.zeros(len(x), np.int64), None, None, np.ones(keys.shape[:2], bool), merge=False)
 
     @classmethod

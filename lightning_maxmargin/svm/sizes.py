@@ -28,8 +28,13 @@ def norms_and_products(keys: Array, selected: Index, rows: bool = False) -> tupl
     chosen = keys[np.arange(n), selected][:, :, None].astype(np.float64, copy=False)
     squares, cross = np.empty((n, T)), np.empty((n, T, 1))
     step = max(1, CACHED // (T * d))
+    # Others are converted where the last ones were: fresh memory takes as long as the products.
+    room = None if keys.dtype == np.float64 else np.empty((step, T, d))
     for at in range(0, n, step):
-        part = keys[at : at + step].astype(np.float64, copy=False)
+        part = keys[at : at + step]
+        if room is not None:
+            np.copyto(room[: len(part)], part)
+            part = room[: len(part)]
         _dot(part, part, out=squares[at : at + step])
         np.matmul(part, chosen[at : at + step], out=cross[at : at + step])
     return np.sqrt(squares), cross[:, :, 0]

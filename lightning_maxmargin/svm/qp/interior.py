@@ -8,7 +8,7 @@ no direction separates it ends in the middle of the Farkas vectors, where a proj
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +20,6 @@ STEP = 0.995
 # With one more column b/SLACK_PRICE the rows share a slack whose price is half its square: there always is a solution.
 SLACK_PRICE = 1e3
 Solver = Callable[[Array], tuple[Array, Array]]
-
-
-@dataclass(frozen=True)
-class Interior:
-    """lam (m,) and slack z (m,), A A'lam - b = z at the optimum."""
-
-    lam: Array
-    slack: Array
-    iterations: int
 
 
 class Rows:
@@ -106,6 +97,17 @@ class _State:
         self.lam, self.z, self.y = self.lam + size * dlam, self.z + size * dz, self.y + size * dy
 
 
+@dataclass(frozen=True)
+class Interior:
+    """lam (m,) and slack z (m,), A A'lam - b = z at the optimum; and where to go on from."""
+
+    lam: Array
+    slack: Array
+    iterations: int
+    rows: Rows
+    state: _State
+
+
 def _start(rows: Rows, b: Array) -> _State:
     m = len(b)
     curvature = float(rows.times(np.ones(m)).sum())
@@ -134,23 +136,24 @@ def _step(state: _State, rows: Rows, residual: Array, gap: float) -> float:
     return size
 
 
-def interior(rows: Rows, b: Array, tol: float = 1e-12, max_iter: int = 80) -> Interior:
+def interior(rows: Rows, b: Array, tol: float = 1e-12, max_iter: int = 80, begun: Interior | None = None) -> Interior:
     """Solve to complementarity ``tol`` relative to the objective.
 
-    Args: rows of unit norm, b (m,) with largest entry 1.
+    Args: rows of unit norm, b (m,) with largest entry 1; begun, a rougher answer of theirs to go on from, which ends
+        where one from the start does, to the last bit.
     Returns: Interior; on ill-conditioned systems as far as it came.
     """
-    state = _start(rows, b)
-    gap, at = np.inf, 0
-    for at in range(max_iter):
+    state, first = (_start(rows, b), 0) if begun is None else (replace(begun.state), begun.iterations)
+    at = first
+    for at in range(first, max_iter):
         residual = state.y - b - state.z
         gap, square = state.gap(), 0.5 * float(state.lam @ state.y)
         scale = abs(square) + abs(float(b @ state.lam) - square)
         if gap <= tol * scale and float(np.abs(residual) @ state.lam) <= tol * scale:
-            return Interior(state.lam, state.z, at)
+            return Interior(state.lam, state.z, at, rows, state)
         if _step(state, rows, residual, gap) == 0:
             break
         # Every few steps y is formed afresh, so that its updates do not add up their rounding.
         if at % 5 == 4:
             state.y = rows.times(state.lam)
-    return Interior(state.lam, state.z, at)
+    return Interior(state.lam, state.z, at, rows, state)

@@ -135,16 +135,17 @@ def _by_active_set(attempt: Attempt) -> SmallResult | None:
 def _by_interior(attempt: Attempt) -> SmallResult | None:
     """The interior point with its shared slack, then the finish; a Farkas vector where the slack does not vanish."""
     small, tol, best = attempt.small, attempt.tol, attempt.best
-    inner, strength = _centre(small, SLACK_PRICE, tol)
+    rough = interior(_with_slack(small, SLACK_PRICE), small.b, tol)
+    inner, strength = _centre(small, rough)
     if strength < 1e-3 and tol > ROUGHEST_EXACT:
-        inner, strength = _centre(small, SLACK_PRICE, 1e-12)
+        inner, strength = _centre(small, interior(rough.rows, small.b, begun=rough))
     told = strength < 1e-5
     if told:
         u = farkas_from(small.problem, small.ids, small.scale, small.A, inner.lam)
         if u is not None:
             return small.infeasible(u)
     if strength < 1e-3:
-        inner, _ = _centre(small, HIGH_SLACK_PRICE, 1e-12)
+        inner, _ = _centre(small, interior(_with_slack(small, HIGH_SLACK_PRICE), small.b))
     elif tol > ROUGHEST_EXACT:
         return small.result(point_of(small.A, small.gram, inner.lam), finished=False)
     done = finish(small.A, small.gram, small.b, inner.lam > inner.slack, inner.lam)
@@ -200,14 +201,16 @@ def solve_small(
     raise AssertionError("the interior point always answers")
 
 
-def _centre(small: SmallProblem, slack: float, tol: float) -> tuple[Interior, float]:
-    """The interior point's answer in the scale of the problem without shared slack, and ||A'lam|| / sum lam."""
+def _with_slack(small: SmallProblem, price: float) -> Rows:
+    """The rows with one more column, a slack that they share at this price."""
     if small.A is not None:
-        rows = Rows(A=np.concatenate([small.A, small.b[:, None] / slack], axis=1))
-    else:
-        assert small.gram is not None
-        rows = Rows(gram=small.gram + np.outer(small.b, small.b) / slack**2)
-    inner = interior(rows, small.b, tol=tol)
+        return Rows(A=np.concatenate([small.A, small.b[:, None] / price], axis=1))
+    assert small.gram is not None
+    return Rows(gram=small.gram + np.outer(small.b, small.b) / price**2)
+
+
+def _centre(small: SmallProblem, inner: Interior) -> tuple[Interior, float]:
+    """The interior point's answer in the scale of the problem without shared slack, and ||A'lam|| / sum lam."""
     square = max(point_of(small.A, small.gram, inner.lam).square, 0.0)
     strength = float(np.sqrt(square)) / float(inner.lam.sum())
     if strength > 1e-14:
