@@ -11,8 +11,8 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-def by_thread(make: Callable[[Given], Made], given: Iterable[Given], prefetch: int) -> Iterator[Made]:
-    """``make`` of all that is given, in its order, up to ``prefetch`` ahead, in one thread.
+def by_thread(make: Callable[[Given], Made], given: Iterable[Given], prefetch: int, threads: int = 1) -> Iterator[Made]:
+    """``make`` of all that is given, in its order, up to ``prefetch`` ahead, in so many threads.
 
     torch copies without the interpreter's lock, so the calling thread goes on meanwhile. An error of ``make`` is
     raised at the one that it belongs to.
@@ -22,7 +22,7 @@ def by_thread(make: Callable[[Given], Made], given: Iterable[Given], prefetch: i
         [2, 4, 6]
     """
     waiting: deque[Future[Made]] = deque()
-    with ThreadPoolExecutor(1, "ahead") as pool:
+    with ThreadPoolExecutor(threads, "ahead") as pool:
         try:
             for part in given:
                 waiting.append(pool.submit(make, part))

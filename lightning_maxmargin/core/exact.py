@@ -218,8 +218,9 @@ def _finite(x: Tensor) -> Tensor:
 def _sums(data: Sequences, pull: Tensor, pooling: Tensor, alpha: Tensor, near: bool) -> tuple[Tensor, Tensor]:
     """sum_it pull_it (k_it - k_i,alpha) [z_i'] and sum_it pooling_it x_it, (dv,)."""
     if not near and data.is_read_once:
-        both = torch.stack([pull.scatter(1, alpha[:, None], -pull.sum(1, keepdim=True)), pooling])
-        attention, head = both.flatten(1) @ data.keys.flatten(0, 1)
+        both = torch.stack([pull.scatter(1, alpha[:, None], -pull.sum(1, keepdim=True)), pooling], 1)
+        # Of each sequence, then all: in one product, (2, n T) times (n T, d), it takes half as long again.
+        attention, head = torch.bmm(both, data.keys).sum(0)
         return attention, head
     return (_pull_by_differences if near else _pull)(data, pull, alpha), _sum(pooling, data.values)
 

@@ -16,8 +16,6 @@ NUMBERS_IN_MEMORY = 128_000_000
 #: Numbers of the keys in a block of those that stay where they are, as they are: 40 MB in float64. Below 32 MiB glibc
 #: takes them from its heap, which pieces that are kept cut up: 7.3 GiB instead of 1.1 for keys of 6 GB.
 NUMBERS_IN_BLOCK = 5_000_000
-#: Numbers that are multiplied while their float64, 2 MB, is in cache.
-NUMBERS_IN_CACHE = 2**18
 
 
 class Parts:
@@ -86,37 +84,6 @@ class Parts:
         step = max(1, NUMBERS_IN_BLOCK // (T * d))
         for at in range(0, n, step):
             yield self.data[at : at + step]
-
-
-def products(x: Tensor, directions: Tensor) -> Tensor:
-    """x_t' w for each direction w, in float64 on the CPU, of x in any dtype.
-
-    Numbers are converted a piece at a time, and multiplied while they are in cache: of float16 in a third of the time
-    that a copy in float64 takes with its products.
-
-    Args:
-        x: (n, T, d).
-        directions: (c, d), float64.
-
-    Returns:
-        (c, n, T).
-
-    Example:
-        >>> products(torch.ones(1, 2, 3, dtype=torch.float16), torch.eye(3).double()).sum(0).tolist()
-        [[3.0, 3.0]]
-    """
-    flat = x.detach().flatten(0, 1)
-    count, d = flat.shape
-    step = max(1, NUMBERS_IN_CACHE // d)
-    out, room = torch.empty(len(directions), count, dtype=torch.float64), torch.empty(step, d, dtype=torch.float64)
-    # Of numbers of two bytes: by way of float32 they take half the time.
-    between = torch.empty(step, d) if x.dtype.itemsize < 4 else None
-    for at in range(0, count, step):
-        piece = flat[at : at + step]
-        m = len(piece)
-        piece = room[:m].copy_(piece if between is None else between[:m].copy_(piece))
-        out[:, at : at + m] = directions @ piece.T
-    return out.view(len(directions), *x.shape[:2])
 
 
 def _double(t: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from lightning_maxmargin.core import Sequences, TokenSelector, select, take_token, without_copies
-from lightning_maxmargin.core.ahead import beside
+from lightning_maxmargin.core.ahead import beside, by_thread
 from lightning_maxmargin.core.attention import masked_softmax
 from lightning_maxmargin.core.model import Output
+from lightning_maxmargin.core.products import products
 from lightning_maxmargin.core.ranks import Ranks
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.keys import LIMITS, Value, measured_by
@@ -30,7 +31,7 @@ from lightning_maxmargin.metrics.margin import label_rows
 from lightning_maxmargin.metrics.selection import selected_mass
 from lightning_maxmargin.probe.geometry import Geometry
 from lightning_maxmargin.probe.own import OwnNumbers
-from lightning_maxmargin.probe.parts import Parts, Tally, products
+from lightning_maxmargin.probe.parts import Parts, Tally
 
 if TYPE_CHECKING:
     from lightning_maxmargin.svm import JointSolution, Solution
@@ -132,8 +133,8 @@ class Probe:
 
         Args:
             model: of which.
-            threads: two where nothing else is done meanwhile: of many keys the label SVM is then solved beside the
-                attention's. The numbers are the same.
+            threads: two where nothing else is done meanwhile: two then look at many keys, and one solves the label SVM
+                while the other solves the attention's. The numbers are the same.
 
         Raises: on several processes, what one of them fails at, on all.
         """
@@ -142,7 +143,7 @@ class Probe:
 
         def look() -> tuple[bool, Tensor]:
             nonlocal seen
-            seen = self._look(model)
+            seen = self._look(model, threads)
             moved = self._selected is None or not torch.equal(seen.selected, self._selected)
             return moved, seen.selected
 
@@ -170,11 +171,11 @@ class Probe:
 
     # --- this process's sequences -----------------------------------------------------------------------------
 
-    def _look(self, model: TokenSelector) -> Seen:
+    def _look(self, model: TokenSelector, threads: int) -> Seen:
         """Goes once over all sequences of this process, a block at a time."""
         outputs, chosen, queries, others, gamma, at = [], [], [], [], [], 0
         has_gamma = _has_gamma(model)
-        for block, output, token_values in self._looks(model):
+        for block, output, token_values in self._looks(model, threads):
             alpha = select(output.scores, block.mask)
             outputs.append(output)
             if self.train == "head":
@@ -195,7 +196,7 @@ class Probe:
         self._others = selected, torch.cat(others)
         return Seen(joined, selected, torch.cat(chosen), z, self._others[1], torch.cat(gamma) if gamma else None)
 
-    def _looks(self, model: TokenSelector) -> Iterator[tuple[Sequences, Output, Tensor | None]]:
+    def _looks(self, model: TokenSelector, threads: int) -> Iterator[tuple[Sequences, Output, Tensor | None]]:
         """Blocks, what the model says of them, and v'x_it (m, T) where that is known along the way.
 
         Of many keys that are the values too, and are asked about by one prompt, two products are all that is needed:
@@ -208,8 +209,13 @@ class Probe:
                 yield block, model(block), None
             return
         directions = torch.stack([model.direction, model.head])
-        for block in self._parts.as_they_are():
-            scores, token_values = products(block.keys, directions)
+
+        def read(block: Sequences) -> tuple[Sequences, Tensor]:
+            return block, products(block.keys, directions)
+
+        blocks = self._parts.as_they_are()
+        for block, both in by_thread(read, blocks, threads, threads) if threads > 1 else map(read, blocks):
+            scores, token_values = both
             attention = masked_softmax(scores, block.mask)
             yield block, Output((attention * token_values).sum(1), attention, scores), token_values
 

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.core import Sequences, TokenSelector
+from lightning_maxmargin.core import Sequences, TokenSelector, products
 from lightning_maxmargin.core.ahead import beside
 from lightning_maxmargin.probe import parts
-from lightning_maxmargin.probe.parts import products
 from lightning_maxmargin.probe.selector import Probe
 from lightning_maxmargin.svm import sources
 
@@ -55,7 +54,7 @@ def test_as_they_lie(
     few = Probe(data).measure(watched)
     monkeypatch.setattr(parts, "NUMBERS_IN_MEMORY", 0)
     monkeypatch.setattr(parts, "NUMBERS_IN_BLOCK", 7 * 30)
-    monkeypatch.setattr(parts, "NUMBERS_IN_CACHE", 4 * 5)
+    monkeypatch.setattr(products, "NUMBERS_IN_CACHE", 4 * 5)
     monkeypatch.setattr(sources, "NUMBERS", 7 * 30)
     many = Probe(data).measure(watched)
     same(few, many)
@@ -74,18 +73,6 @@ def test_copies_of_the_selected_token_have_no_part(monkeypatch: pytest.MonkeyPat
     assert few.values["margin/attention"] != 0
     monkeypatch.setattr(parts, "NUMBERS_IN_MEMORY", 0)
     same(few, Probe(data).measure(model()))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("piece", [1, 7, 8, 1000])
-def test_products_of_pieces(dtype: torch.dtype, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "NUMBERS_IN_CACHE", piece)
-    g = torch.Generator().manual_seed(0)
-    x, w = torch.randn(3, 5, 4, generator=g).to(dtype), torch.randn(2, 4, generator=g, dtype=torch.float64)
-    torch.testing.assert_close(products(x, w), torch.einsum("ntd,cd->cnt", x.double(), w), rtol=1e-14, atol=1e-14)
-    # Transposed, as mapped files may be.
-    turned = x.transpose(0, 1)
-    torch.testing.assert_close(products(turned, w), products(x, w).transpose(1, 2), rtol=1e-14, atol=1e-14)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
