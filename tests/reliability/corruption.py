@@ -29,6 +29,7 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.run.checkpoints import checksum_path, verify_checkpoint
 from lightning_maxmargin.run.content import SUM
 from tests.conftest import QUIET, config
+from tests.reliability.words import TEXTS
 
 RUNS = {
     "whole": ("--config", config("joint/tight")),
@@ -36,6 +37,7 @@ RUNS = {
         "--config", config("joint/random"), "--data.batch_size", "4", "--model.optimizer", "torch.optim.Adam",
         "--model.gradient", "centred", "--model.optimizer.lr", "0.01",
     ),
+    "text": ("--config", config("text/finetune"), "--trainer.max_epochs", "-1", "--data.train"),
 }  # fmt: skip
 SAVED_AT, END = "20", "25"
 #: Of what the checks refuse before any work, the share that goes through the whole command as well.
@@ -89,11 +91,24 @@ def kept(run_dir: Path) -> Content:
     return {name: content[name] for name in ("global_step", "state_dict", "optimizer_states")}
 
 
+def words_of(name: str) -> tuple[str, ...]:
+    """Of one of the runs; that of text reads a file."""
+    return (*RUNS[name], *([texts()] if name == "text" else []))
+
+
+@functools.cache
+def texts() -> str:
+    """A file of a dozen, made once in a process."""
+    file = scratch() / "texts.csv"
+    file.write_text(TEXTS)
+    return str(file)
+
+
 @functools.cache
 def sound(name: str) -> Sound:
     """Made once in a process."""
     folder = scratch()
-    first = command(*RUNS[name], "--run_dir", str(folder / "run"), "--trainer.max_steps", SAVED_AT)
+    first = command(*words_of(name), "--run_dir", str(folder / "run"), "--trainer.max_steps", SAVED_AT)
     assert first.status == 0, first.text
     path = folder / "run" / "checkpoints" / "last.ckpt"
     told = goes_on(name, path, folder / "end")
@@ -102,7 +117,7 @@ def sound(name: str) -> Sound:
 
 
 def goes_on(name: str, path: Path, run_dir: Path) -> Told:
-    return command(*RUNS[name], "--run_dir", str(run_dir), "--trainer.max_steps", END, "--ckpt_path", str(path))
+    return command(*words_of(name), "--run_dir", str(run_dir), "--trainer.max_steps", END, "--ckpt_path", str(path))
 
 
 def same(a: Any, b: Any) -> bool:

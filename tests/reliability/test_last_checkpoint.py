@@ -293,6 +293,6 @@ def test_killed_with_default_settings(devices: int, tmp_path: Path) -> None:
     process.wait()
     assert time.time() - last.stat().st_mtime <= 40
     end = ("--trainer.max_steps", str(step_of(newest_checkpoint(tmp_path / "mine")) + 200))
-    assert begun(*end, "--run_dir", "mine", "--ckpt_path", "last").wait(timeout=120) == 0
-    assert begun(*end, "--run_dir", "whole").wait(timeout=300) == 0
+    both = begun(*end, "--run_dir", "mine", "--ckpt_path", "last"), begun(*end, "--run_dir", "whole")
+    assert [process.wait(timeout=400) for process in both] == [0, 0]
     assert_same_run(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "mine"))
