@@ -56,6 +56,7 @@ from lightning_maxmargin.run.resume import models_in_configs, refuse_other_optim
 from lightning_maxmargin.run.run_config import RunConfig
 from lightning_maxmargin.run.shipped import is_file
 from lightning_maxmargin.run.summary import RunSummary
+from lightning_maxmargin.run.torch_flags import torch_as_before
 from lightning_maxmargin.run.wandb_end import close_wandb, tell_wandb
 from lightning_maxmargin.run.words import check_words
 
@@ -377,7 +378,7 @@ def run_trainer(about: dict[str, str], commands: dict[str, str], more_argv: Sequ
     strict: dict[str, Any] = {"exit_on_error": False}
     helps = {name: {**strict, "description": commands[name]} for name in MarginCLI.subcommands()}
     try:
-        with launchable_again():
+        with launchable_again(), torch_as_before():
             return MarginCLI(
                 pl.LightningModule,
                 pl.LightningDataModule,

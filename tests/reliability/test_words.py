@@ -217,6 +217,11 @@ print("end")
 """
 
 
+@pytest.mark.parametrize("words", [["deterministic=true"], ["deterministic=warn"], ["benchmark=true"]])
+def test_words_of_one_run_are_not_of_the_next(words: list[str], tmp_path: Path) -> None:
+    assert judged([f"--trainer.{word}" for word in words], tmp_path, refused=False) is None
+
+
 @pytest.mark.slow
 def test_runs_of_a_script_each_write_where_they_are_told(tmp_path: Path) -> None:
     """Also where some have two processes, each of which is the whole script again."""

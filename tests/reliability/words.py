@@ -37,6 +37,8 @@ CONFIGS: dict[str, tuple[str, ...]] = {
     "text/finetune": ("--data.train", "texts.csv"),
 }
 TEXTS = "text,label\n" + "".join(f"a {word} film {i},{word}\n" for i in range(6) for word in ("good", "bad"))
+#: Of the environment, as a run must leave them.
+VARIABLES = ("LOCAL_RANK", "WORLD_SIZE", "CUBLAS_WORKSPACE_CONFIG")
 #: What errors of a config as a whole may name in place of a key.
 OF_THE_FILE = ("bad.yaml", "config")
 
@@ -92,17 +94,22 @@ def judge(case: Case, folder: Path) -> str | None:
     """Runs the case in ``folder``, which is empty, and says what went wrong."""
     for name, content in case.files.items():
         (folder / name).write_bytes(content)
-    before, dtype = dict(os.environ), torch.get_default_dtype()
+    before, flags = dict(os.environ), torch_flags()
     argv = ["fit", *(("--run_dir", "run") if case.run_dir == "run" else ()), *case.argv]
     left = run(argv, folder)
-    changed = [name for name in ("LOCAL_RANK", "WORLD_SIZE") if os.environ.get(name) != before.get(name)]
-    if torch.get_default_dtype() != dtype or changed:
-        return f"silent: the process is another than before ({changed or torch.get_default_dtype()})"
+    changed = [name for name in VARIABLES if os.environ.get(name) != before.get(name)]
+    if torch_flags() != flags or changed:
+        return f"silent: the process is another than before ({changed or torch_flags()})"
     if left.status is None:
         return f"traceback: {left.err.strip().splitlines()[-1][:300]} <- {place_of(left.err)}"
     if left.status != 0:
         return wrong_refusal(case, left)
     return _wrong_run(case, left, folder)
+
+
+def torch_flags() -> tuple[Any, ...]:
+    """What torch keeps for the whole process."""
+    return torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
 
 
 def run(argv: list[str], folder: Path) -> Left:
