@@ -129,7 +129,7 @@ def _main(args: Sequence[str] | None) -> int:
 
         if not is_input(error):
             raise
-        return _fail(one_line(error), 2)
+        return _fail(one_line(error, command=argv[0] if argv else "fit"), 2)
     finally:
         # Of the process: LightningCLI reads them there, and the next call may have none of its own.
         sys.argv[:] = words

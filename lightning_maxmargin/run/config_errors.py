@@ -20,6 +20,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from jsonargparse._common import parsing_settings
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.run import parsers
 
 #: A ``class_path`` imports and runs a module, so a config from elsewhere may name these packages alone.
 TRUSTED_PACKAGES = [
@@ -69,13 +70,16 @@ def imports_allowed(trust_config: bool) -> Iterator[None]:
         sys.path[:] = path
 
 
-def one_line(error: BaseException, parser: ArgumentParser | None = None, models: Sequence[type] = ()) -> str:
+def one_line(
+    error: BaseException, parser: ArgumentParser | None = None, models: Sequence[type] = (), command: str = "fit"
+) -> str:
     """What was wrong, where, and what to do: the innermost message of a parser's nested one.
 
     Args:
         error: what parsing or instantiation raised.
         parser: offers near names for an unknown argument.
         models: classes that ``model`` may name, which offer theirs.
+        command: that the words are of.
 
     Example:
         >>> one_line(ValueError('Parser key "model.rank":\\n  Expected a <class \\'int\\'>. Got value: x'))
@@ -91,8 +95,7 @@ def one_line(error: BaseException, parser: ArgumentParser | None = None, models:
         return _unknown(".".join([*keys, unknown.group(1).removeprefix("--")]), [parser, *map(_arguments, models)])
     missing = re.search(r"following arguments are required: ([\w.]*\w)", text)
     if missing:
-        name = ".".join([*keys, missing.group(1)]) if keys else missing.group(1).split(".", 1)[-1]
-        return f"{name} is missing; give --config configs/....yaml, or --{name}"
+        return _missing(".".join([*keys, missing.group(1)]) if keys else missing.group(1), command)
     denied = re.search(r"Importing '([\w.]+)' is not allowed", text)
     reason = _denied(denied.group(1)) if denied else _unfit(text) or _reason(text)
     return ": ".join([".".join(keys), reason] if keys else [reason])
@@ -129,6 +132,18 @@ def _unknown(name: str, parsers: Sequence[ArgumentParser | None]) -> str:
     every = "--print_config" if "--print_config" in known else "--help"
     hint = f"did you mean {near[0].removeprefix('--')}?" if near else f"{every} lists every key"
     return f"unknown key {name}; {hint}"
+
+
+def _missing(name: str, command: str) -> str:
+    """What to give for a word that has to be given."""
+    maker = getattr(parsers, f"{command}_parser", None)
+    if maker is None:  # of a Trainer, each of whose keys begins with the command
+        name = name.removeprefix(f"{command}.") if name.startswith(f"{command}.") else name.split(".", 1)[-1]
+        return f"{name} is missing; give --config configs/....yaml, or --{name}"
+    options = {option for action in maker()._actions for option in action.option_strings}
+    if f"--{name}" not in options:
+        return f"{name.upper()} is missing; give it after maxmargin {command}"
+    return f"{name} is missing; give --{name}" + (" or --config" if "--config" in options else "")
 
 
 def _denied(name: str) -> str:

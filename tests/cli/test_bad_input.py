@@ -165,6 +165,20 @@ def test_fit_without_data_says_what_to_give(maxmargin: Any) -> None:
     refused(maxmargin("fit"), "data is missing; give --config configs/....yaml, or --data")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["layers"], "data.train is missing; give --data.train"),
+        (["path"], "radii is missing; give --radii or --config"),
+        (["evaluate"], "RUN_DIR is missing; give it after maxmargin evaluate"),
+        (["compare", "a"], "RUN_B is missing; give it after maxmargin compare"),
+        (["report"], "RUN_DIR is missing; give it after maxmargin report"),
+    ],
+)
+def test_a_word_that_has_to_be_given(words: list[str], said: str, maxmargin: Any) -> None:
+    refused(maxmargin(*words, plain=False), said)
+
+
 @pytest.mark.parametrize("words", [[], ["foo"], ["report"], ["report", "nothere"], ["fit"]])
 def test_wrong_command(words: list[str], maxmargin: Any) -> None:
     outcome = maxmargin(*words)
