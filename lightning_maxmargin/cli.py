@@ -117,7 +117,7 @@ def _main(args: Sequence[str] | None) -> int:
     except OSError as error:
         from lightning_maxmargin.run.config_errors import of_own_code
 
-        if error.errno == errno.ENAMETOOLONG:
+        if error.errno == errno.ENAMETOOLONG and error.filename and not of_own_code(error):
             return _fail(f"{str(error.filename)[:40]!r}... is too long for the name of a file", 2)
         if error.errno not in OF_A_DISK or of_own_code(error):
             raise

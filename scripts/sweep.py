@@ -86,7 +86,7 @@ def made(sweep: dict[str, Any], chosen: dict[str, Any], run: Path, wandb: str) -
                 lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
                 raise RunError(lines[-1])
             write_text(part / WORDS, json.dumps(words_of(sweep, chosen, Path(), wandb)) + "\n")
-    except RunError as error:
+    except (RunError, OSError) as error:
         print(f"{run.name}: {error}", file=sys.stderr)
         return None
     return dict(json.loads((run / "summary.json").read_text(encoding="utf-8")))

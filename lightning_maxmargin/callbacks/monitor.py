@@ -377,7 +377,10 @@ class Monitor(Callback):
 
 
 def loss_of_this_step(trainer: pl.Trainer) -> dict[str, float]:
-    """The loss that the training step before this has logged; nothing where it has logged none, or the mean of more."""
+    """The loss that the training step before this has logged, or the latest of a module that logs no ``step``.
+
+    Nothing where there is none, or it is the mean of more.
+    """
     results: Any = getattr(trainer, "_results", None)
     logged = None if results is None else results.get(f"training_step.{LOSS}")
     metrics = trainer.callback_metrics

@@ -14,6 +14,8 @@ from lightning_maxmargin.core import waiting
 NEAR_KEY_SHARE = 2.0**-6
 #: Numbers in one block of pairs or keys: 2 MiB of float32, which stay in cache.
 PAIR_BLOCK_NUMBERS = 2**19
+#: On a device, where each block costs its launches.
+DEVICE_PAIR_BLOCK_NUMBERS = 2**22
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def find_copies(keys: Tensor, values: Tensor, mask: Tensor | None = None, ask: b
     """
     n, T, d = keys.shape
     parts = []
-    block = max(1, PAIR_BLOCK_NUMBERS // max(1, T * T, T * d))
+    numbers = PAIR_BLOCK_NUMBERS if waiting.answers_at_once(keys) else DEVICE_PAIR_BLOCK_NUMBERS
+    block = max(1, numbers // max(1, T * T, T * d))
     # What is kept is written to memory from before the loop: pieces of it between the blocks' own would keep the heap
     # from using theirs again, .6 GB for keys of 1 GB.
     first = torch.empty(n, T, dtype=torch.int64, device=keys.device)
@@ -90,21 +93,20 @@ def _find(keys: Tensor, values: Tensor | None, mask: Tensor | None) -> tuple[Ten
     pair = ~itself if mask is None else ~itself & mask[:, :, None] & mask[:, None]
     units, sizes = _units(keys)
     # |u - w|^2 = 2 - 2 u'w for unit vectors; keys that are near are within twice that after scaling.
-    close = torch.bmm(units, units.mT) >= 1 - 2 * NEAR_KEY_SHARE**2
+    with torch.autocast(keys.device.type, enabled=False):
+        close = torch.bmm(units, units.mT) >= 1 - 2 * NEAR_KEY_SHARE**2
     larger = torch.maximum(sizes[:, :, None], sizes[:, None])
     close &= (sizes[:, :, None] - sizes[:, None]).abs() <= NEAR_KEY_SHARE * larger
     close |= larger == 0
     close &= pair
-    same = _equal_among(keys, close)
+    same = _equal_among(keys, close) if waiting.answers_at_once(keys) else _pairs_equal(keys) & pair
     several = torch.zeros_like(same[..., 0]) if values is None else (same & ~_pairs_equal(values)).any(2)
     first = torch.where(several, (same | itself).to(torch.int8).argmax(2), torch.arange(T, device=keys.device))
     return first, several.any(), (close & ~same).any(), same.any()
 
 
 def _equal_among(keys: Tensor, close: Tensor) -> Tensor:
-    """Which of the pairs (n, T, T) that are near are equal."""
-    if not waiting.answers_at_once(keys):
-        return _pairs_equal(keys) & close
+    """Which of the pairs (n, T, T) that are near are equal, where their products have the digits of float32."""
     # Most sequences have no near keys, and the hash of a token takes six times as long as the products with others.
     some = close.flatten(1).any(1).nonzero()[:, 0]
     if not len(some):

@@ -82,7 +82,7 @@ class Parts:
         """The same blocks, wherever they lie and in their own dtype."""
         n, T, d = self.data.keys.shape
         step = max(1, NUMBERS_IN_BLOCK // (T * d))
-        for at in range(0, n, step):
+        for at in range(0, max(n, 1), step):
             yield self.data[at : at + step]
 
 

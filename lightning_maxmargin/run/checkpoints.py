@@ -14,7 +14,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from lightning_maxmargin.atomic import whole, write_text
 from lightning_maxmargin.errors import InputError, OutputError
-from lightning_maxmargin.run.content import SUM, content_sum, refuse_altered, refuse_misshapen
+from lightning_maxmargin.run.content import SUM, content_sum, has_finite_weights, refuse_altered, refuse_misshapen
 
 #: What every run saves, and what was that before.
 LAST, BEFORE = "last.ckpt", "before.ckpt"
@@ -122,7 +122,7 @@ def verify_checkpoint(path: Path, goes_on: bool = False) -> dict[str, Any]:
         What it holds, on the CPU.
 
     Raises:
-        InputError: it does not match its checksum, cannot be read, or holds no weights, or none that are finite.
+        InputError: it does not match its checksum, cannot be read, or holds no weights.
     """
     verify_file(path)
     try:
@@ -140,6 +140,8 @@ def verify_checkpoint(path: Path, goes_on: bool = False) -> dict[str, Any]:
 def newest_checkpoint(run_dir: Path) -> Path:
     """The newest whole checkpoint of a run: its last one, the one before, or another in ``checkpoints/``.
 
+    One with weights that are not finite is taken where there is no other.
+
     Raises:
         InputError: there is none; the message says what is wrong with those that are there.
     """
@@ -147,12 +149,17 @@ def newest_checkpoint(run_dir: Path) -> Path:
     own = [folder / LAST, folder / BEFORE]
     others = sorted(set(folder.glob("*.ckpt")) - set(own), key=lambda path: -path.stat().st_mtime)
     reasons = []
+    doubtful = []
     for path in filter(Path.is_file, [*own, *others]):
         try:
-            verify_checkpoint(path, goes_on=True)
+            content = verify_checkpoint(path, goes_on=True)
         except InputError as error:
             reasons.append(str(error).removeprefix("ckpt_path: "))
         else:
-            return path
+            if has_finite_weights(content):
+                return path
+            doubtful.append(path)
+    if doubtful:
+        return doubtful[0]  # of a model that may hold such numbers from the start
     told = f": {reasons[0]}" if reasons else ""
     raise InputError(f"ckpt_path: last; {folder} holds no whole checkpoint{told}")

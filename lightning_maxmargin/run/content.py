@@ -122,8 +122,19 @@ def refuse_other_weights(path: Any, content: Mapping[str, Any], own: Mapping[str
             )
         if weight.is_floating_point() != own[name].is_floating_point():
             _refuse(path, f"state_dict.{name}", f"{weight.dtype}")
-        if bool(own[name].isfinite().all()) and not bool(weight.isfinite().all()):
+        if not own[name].is_meta and bool(own[name].isfinite().all()) and not bool(weight.isfinite().all()):
             raise InputError(f"ckpt_path: {path} holds weights that are not finite ({name}); use an earlier checkpoint")
+
+
+def has_finite_weights(content: Mapping[str, Any]) -> bool:
+    """Whether every weight of a checkpoint is.
+
+    Example:
+        >>> has_finite_weights({"state_dict": {"w": torch.tensor([1.0, torch.nan])}})
+        False
+    """
+    weights = content["state_dict"].values()
+    return all(x.layout != torch.strided or bool(x.isfinite().all()) for x in weights if isinstance(x, Tensor))
 
 
 def _has_nan(x: Tensor) -> bool:

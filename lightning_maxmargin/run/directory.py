@@ -25,6 +25,8 @@ RUN_DIR_VARIABLE, OWNER_VARIABLE = "MAXMARGIN_RUN_DIR", "MAXMARGIN_RUN_OWNER"
 PACKAGES = ("lightning-maxmargin", "torch", "pytorch-lightning", "torchmetrics", "wandb", "daqp", "numpy", "scipy")
 #: Bytes of the longest name of a file, and of what a run's directory has after the run's own name.
 LONGEST, STAMP = 255, len("-20260101-000000-abcdef")
+#: And of a whole path, with room for the files in it.
+LONGEST_PATH = 3_500
 #: Seconds that a process under torchrun waits for the first one's choice.
 CHOICE_TIMEOUT = 300.0
 
@@ -72,6 +74,8 @@ def _check_name(key: str, given: str) -> None:
     length = max(len(part.encode()) for part in given.split("/")) + (STAMP if key == "name" else 0)
     if length > LONGEST:
         raise InputError(f"{key}: {given[:40]!r}... is too long for a directory by {length - LONGEST} bytes")
+    if len(given.encode()) > LONGEST_PATH:
+        raise InputError(f"{key}: {given[:40]!r}... is too long for a path, by its {len(given.encode())} bytes")
 
 
 def is_requeued() -> bool:

@@ -187,10 +187,11 @@ class MarginCLI(RefusingCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self._refuse_linked()
+        if path := self.config[self.subcommand].ckpt_path:
+            refuse_other_weights(path, self.content, self.model.state_dict())
         if self.subcommand == "fit":
             config = self.config.fit
             if config.ckpt_path:
-                refuse_other_weights(config.ckpt_path, self.content, self.model.state_dict())
                 refuse_other_optimizer(config.ckpt_path, self.model, self.content)
             self.content = {}
             if hasattr(self.model, "check_data"):

@@ -1,4 +1,4 @@
-"""Calls of a service that may hang, made on a thread of their own: nobody waits for one longer than a few seconds."""
+"""Calls of a service that may hang, made on a thread of their own: who waits for one says for how long."""
 
 from __future__ import annotations
 

@@ -48,6 +48,10 @@ def log_config(trainer: pl.Trainer, config: dict[str, Any]) -> None:
             logger.log_hyperparams(found)
 
 
+def _text(config: dict[str, Any]) -> str:
+    return str(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+
 class RunConfig(SaveConfigCallback):
     """Keeps ``config.yaml`` in the run directory, ready for ``--config``: without the directory itself."""
 
@@ -56,12 +60,15 @@ class RunConfig(SaveConfigCallback):
         self.goes_on = goes_on  # in its own directory
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if trainer.is_global_zero and stage == "fit":
+        """Not yet: what the module's own setup or the checkpoint is refused for leaves the files as they are."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
             config = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
             # The same run gone on with begins nowhere else.
             for name in ("run_dir", "ckpt_path") if self.goes_on else ("run_dir",):
                 config.pop(name, None)
-            write_text(Path(trainer.default_root_dir) / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+            write_text(Path(trainer.default_root_dir) / "config.yaml", _text(config))
             for logger in trainer.loggers:
                 if isinstance(logger, RowsLogger):
                     logger.begin()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,10 @@ class MarginWandbLogger(WandbLogger):
     """W&B that never costs a training run, with an axis for every metric.
 
     Without a key, a network, a disk or a server it warns once and goes on offline, or not at all; no step waits for it,
-    and where it does not answer for eight seconds (its service is stopped, the server hangs) it is given up. The run id
-    is kept in ``wandb_id.txt`` of the run directory, so that a run that goes on there goes on with its W&B run. Each
-    key of :mod:`~lightning_maxmargin.keys` is drawn against its own axis, all else against ``trainer/global_step``.
+    and where its service does not answer for eight seconds it is given up. A run that is over waits for what is left to
+    be sent to a server, at most ten minutes or until Ctrl-C. The run id is kept in ``wandb_id.txt`` of the run
+    directory, so that a run that goes on there goes on with its W&B run. Each key of
+    :mod:`~lightning_maxmargin.keys` is drawn against its own axis, all else against ``trainer/global_step``.
 
     Args:
         run_dir: the run directory; the W&B run lies there, or in ``WANDB_DIR``.
@@ -137,27 +139,30 @@ class MarginWandbLogger(WandbLogger):
             if self._offline or service_is_stopped():
                 raise
         rank_zero_warn("W&B is sending what is left of the run; Ctrl-C leaves it on disk for `wandb sync`")
-        return ended.result(SENDING)
+        try:
+            return ended.result(SENDING)
+        except KeyboardInterrupt:
+            # Of the sending alone: the run is over, and its files are written.
+            raise TimeoutError from None
 
     def _waited(self, call: Callable[[], Any], message: str, seconds: float | None = PATIENCE) -> Any:
         mode = os.environ.get("WANDB_MODE")
         try:
-            if seconds is None:
-                return self._guarded(call, message)
-            return self._guarded(lambda: self._calls.now(call, seconds), message, seconds)
+            return self._guarded(call if seconds is None else lambda: self._calls.now(call, seconds), message)
         finally:
             # Lightning sets it, and the next run of this process would take it for the user's word.
             os.environ.pop("WANDB_MODE", None)
             os.environ |= {} if mode is None else {"WANDB_MODE": mode}
 
-    def _guarded(self, call: Callable[[], Any], message: str, seconds: float = PATIENCE) -> Any:
+    def _guarded(self, call: Callable[[], Any], message: str) -> Any:
         """The call's result, or None and one warning when W&B or the disk fails, or W&B does not answer."""
         if self._lost:
             return None
+        begun = time.monotonic()
         try:
             return call()
         except TimeoutError:
-            self._give_up(f"{message} (no answer in {seconds:g} s)")
+            self._give_up(f"{message} (no answer in {max(time.monotonic() - begun, 0.1):.1g} s)")
             end_service()
             self._experiment = None
         except Exception as error:  # of W&B's own kinds, the system's, and of a service that has died
@@ -186,12 +191,12 @@ def end_service() -> None:
 def service_is_stopped() -> bool:
     """Whether W&B's own process is stopped or gone, and will send nothing."""
     service = _service()
-    if service is None or service.poll() is not None:
-        return True
+    if service is None:
+        return False  # another process's, of which nothing is known here
     try:
         state = Path(f"/proc/{service.pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False  # another system than Linux does not say
+        return bool(service.poll() is not None)  # another system than Linux does not say
     return state in "TtZX"
 
 

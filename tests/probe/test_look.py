@@ -12,7 +12,8 @@ from lightning_maxmargin.core import Sequences, TokenSelector, products
 from lightning_maxmargin.core.ahead import beside
 from lightning_maxmargin.probe import parts
 from lightning_maxmargin.probe.selector import Probe
-from lightning_maxmargin.svm import sources
+from lightning_maxmargin.svm import distributed
+from lightning_maxmargin.svm.sources import BlockShards, MappedSource
 
 
 def problem(dtype: torch.dtype, own_values: bool, masked: bool, count: int = 40) -> Sequences:
@@ -55,8 +56,14 @@ def test_as_they_lie(
     monkeypatch.setattr(parts, "NUMBERS_IN_MEMORY", 0)
     monkeypatch.setattr(parts, "NUMBERS_IN_BLOCK", 7 * 30)
     monkeypatch.setattr(products, "NUMBERS_IN_CACHE", 4 * 5)
-    monkeypatch.setattr(sources, "NUMBERS", 7 * 30)
+    # Blocks of seven sequences, and of labels, also where the solvers look; however few there are.
+    monkeypatch.setattr(distributed, "NUMBERS", 35)
+    monkeypatch.setattr(distributed, "NUMBERS_AT_ONCE", 0)
+    monkeypatch.setattr(MappedSource.__init__, "__defaults__", (7 * 30,))
+    checked, check = [], BlockShards._checked
+    monkeypatch.setattr(BlockShards, "_checked", lambda self, *given: checked.append(1) or check(self, *given))
     many = Probe(data).measure(watched)
+    assert len(checked) >= 6
     same(few, many)
     threads = Probe(data).measure(watched, threads=2)
     assert threads.values == many.values

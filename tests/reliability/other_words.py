@@ -19,12 +19,12 @@ from tests.reliability.words import (
     TEXTS,
     Case,
     Left,
-    files_of,
     misspelt,
     names_of,
     path_of,
     place_of,
     run,
+    state_of_process,
     word_of,
     wrong_refusal,
 )
@@ -33,6 +33,25 @@ from tests.reliability.words import (
 LARGEST = 1e4
 #: What a command that reads a run may be given in its place.
 NO_RUNS = ("", ".", "..", "nowhere", "texts.csv", "a\x00b", "r" * 300, "/proc", "[bold]x[/red]", "empty")
+#: What a command says whatever else is wrong; those of a Trainer check its words and the config first.
+OF_ALL = {"reproduce": ("no experiment",), **dict.fromkeys(("layers", "path", "evaluate", "compare", "report"), ())}
+#: What a command writes beside what it is told to.
+WRITTEN = {"predict": {"predictions.jsonl", "predictions.html"}, "path": {"run"}}
+#: What is said of what stands in the place of a run.
+NAMED = (
+    "run",
+    "RUN",
+    "model/",
+    "experiment",
+    "summary",
+    "texts",
+    "documents",
+    "data",
+    "unknown",
+    "unrecognized",
+    "name",
+    "file",
+)
 #: Words that end a command before it does anything, and those whose values are none of its own.
 HELPS = ("help", "print_config")
 
@@ -116,7 +135,7 @@ def value_of_an_option(command: str, rng: random.Random) -> Case:
     key = rng.choice(options_of(command))
     word = word_of(rng.choice([x for x in STRANGE if not _is_long(x)]))
     # A file or column that is not there is named itself; reproduce has been asked for an experiment that is none.
-    names = (*names_of(key), *([word[:20]] if word else []), "trainer", "config", "no experiment")
+    names = (*names_of(key), *([word[:20]] if len(word) > 2 else []), *OF_ALL.get(command, ("trainer", "config")))
     return Case([command, *good(command, rng), f"--{key}={word}"], names)
 
 
@@ -134,11 +153,11 @@ def no_run(command: str, rng: random.Random) -> Case:
     words, place = good(command, rng), rng.choice(NO_RUNS)
     if rng.random() < 0.3:
         return Case(
-            [command, *words, place or "x"], ("",), refused=None if command in ("reproduce", "compare") else True
+            [command, *words, place or "x"], NAMED, refused=None if command in ("reproduce", "compare") else True
         )
     at = next((i for i, word in enumerate(words) if word in (finished().text, finished().paper)), 0)
     words[at] = place
-    return Case([command, *words], ("",), refused=True)
+    return Case([command, *words], NAMED, refused=True)
 
 
 def trial(rng: random.Random) -> str | None:
@@ -156,10 +175,14 @@ def judge(case: Case, folder: Path) -> str | None:
     """Runs the case in ``folder``, which is empty, and says what went wrong."""
     (folder / "texts.csv").write_text(TEXTS)
     (folder / "empty").mkdir()
-    runs = finished()
+    runs, state = finished(), state_of_process()
     before = runs.contents()
     left: Left = run(case.argv, folder)
     now = runs.contents()
+    if state_of_process() != state:
+        return f"silent: the process is another than before ({state_of_process()})"
+    if (folder / "texts.csv").read_text() != TEXTS:
+        return "silent: the user's file is another"
     if left.status is None:
         return f"traceback: {left.err.strip().splitlines()[-1][:300]} <- {place_of(left.err)}"
     changed = sorted(Path(name).name for name in {*before, *now} if before.get(name) != now.get(name))
@@ -168,10 +191,9 @@ def judge(case: Case, folder: Path) -> str | None:
         return f"silent: changed {changed[:5]} of a run"
     if left.status != 0:
         return wrong_refusal(case, left)
-    strangers = [name for name in left.new if name.startswith("../")]
-    if strangers or case.refused:
-        return f"silent: {strangers or 'accepted'}"
-    return None if files_of(folder) else "silent: took the user's file away"
+    told = WRITTEN.get(case.argv[0], set()) | {word.partition("=")[2] or word for word in case.argv}
+    strangers = [name for name in left.new if not any(name == t or name.startswith(f"{t}/") for t in told if t)]
+    return f"silent: {strangers or 'accepted'}" if strangers or case.refused else None
 
 
 def _is_long(value: Any) -> bool:

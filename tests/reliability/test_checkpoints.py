@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_maxmargin.run.checkpoints import verify_checkpoint
+from lightning_maxmargin.run.checkpoints import newest_checkpoint, verify_checkpoint
 from lightning_maxmargin.run.content import SUM, content_sum
 from tests.conftest import config, fit_once
 
@@ -44,6 +44,32 @@ def test_a_flipped_bit_is_seen(seed: int, saved: Path, maxmargin: Any) -> None:
     content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     saved.write_bytes(content)
     refused(maxmargin(*WORDS, "--ckpt_path", str(saved)), "last.ckpt", "damaged")
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+@pytest.mark.parametrize("command", ["fit", "predict"])
+def test_weights_that_are_not_finite(number: float, command: str, saved: Path, maxmargin: Any, tmp_path: Path) -> None:
+    """Also where its sum is right: whoever saved it had no guard."""
+    content = torch.load(saved, weights_only=True)
+    content["state_dict"]["selector.W"].fill_(number)
+    del content[SUM]
+    torch.save({**content, SUM: content_sum(content)}, saved)
+    Path(f"{saved}.sha256").unlink()
+    refused(maxmargin(command, *WORDS[1:3], "--ckpt_path", str(saved)), "last.ckpt", "not finite (selector.W)")
+    assert not (tmp_path / "predictions.jsonl").exists()
+
+
+def test_of_several_the_newest_with_finite_weights(saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    before, last = (Path(shutil.copy(saved, folder / name)) for name in ("before.ckpt", "last.ckpt"))
+    content = torch.load(saved, weights_only=True)
+    content["state_dict"]["selector.W"].fill_(torch.nan)
+    del content[SUM]
+    torch.save({**content, SUM: content_sum(content)}, last)
+    assert newest_checkpoint(tmp_path / "run") == before
+    before.unlink()
+    assert newest_checkpoint(tmp_path / "run") == last
 
 
 @pytest.mark.parametrize("checksum", ["kept", "lost"])

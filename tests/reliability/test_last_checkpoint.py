@@ -260,6 +260,20 @@ def test_a_run_on_text_goes_on_in_its_own_directory(tmp_path: Path, maxmargin: A
     assert not [path for path in (tmp_path / "mine").iterdir() if path.name.startswith(".")]
 
 
+def test_a_run_that_is_refused_late_leaves_its_files(tmp_path: Path, maxmargin: Any) -> None:
+    """By the module's own setup, which comes after that of the callbacks."""
+    words = ("fit", "--config", config("ensemble/random"), "--data.B", "4", *QUIET, "--run_dir", "mine")
+    assert maxmargin(*words, "--trainer.max_steps", "4").status == 0
+    rows = tmp_path / "mine" / "metrics.csv"
+    names = rows.read_text().splitlines()[0].split(",")
+    with rows.open("a") as file:
+        file.write(",".join("9" if name == "step" else "" for name in names) + "\n")
+    before = {name: (tmp_path / "mine" / name).read_bytes() for name in ("metrics.csv", "config.yaml")}
+    again = maxmargin(*words, "--ckpt_path", "last", "--trainer.max_steps", "8", "--trainer.precision", "bf16-true")
+    assert again.status == 2, again.err
+    assert {name: (tmp_path / "mine" / name).read_bytes() for name in before} == before
+
+
 def test_last_of_what_is_not_there(tmp_path: Path, maxmargin: Any, capfd: pytest.CaptureFixture[str]) -> None:
     outcome = maxmargin(*MINIBATCH, "--run_dir", "none", "--ckpt_path", "last")
     assert outcome.status == 2
@@ -294,5 +308,10 @@ def test_killed_with_default_settings(devices: int, tmp_path: Path) -> None:
     assert time.time() - last.stat().st_mtime <= 40
     end = ("--trainer.max_steps", str(step_of(newest_checkpoint(tmp_path / "mine")) + 200))
     both = begun(*end, "--run_dir", "mine", "--ckpt_path", "last"), begun(*end, "--run_dir", "whole")
-    assert [process.wait(timeout=400) for process in both] == [0, 0]
+    try:
+        assert [process.wait(timeout=400) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
     assert_same_run(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "mine"))

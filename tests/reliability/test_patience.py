@@ -6,9 +6,13 @@ import os
 import pickle
 import threading
 import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lightning_maxmargin.run import wandb_logger
 from lightning_maxmargin.run.patience import Patience
 
 
@@ -75,3 +79,29 @@ def test_its_own_thread_is_told_apart() -> None:
     calls = Patience()
     assert calls.now(lambda: calls.is_here) is True
     assert calls.is_here is False
+
+
+def test_an_interrupt_of_the_sending_is_none_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is over: what W&B has not sent is on disk."""
+
+    class Sends:
+        id = "x"
+
+        def finish(self) -> None:
+            time.sleep(3)
+
+    class Interrupted(Future[Any]):
+        asked = 0
+
+        def result(self, timeout: float | None = None) -> Any:
+            self.asked += 1
+            raise TimeoutError if self.asked == 1 else KeyboardInterrupt
+
+    logger = wandb_logger.MarginWandbLogger(tmp_path, "a", offline=True)
+    logger._experiment, logger._offline = Sends(), False
+    monkeypatch.setattr(wandb_logger, "service_is_stopped", lambda: False)
+    monkeypatch.setattr(wandb_logger, "end_service", lambda: None)
+    monkeypatch.setattr(logger._calls, "begin", lambda call: Interrupted())
+    with pytest.warns(UserWarning, match="did not close its run"):
+        logger.close()
+    assert logger._experiment is None

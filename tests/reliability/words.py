@@ -94,12 +94,11 @@ def judge(case: Case, folder: Path) -> str | None:
     """Runs the case in ``folder``, which is empty, and says what went wrong."""
     for name, content in case.files.items():
         (folder / name).write_bytes(content)
-    before, flags = dict(os.environ), torch_flags()
+    before = state_of_process()
     argv = ["fit", *(("--run_dir", "run") if case.run_dir == "run" else ()), *case.argv]
     left = run(argv, folder)
-    changed = [name for name in VARIABLES if os.environ.get(name) != before.get(name)]
-    if torch_flags() != flags or changed:
-        return f"silent: the process is another than before ({changed or torch_flags()})"
+    if state_of_process() != before:
+        return f"silent: the process is another than before ({state_of_process()})"
     if left.status is None:
         return f"traceback: {left.err.strip().splitlines()[-1][:300]} <- {place_of(left.err)}"
     if left.status != 0:
@@ -107,9 +106,13 @@ def judge(case: Case, folder: Path) -> str | None:
     return _wrong_run(case, left, folder)
 
 
-def torch_flags() -> tuple[Any, ...]:
-    """What torch keeps for the whole process."""
-    return torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+def state_of_process() -> dict[str, Any]:
+    """What a command must leave as it was."""
+    return {
+        "dtype": torch.get_default_dtype(), "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "warns": torch.is_deterministic_algorithms_warn_only_enabled(), "benchmark": torch.backends.cudnn.benchmark,
+        **{name: os.environ.get(name) for name in VARIABLES},
+    }  # fmt: skip
 
 
 def run(argv: list[str], folder: Path) -> Left:

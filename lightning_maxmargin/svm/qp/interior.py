@@ -156,4 +156,6 @@ def interior(rows: Rows, b: Array, tol: float = 1e-12, max_iter: int = 80, begun
         # Every few steps y is formed afresh, so that its updates do not add up their rounding.
         if at % 5 == 4:
             state.y = rows.times(state.lam)
+    else:
+        at = max(first, max_iter)
     return Interior(state.lam, state.z, at, rows, state)
