@@ -70,6 +70,10 @@ def imports_allowed(trust_config: bool) -> Iterator[None]:
         sys.path[:] = path
 
 
+#: Commands whose parser puts them before the keys.
+OF_A_TRAINER = ("fit", "validate", "test", "predict")
+
+
 def one_line(
     error: BaseException, parser: ArgumentParser | None = None, models: Sequence[type] = (), command: str = "fit"
 ) -> str:
@@ -137,8 +141,9 @@ def _unknown(name: str, parsers: Sequence[ArgumentParser | None]) -> str:
 def _missing(name: str, command: str) -> str:
     """What to give for a word that has to be given."""
     maker = getattr(parsers, f"{command}_parser", None)
-    if maker is None:  # of a Trainer, each of whose keys begins with the command
-        name = name.removeprefix(f"{command}.") if name.startswith(f"{command}.") else name.split(".", 1)[-1]
+    if maker is None:  # of a Trainer, of whose keys some begin with the command
+        first, _, rest = name.partition(".")
+        name = rest if first in OF_A_TRAINER and rest else name
         return f"{name} is missing; give --config configs/....yaml, or --{name}"
     options = {option for action in maker()._actions for option in action.option_strings}
     if f"--{name}" not in options:
