@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from lightning_maxmargin.errors import InputError, NonFiniteError, OutputError, RankError
 from lightning_maxmargin.run.shipped import with_files, with_text
+from lightning_maxmargin.run.variables import RUN_DIR_VARIABLE
 
 TRUST_FLAG = "--trust-config"
 #: Errors of the system that say nothing of this program: a disk that is full, broken, gone or not to be written.
@@ -215,8 +216,6 @@ def _text_command(command: str, args: list[str]) -> int:
 def _interrupted(argv: Sequence[str]) -> int:
     if argv[:1] != ["fit"]:
         return _fail("interrupted; run the command again", 1)
-    from lightning_maxmargin.run.directory import RUN_DIR_VARIABLE
-
     run_dir = Path(os.environ.get(RUN_DIR_VARIABLE, "."))
     if not (run_dir / "checkpoints" / "last.ckpt").is_file():
         return _fail("interrupted before there was a checkpoint; run the command again", 1)

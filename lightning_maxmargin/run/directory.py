@@ -17,11 +17,10 @@ from pathlib import Path
 from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.run.variables import OWNER_VARIABLE, RUN_DIR_VARIABLE
 
 #: Names of SLURM jobs that are shells, from which Lightning takes nothing.
 SHELLS = ("bash", "interactive")
-#: Tells the processes that a launcher starts from the same command line where the first one writes, and who that is.
-RUN_DIR_VARIABLE, OWNER_VARIABLE = "MAXMARGIN_RUN_DIR", "MAXMARGIN_RUN_OWNER"
 PACKAGES = ("lightning-maxmargin", "torch", "pytorch-lightning", "torchmetrics", "wandb", "daqp", "numpy", "scipy")
 #: Bytes of the longest name of a file, and of what a run's directory has after the run's own name.
 LONGEST, STAMP = 255, len("-20260101-000000-abcdef")

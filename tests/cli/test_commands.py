@@ -167,3 +167,20 @@ def test_a_monitor_of_the_users_own_stands_in_for_ours(maxmargin: Any, tmp_path:
     rows = (outcome.run_dir / "metrics.csv").read_text().splitlines()
     at = rows[0].split(",").index("margin/attention")
     assert sum(row.split(",")[at] != "" for row in rows[1:]) == 3  # steps 1, 10 and 100
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "reproduce"])
+def test_an_interrupt_while_it_is_imported_is_one_line(command: str) -> None:
+    """Lightning, half of which is there then, is not asked for more."""
+    code = (
+        "import sys, lightning_maxmargin.cli as cli\n"
+        "def stopped(*_): raise KeyboardInterrupt\n"
+        "cli._run = stopped\n"
+        "status = cli.main(sys.argv[1:])\n"
+        "assert not {'pytorch_lightning', 'torch'} & set(sys.modules)\n"
+        "sys.exit(status)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, command], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("maxmargin: error: interrupted")
+    assert done.stderr.count("\n") == 1
