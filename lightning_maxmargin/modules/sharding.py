@@ -62,17 +62,35 @@ def _parts_of(encoder: nn.Module) -> list[nn.Module]:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether some of its weights are in parts over processes."""
-    from torch.distributed.tensor import DTensor
+    """Whether some of its weights are in parts over processes, also while an evaluation has put them together."""
+    from torch.distributed.fsdp import FSDPModule
 
-    return any(isinstance(p, DTensor) for p in module.parameters())
+    return any(isinstance(part, FSDPModule) for part in module.modules())
+
+
+def evaluate_without_inference_mode(trainer: pl.Trainer) -> None:
+    """Lets a trainer evaluate under ``torch.no_grad`` instead, which gives the same numbers.
+
+    FSDP2 counts the versions of the weights that it gathers, and tensors of inference mode have none: with one process
+    every evaluation raised. Lightning takes ``no_grad`` by itself under Gloo, but not under NCCL.
+    """
+    for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
+        loop.inference_mode = False
 
 
 @torch.no_grad()
-def share_start(module: nn.Module) -> None:
-    """Gives all processes the first one's weights, in place, as DDP does: draws differ where one has encoded before."""
+def share_start(module: nn.Module, device: str) -> None:
+    """Gives all processes the first one's weights, in place, as DDP does: draws differ where one has encoded before.
+
+    Args:
+        module: with its weights where they were loaded.
+        device: the kind of device over which the processes talk; NCCL takes nothing from the CPU. One weight at a time
+            is there, since not every device holds a whole encoder.
+    """
     for x in (*module.parameters(), *module.buffers()):
-        dist.broadcast(x.data, 0)
+        sent = x.data.to(device).contiguous()
+        dist.broadcast(sent, 0)
+        x.data.copy_(sent)
 
 
 @torch.no_grad()

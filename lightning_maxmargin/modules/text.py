@@ -23,6 +23,7 @@ from lightning_maxmargin.core.attention import masked_softmax
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.modules.sharding import (
     average_gradients,
+    evaluate_without_inference_mode,
     is_sharded,
     shard_encoder,
     share_start,
@@ -175,8 +176,9 @@ class TextSelection(pl.LightningModule):
     def configure_model(self) -> None:
         """Under ``ModelParallelStrategy`` the encoder's weights lie in parts; p, W and v are whole everywhere."""
         if self.device_mesh is not None and self.model is not None and not is_sharded(self.model):
-            share_start(self.model)
+            share_start(self.model, self.device_mesh.device_type)
             shard_encoder(self.model.encoder, self.device_mesh)
+            evaluate_without_inference_mode(self.trainer)
 
     def gather_model(self) -> None:
         """Puts a whole model in the place of a sharded one, on all processes, which all must call it."""

@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.profilers import Profiler
+from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -212,6 +213,9 @@ class MarginCLI(RefusingCLI):
         if self.subcommand == "fit":
             refuse_unlogged(trainer.callbacks, self.model, self.datamodule)  # type: ignore[attr-defined]
             leave_last_to_the_run(trainer.callbacks, self.run_dir / "checkpoints")  # type: ignore[attr-defined]
+        elif self._is_text and isinstance(trainer.strategy, ModelParallelStrategy):
+            # Its weights go into parts of a model, which has to be there; with others the checkpoint makes the model.
+            self.datamodule.names = list(self.content.get("text", {}).get("names", []))
         self.ranks.timeout = limit_waiting(trainer.strategy, self.config[self.subcommand].timeout)
         check_nodes(trainer)
         if self.subcommand == "fit":

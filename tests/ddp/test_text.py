@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.conftest import QUIET, ROOT
 from tests.text.conftest import reviews, tiny_encoder, write_rows  # noqa: F401  (a fixture)
@@ -114,3 +115,30 @@ def test_a_sharded_encoder_trains_as_a_whole_one(
     saved = load_model(tmp_path / "sharded" / "model").state_dict()
     name = next(n for n in weights(tmp_path / "sharded") if "selectors" in n)
     torch.testing.assert_close(saved[name.removeprefix("model.")], weights(tmp_path / "sharded")[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "processes"), [("tests.ddp.nccl_like", 1), ("lightning_maxmargin", 2)])
+def test_a_sharded_run_is_evaluated_by_its_own_config(
+    script: str, processes: int, tiny_encoder: Path, tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    """Each command that takes its checkpoint, sharded again; under NCCL, where Lightning would take inference mode."""
+    fit = words(tmp_path, tiny_encoder, "--model.finetune_layers", "1", *QUIET)
+    size = ("--trainer.devices", str(processes), "--trainer.strategy.data_parallel_size", str(processes))
+    sharded = ("--config", "trainer/fsdp2", "--trainer.accelerator", "cpu", *size, "--run_dir", str(tmp_path / "run"))
+    again = ("--config", str(tmp_path / "run/config.yaml"), "--ckpt_path", str(tmp_path / "run/checkpoints/last.ckpt"))
+    test = str(tmp_path / "test.jsonl")
+    for call in (
+        (*fit, *sharded), ("test", *again), ("validate", *again, "--data.val", test),
+        ("predict", *again, "--data.predict", test, "--output", str(tmp_path / "p.jsonl")),
+        ("fit", *again, "--run_dir", str(tmp_path / "on"), *QUIET),
+    ):  # fmt: skip
+        there = {**os.environ, "PYTHONPATH": str(ROOT)}
+        call = [sys.executable, "-m", script, *call]
+        done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, env=there, timeout=300)
+        assert done.returncode == 0, done.stderr
+    assert [row["index"] for row in lines(tmp_path / "p.jsonl")] == list(range(13))
+    # Nothing was left to train: the checkpoint's weights, whole.
+    on = load_file(tmp_path / "on" / "model" / "model.safetensors")
+    for name, x in weights(tmp_path / "run").items():
+        assert torch.equal(on[name.removeprefix("model.")], x), name
