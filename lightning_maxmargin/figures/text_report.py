@@ -64,9 +64,11 @@ def verdict(run: RunFiles) -> str:
     if accuracy is not None:
         parts.append(f"{_percent(accuracy)} of the test documents are classified correctly.")
     if val is not None:
-        of = "Of the validation documents" if accuracy is not None else "Of the validation documents (there is no test)"
+        of, are = "Of the validation documents", "are"
+        if accuracy is None:
+            of, are = f"{of} (there is no test)", "are classified correctly"
         without = f"; mean pooling, without attention, gets {_percent(pool['accuracy']['val'])}" if pool else ""
-        parts.append(f"{of} {_percent(val)} are{without}.")
+        parts.append(f"{of} {_percent(val)} {are}{without}.")
     return " ".join(parts)
 
 
