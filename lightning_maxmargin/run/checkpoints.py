@@ -108,7 +108,7 @@ def verify_file(path: Path) -> None:
     except Exception as error:  # of what is no zip file, or whose directory is damaged, zipfile raises many kinds
         raise InputError(f"ckpt_path: {path} is no whole checkpoint ({type(error).__name__}); use another") from error
     if damaged is not None:
-        raise InputError(f"ckpt_path: {path} is damaged in its part {damaged}; use an earlier checkpoint")
+        raise InputError(f"ckpt_path: {path} is damaged in its part {damaged!r}; use an earlier checkpoint")
 
 
 def verify_checkpoint(path: Path, goes_on: bool = False) -> dict[str, Any]:

@@ -33,12 +33,17 @@ def read_scores(path: str | Path, split: Split) -> dict[int, Tensor]:
     Raises:
         InputError: another number of lines, or a line that does not fit its document.
     """
-    rows = objects(whole_text(Path(path)), str(path))
+    try:
+        rows = objects(whole_text(Path(path)), str(path))
+    except InputError as error:
+        raise InputError(f"scores: {error}") from error
     if len(rows) != len(split):
-        raise InputError(f"{path}: {len(rows)} lines for {len(split)} test documents; give one a document, in order")
+        raise InputError(
+            f"scores: {path}: {len(rows)} lines for {len(split)} test documents; give one a document, in order"
+        )
     found = {}
     for i, row in enumerate(rows):
-        parts = _parts(row, split.documents.texts[i], f"{path}, line {i + 1}")
+        parts = _parts(row, split.documents.texts[i], f"scores: {path}, line {i + 1}")
         if parts is not None:
             found[i] = _by_unit(*parts, split, i)
     return found

@@ -210,8 +210,19 @@ def test_a_part_that_does_not_match_its_sum_is_named(tmp_path: Path) -> None:
     content = path.read_bytes()
     at = content.index(torch.ones(64).numpy().tobytes())
     path.write_bytes(content[:at] + b"\x01" + content[at + 1 :])
-    with pytest.raises(InputError, match=f"is damaged in its part {name}"):
+    with pytest.raises(InputError, match=f"is damaged in its part '{name}'"):
         verify_file(path)
+
+
+def test_a_part_with_a_name_of_several_lines_is_told_in_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(path, "w") as parts:
+        parts.writestr("a\nb", b"content")
+    path.write_bytes(path.read_bytes().replace(b"content", b"contend"))
+    with pytest.raises(InputError) as found:
+        verify_file(path)
+    assert "part 'a\\nb'" in str(found.value)
+    assert "\n" not in str(found.value)
 
 
 def test_the_newest_whole_one(tmp_path: Path) -> None:

@@ -183,6 +183,8 @@ def _overridden(kept: Any, key: str, value: Any) -> str | None:
         return None
     if isinstance(value, str) and (kept == _read(value) or _equal(kept, _read(value))):
         return None  # as YAML reads 0x10
+    if isinstance(kept, str) and _equal(_read(kept), value):
+        return None  # an option that is text keeps the word for a number, .inf
     return f"silent: {key} is {kept!r}, not {value!r}"
 
 

@@ -322,7 +322,8 @@ def test_documents_without_marks(maxmargin: Any, finished: Path, tmp_path: Path)
         (["RUN", "--data", "missing.jsonl"], "there is no file or folder 'missing.jsonl'; name the test documents"),
         (["RUN", "--data", "other.jsonl"], "document 1 has the label 'new', which the model does not know"),
         (["RUN", "--group", "author"], "has no column 'author'; it has text, label"),
-        (["RUN", "--scores", "missing.jsonl"], "missing.jsonl: cannot be read"),
+        (["RUN", "--scores", "missing.jsonl"], "scores: missing.jsonl: cannot be read"),
+        (["RUN", "--scores", ""], "scores: .: cannot be read"),
         (["RUN", "--baselines", "some"], "baselines: expected"),
     ],
 )
