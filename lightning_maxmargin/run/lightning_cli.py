@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.strategies import ModelParallelStrategy
@@ -44,6 +43,7 @@ from lightning_maxmargin.run.config_errors import (
 from lightning_maxmargin.run.content import SUM, refuse_other_weights
 from lightning_maxmargin.run.directory import last_checkpoint, make_run_dir, plan_run_dir, remove_empty
 from lightning_maxmargin.run.finish import finish_fit, refuse_existing
+from lightning_maxmargin.run.flat import flattened
 from lightning_maxmargin.run.last_checkpoint import LastCheckpoint, leave_last_to_the_run
 from lightning_maxmargin.run.loggers import WANDB_WORDS, WandbMode, run_loggers
 from lightning_maxmargin.run.processes import (
@@ -53,8 +53,16 @@ from lightning_maxmargin.run.processes import (
     requeue_job,
 )
 from lightning_maxmargin.run.refusing_cli import RefusingCLI
-from lightning_maxmargin.run.resume import models_in_configs, refuse_other_optimizer, refuse_other_words
-from lightning_maxmargin.run.run_config import RunConfig
+from lightning_maxmargin.run.resume import (
+    configs_of,
+    kept_words,
+    other_data,
+    refuse_nothing_left,
+    refuse_other_optimizer,
+    refuse_other_words,
+    words_said,
+)
+from lightning_maxmargin.run.run_config import RunConfig, plain_config
 from lightning_maxmargin.run.shipped import is_file
 from lightning_maxmargin.run.summary import RunSummary
 from lightning_maxmargin.run.torch_flags import torch_as_before
@@ -67,6 +75,7 @@ DEFAULTS = {
     "max_steps": 10_000, "max_epochs": -1, "enable_model_summary": False, "devices": 1, "log_every_n_steps": 10,
 }  # fmt: skip
 LINKED = ("dim", "value_dim", "query_dim", "num_classes")  # options of the model that follow from the data
+LINKED_WORDS = [f"model.{key}" for key in LINKED]
 OWN_MODELS = (JointSelection, Ensemble)
 FIT_CALLBACKS = {"monitor": MarginMonitor, "tokens": TokenMonitor, "guard": FiniteGuard}
 
@@ -146,12 +155,23 @@ class MarginCLI(RefusingCLI):
             self.content = verify_checkpoint(Path(path), self.config.subcommand == "fit")
             self._tell_if_unsummed(path)
             self.step = int(self.content.get("global_step", 0))
-            if self.config.subcommand == "fit":
-                _need_steps(path, self.step, self.config.fit.trainer.max_steps)
-                kept = {k: x for k, x in self.content.get("hyper_parameters", {}).items() if k not in LINKED}
-                model = (config.get("model") or Namespace()).as_dict()
-                refuse_other_words(path, kept, model.get("init_args") or {}, sys.argv[1:])
+        if path is None or self.config.subcommand != "fit":
+            super()._parse_ckpt_path()
+            return
+        refuse_nothing_left(path, self.content, config.trainer)
+        kept = {name: x for name, x in kept_words(self.content).items() if name not in LINKED_WORDS}
+        refuse_other_words(path, kept, self._words(), words_said(sys.argv[1:]))
+        config.seed_everything = kept.get("seed_everything", config.seed_everything)
         super()._parse_ckpt_path()
+        # What the model itself has not kept, and nobody says: its optimizer, its schedule, the size of the batches.
+        refuse_other_words(path, kept, self._words())
+        if other := other_data(kept, self._words()):
+            rank_zero_warn(f"ckpt_path: {path} goes on with other data: {', '.join(other[:5])}")
+
+    def _words(self) -> dict[str, Any]:
+        """All that this command is told, by the names of the command line."""
+        subcommand = self.config.subcommand
+        return dict(flattened(plain_config(self._parser(subcommand), self.config[subcommand])))
 
     def _tell_if_unsummed(self, path: str) -> None:
         """What Lightning's own Trainer or an earlier version has saved vouches for nothing."""
@@ -259,7 +279,7 @@ class MarginCLI(RefusingCLI):
         checkpoints = config.get("enable_checkpointing") is not False
         self.saver = saver = LastCheckpoint(self.run_dir / "checkpoints")
         self.interrupt = Interrupt(saver)
-        extra: list[Any] = [RunSummary(self.run_dir, self.config.fit.name), self.interrupt]
+        extra: list[Any] = [RunSummary(self.run_dir, self.config.fit.name, self.step), self.interrupt]
         if config.get("enable_progress_bar") is not False:
             show = ("ensemble/settled", "direction_gap/strict", "norm/attention")
             extra.append(StepProgress(show) if isinstance(self.model, Ensemble) else StepProgress())
@@ -294,6 +314,8 @@ class MarginCLI(RefusingCLI):
             if self.trainer.is_global_zero:
                 print(requeue_job(self.run_dir))
             return
+        if self.trainer.global_step == self.step and not self.interrupt.stopped:
+            raise InputError(f"trainer: nothing was trained, the run is at step {self.step} as before; see max_time")
         tested: dict[str, Any] = {}
         if self.datamodule.has_split("test") and is_overridden("test_step", self.model):
             words: dict[str, Any] = {"datamodule": self.datamodule, "ckpt_path": self._trained(), "verbose": False}
@@ -339,12 +361,6 @@ class MarginCLI(RefusingCLI):
                 print(f"{path} ({sum(1 for _ in file):,} documents)" if self._is_text else path)
 
 
-def _need_steps(path: str, step: int, max_steps: int) -> None:
-    """Refuses a checkpoint that is already where the run would end: Lightning would train nothing without a word."""
-    if 0 <= max_steps <= step:
-        raise InputError(f"ckpt_path: {path} is at step {step} of {max_steps}; raise --trainer.max_steps to go on")
-
-
 def names_a_model(argv: Sequence[str]) -> bool:
     """Whether these arguments, or the configs that they name, give the class of the model.
 
@@ -354,7 +370,7 @@ def names_a_model(argv: Sequence[str]) -> bool:
     """
     if any(given == "--model" or given.startswith("--model=") for given in argv):
         return True
-    found = models_in_configs(argv)
+    found = [config.get("model") for config in configs_of(argv)]
     return any(isinstance(model, str) or (isinstance(model, Mapping) and "class_path" in model) for model in found)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +12,94 @@ import torch
 import yaml
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.run.flat import flattened
 from lightning_maxmargin.run.shipped import FLAGS
+
+#: Key of a checkpoint: what its run was told.
+CONFIG = "config"
+#: Words beside those of the model that a run goes on with as it began.
+OF_THE_CHECKPOINT = ("seed_everything", "data.batch_size")
+#: How data are read, which changes nothing of them.
+READING = ("data.num_workers", "data.prefetch", "data.pin_memory", "data.cache_dir")
 
 #: Options of an optimizer that a module sets of each of its groups, from options of its own.
 OF_THE_MODULE = ("params", "lr", "initial_lr", "weight_decay", "name")
 
 
-def refuse_other_words(path: str, kept: Mapping[str, Any], now: Mapping[str, Any], argv: Sequence[str]) -> None:
-    """Refuses options of the model, on the command line or in a config, that are not those of the checkpoint.
+def kept_words(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run of a checkpoint was told, by the names of the command line.
+
+    The whole of its config where a run of ours has saved it, else the options that the model itself has kept.
+
+    Example:
+        >>> kept_words({"hyper_parameters": {"rank": 3}}), kept_words({"config": {"model.rank": 3}})
+        ({'model.rank': 3}, {'model.rank': 3})
+    """
+    own, of_model = content.get(CONFIG), content.get("hyper_parameters")
+    return dict(own) if isinstance(own, Mapping) else dict(flattened({"model": dict(of_model)})) if of_model else {}
+
+
+def refuse_other_words(
+    path: str, kept: Mapping[str, Any], now: Mapping[str, Any], said: Collection[str] | None = None
+) -> None:
+    """Refuses words that are not those of the checkpoint, where these are what the run goes on with.
+
+    That is so of the model with its optimizer and schedule, of the seed, and of the batches, whose place in the epoch
+    is kept.
 
     Args:
         path: of the checkpoint.
-        kept: the model's options that it was trained with.
-        now: those of the configuration.
-        argv: the command line, whose configs are read.
+        kept: what its run was told.
+        now: what this one is.
+        said: the words to look at, by :func:`words_said`; None is all.
 
     Raises:
-        InputError: one differs. What nobody says is the checkpoint's.
+        InputError: one differs.
     """
-    for name in dict.fromkeys(words_of_the_model(argv)):
-        if name in kept and name in now and not _same(now[name], kept[name]):
+    for name in now if said is None else said:
+        of_it = name == "model" or name.startswith("model.") or name in OF_THE_CHECKPOINT
+        if of_it and name in kept and name in now and not _same(now[name], kept[name]):
             raise InputError(
-                f"ckpt_path: {path} was trained with model.{name} {kept[name]}, not {now[name]}; go on with the run's "
+                f"ckpt_path: {path} was trained with {name} {kept[name]}, not {now[name]}; go on with the run's "
                 "own config.yaml, or leave that out"
             )
+
+
+def refuse_nothing_left(path: str, content: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint that is already where the run would end: Lightning would train nothing without a word.
+
+    Args:
+        path: of the checkpoint.
+        content: of it.
+        trainer: what is said of the Trainer.
+
+    Raises:
+        InputError: it is at the last step or epoch.
+    """
+    done = {"step": content.get("global_step"), "epoch": _epochs(content)}
+    for unit, made in done.items():
+        most = trainer.get(f"max_{unit}s")
+        if made is not None and most is not None and 0 <= most <= made:
+            raise InputError(f"ckpt_path: {path} is at {unit} {made} of {most}; raise --trainer.max_{unit}s to go on")
+
+
+def _epochs(content: Mapping[str, Any]) -> int | None:
+    """How many are over, by Lightning's own count; None where there is none."""
+    found: Any = content.get("loops")
+    for key in ("fit_loop", "epoch_progress", "current", "processed"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, int) else None
+
+
+def other_data(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is said of the data otherwise than when the checkpoint was made, but for how they are read.
+
+    Example:
+        >>> other_data({"data.seed": 0, "data.num_workers": 2}, {"data.seed": 1, "data.num_workers": 0})
+        ['data.seed 1 (was 0)']
+    """
+    of_data = [name for name in now if name.startswith("data") and name in kept and name not in READING]
+    return [f"{name} {now[name]} (was {kept[name]})" for name in of_data if not _same(now[name], kept[name])]
 
 
 def refuse_other_optimizer(path: str, model: Any, content: Mapping[str, Any]) -> None:
@@ -76,38 +141,59 @@ def optimizer_name(optimizer: torch.optim.Optimizer) -> str:
     return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
 
 
-def words_of_the_model(argv: Sequence[str]) -> Iterator[str]:
-    """Names of the model's options that this command line gives, or a config that it names.
+def words_said(argv: Sequence[str]) -> list[str]:
+    """Names of all that this command line says, or a config that it names.
 
     Example:
-        >>> list(words_of_the_model(["--model.lr", ".1", "--model.init_args.rank=3", "--data.seed", "1"]))
-        ['lr', 'rank']
+        >>> words_said(["--model.lr", ".1", "--model.init_args.rank=3", "--config", "{data: {seed: 1}}"])
+        ['model.lr', 'model.rank', 'data.seed']
     """
-    for word in argv:
-        if word.startswith("--model."):
-            yield word.removeprefix("--model.").removeprefix("init_args.").partition("=")[0].partition(".")[0]
-    for model in models_in_configs(argv):
-        if isinstance(model, Mapping):
-            yield from model.get("init_args") or model
+    said = []
+    for word, following in zip_longest(argv, argv[1:], fillvalue=""):
+        if word.startswith("--") and word.split("=")[0] not in FLAGS:
+            name, given, value = word.removeprefix("--").replace(".init_args", "").partition("=")
+            inner = _read(value if given else following)
+            # A class or a dictionary in one word says all that is in it.
+            said += [name, *(flattened(inner, name) if isinstance(inner, dict) else ())]
+    for config in configs_of(argv):
+        said += flattened(config)
+    return list(dict.fromkeys(x if isinstance(x, str) else x[0] for x in said))
 
 
-def models_in_configs(argv: Sequence[str]) -> Iterator[Any]:
-    """What each config that this command line names says of the model; what is wrong with a file is told elsewhere.
+def configs_of(argv: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The configs that this command line names; what is wrong with a file is told elsewhere.
 
     Example:
-        >>> list(models_in_configs(["--config", "model: {rank: 3}", "--config=model: my.Model"]))
-        [{'rank': 3}, 'my.Model']
+        >>> list(configs_of(["--config", "model: {rank: 3}", "--config=model: my.Model"]))
+        [{'model': {'rank': 3}}, {'model': 'my.Model'}]
     """
-    configs = [b for a, b in pairwise(argv) if a in FLAGS] + [a.partition("=")[2] for a in argv if "--config=" in a]
-    for config in configs:
+    named = [b for a, b in pairwise(argv) if a in FLAGS] + [a.partition("=")[2] for a in argv if "--config=" in a]
+    for config in named:
         try:
-            text = Path(config).read_text(encoding="utf-8") if Path(config).is_file() else config
-            yield yaml.safe_load(text)["model"]
-        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+            found = _read(Path(config).read_text(encoding="utf-8") if Path(config).is_file() else config)
+        except (OSError, ValueError):
             continue
+        if isinstance(found, dict):
+            yield found
+
+
+def _read(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
 
 
 def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, str) and isinstance(b, str):
+        return a == b or (_named(a) is not None and _named(a) is _named(b))
     if isinstance(a, Sequence) and isinstance(b, Sequence) and not isinstance(a, str):
         return len(a) == len(b) and all(map(_same, a, b))
     return bool(a == b)
+
+
+def _named(name: str) -> Any:
+    """The class of this name, which may have several; None where its module is not imported (nothing is for this)."""
+    module, _, own = name.rpartition(".")
+    found = getattr(sys.modules.get(module), own, None)
+    return found if isinstance(found, type) else None

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import yaml
-from pytorch_lightning.cli import SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 
 from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.run.directory import versions
+from lightning_maxmargin.run.flat import flattened
+from lightning_maxmargin.run.resume import CONFIG
 from lightning_maxmargin.run.rows import RowsLogger
-
-
-def flattened(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a config by the name that the command line has for it.
-
-    Example:
-        >>> dict(flattened({"data": {"class_path": "RandomData", "init_args": {"seed": 3}}, "sizes": [1, 2]}))
-        {'data': 'RandomData', 'data.seed': 3, 'sizes': [1, 2]}
-    """
-    if isinstance(config, dict) and config:
-        for key, value in config.items():
-            # A class is its own name, and its arguments stand below it.
-            inner = name if key in ("class_path", "init_args") else f"{name}.{key}" if name else str(key)
-            yield from flattened(value, inner)
-    elif isinstance(config, list) and any(isinstance(x, dict) for x in config):
-        for i, value in enumerate(config):
-            yield from flattened(value, f"{name}.{i}")
-    else:
-        yield name, config
 
 
 def log_config(trainer: pl.Trainer, config: dict[str, Any]) -> None:
@@ -46,6 +29,11 @@ def log_config(trainer: pl.Trainer, config: dict[str, Any]) -> None:
     for logger in trainer.loggers:
         if not isinstance(logger, CSVLogger):
             logger.log_hyperparams(found)
+
+
+def plain_config(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
+    """A parsed config in YAML's own kinds, with all that nobody has said."""
+    return dict(yaml.safe_load(parser.dump(config, skip_unset=False)))
 
 
 def _text(config: dict[str, Any]) -> str:
@@ -62,9 +50,16 @@ class RunConfig(SaveConfigCallback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Not yet: what the module's own setup or the checkpoint is refused for leaves the files as they are."""
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # By which another word is refused when the run goes on; in the kinds that weights_only loads.
+        words = dict(flattened(plain_config(self.parser, self.config)))
+        checkpoint[CONFIG] = json.loads(json.dumps(words, default=str))
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            config = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+            config = plain_config(self.parser, self.config)
             # The same run gone on with begins nowhere else.
             for name in ("run_dir", "ckpt_path") if self.goes_on else ("run_dir",):
                 config.pop(name, None)

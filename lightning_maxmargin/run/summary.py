@@ -30,13 +30,14 @@ class RunSummary(Callback):
     Args:
         run_dir: the run directory.
         name: of the run.
+        start: the step that it goes on from. A fit that ends there has trained nothing, and leaves all as it was.
     """
 
-    def __init__(self, run_dir: Path, name: str) -> None:
-        self.run_dir, self.name = run_dir, name
+    def __init__(self, run_dir: Path, name: str, start: int = 0) -> None:
+        self.run_dir, self.name, self.start = run_dir, name, start
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or trainer.global_step == self.start:
             return
         values: dict[str, Any] = {}
         for monitor in trainer.callbacks:  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ LEAST = {
 #: Of a number that a machine counts with.
 MOST = 2**63 - 1
 #: With zero of these a run would end as one that is done, and has trained nothing.
-TRAINS_NOTHING = ("max_epochs", "limit_train_batches")
+TRAINS_NOTHING = ("max_steps", "max_epochs", "limit_train_batches")
 #: Processes on a core that are a slip of the pen: each takes .5 GB.
 MOST_PROCESSES_PER_CORE = 32
 SEEDS = 2**32 - 1
@@ -62,6 +63,9 @@ def _check_training(trainer: Mapping[str, Any]) -> None:
     for key in TRAINS_NOTHING:
         if trainer.get(key) is not None and trainer[key] == 0:
             raise InputError(f"trainer.{key}: {trainer[key]} trains nothing; leave it out, or give a positive number")
+    time = trainer.get("max_time")
+    if time is not None and not any(map(int, re.findall(r"\d+", str(time)))):
+        raise InputError(f"trainer.max_time: {time} trains nothing; leave it out, or give a longer one")
     interval = trainer.get("val_check_interval")
     if isinstance(interval, int | float) and not interval > 0:
         raise InputError(f"trainer.val_check_interval: {interval}; expected a positive number")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
+import yaml
+from pytorch_lightning.callbacks import Callback
 
 from lightning_maxmargin.callbacks import Interrupt
 from lightning_maxmargin.callbacks.interrupt import STOP
@@ -217,9 +221,12 @@ def test_the_same_words_go_on(part: Path, maxmargin: Any) -> None:
         (["--model.inner_steps", "7"], "model.inner_steps 1000, not 7"),
         (["--model.attention_init", "normal"], "model.attention_init"),
         (["--model.parametrization", "p"], "model.parametrization W, not p"),
-        (["--model.optimizer", "torch.optim.Adam"], "of the optimizer lightning_maxmargin.optim"),
-        (["--model.optimizer", "lightning_maxmargin.optim.AcceleratedMargin"], "of the optimizer"),
-        (["--model.optimizer", "lightning_maxmargin.optim.SignDescent"], "of the optimizer"),
+        (["--model.optimizer", "torch.optim.Adam"], "model.optimizer lightning_maxmargin.optim"),
+        (
+            ["--model.optimizer", "lightning_maxmargin.optim.AcceleratedMargin"],
+            "model.optimizer lightning_maxmargin.optim",
+        ),
+        (["--model.optimizer", "lightning_maxmargin.optim.SignDescent"], "model.optimizer lightning_maxmargin.optim"),
     ],
 )
 def test_another_word_is_refused(part: Path, words: list[str], said: str, maxmargin: Any) -> None:
@@ -237,6 +244,93 @@ def test_a_config_that_says_otherwise_is_refused(part: Path, tmp_path: Path, max
     assert outcome.status == 2
     assert "model.attention_lr 0.2, not 0.3" in outcome.error
     assert "config.yaml" in outcome.error
+
+
+SGD = (*FULL, "--model.optimizer", "torch.optim.SGD", "--model.gradient", "centred", "--model.optimizer.lr", "0.1")
+SCHEDULED = ("--model.optimizer.init_args.momentum", "0.9", "--data.batch_size", "4", "--seed_everything", "3")
+
+
+@pytest.fixture(scope="module")
+def scheduled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of an optimizer, batches and a seed that the checkpoint's model does not keep itself."""
+    return fit_once(tmp_path_factory.mktemp("scheduled"), *SGD[1:], *SCHEDULED, "--trainer.max_steps", "20").run_dir
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model.optimizer.lr", "0.5"], "model.optimizer.lr 0.1, not 0.5"),
+        (["--model.optimizer.weight_decay", "0.5"], "model.optimizer.weight_decay"),
+        (["--model.optimizer.momentum", "0.5"], "model.optimizer.momentum 0.9, not 0.5"),
+        (["--data.batch_size", "5"], "data.batch_size 4, not 5"),
+        (["--data.batch_size", "null"], "data.batch_size 4, not None"),
+        (["--seed_everything", "4"], "seed_everything 3, not 4"),
+        (["--config", "model: {init_args: {optimizer: {init_args: {nesterov: true}}}}"], "model.optimizer.nesterov"),
+        (["--model", "{class_path: JointSelection, init_args: {head_lr: 0.7}}"], "model.head_lr"),
+    ],
+)
+def test_each_word_of_the_checkpoint_is_refused(scheduled: Path, words: list[str], said: str, maxmargin: Any) -> None:
+    outcome = goes_on(maxmargin, scheduled, *words)
+    assert outcome.status == 2, outcome.err
+    assert said in outcome.error
+    assert not outcome.run_dir.exists()
+
+
+def test_what_nobody_says_is_the_checkpoints(scheduled: Path, maxmargin: Any) -> None:
+    outcome = goes_on(maxmargin, scheduled, *SGD[3:], *SCHEDULED[:4], named=config("joint/random"))
+    assert outcome.status == 0, outcome.err
+    assert yaml.safe_load((outcome.run_dir / "config.yaml").read_text())["seed_everything"] == 3
+    for left_out in ("--data.batch_size", "--model.optimizer.init_args.momentum"):
+        words = [*SGD[3:], *SCHEDULED[:4]]
+        at = words.index(left_out)
+        outcome = goes_on(maxmargin, scheduled, *words[:at], *words[at + 2 :], named=config("joint/random"))
+        assert outcome.status == 2
+        assert left_out.removeprefix("--").replace(".init_args", "") in outcome.error
+
+
+def test_other_data_are_told(scheduled: Path, maxmargin: Any) -> None:
+    with pytest.warns(UserWarning, match="goes on with other data: data.seed 77"):
+        assert goes_on(maxmargin, scheduled, "--data.seed", "77").status == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--trainer.max_steps", "-1", "--trainer.max_epochs", "2"], "at epoch 6 of 2; raise --trainer.max_epochs"),
+        (["--trainer.max_steps", "7"], "at step 20 of 7; raise --trainer.max_steps"),
+        (["--trainer.max_steps", "0"], "trainer.max_steps: 0 trains nothing"),
+        (["--trainer.max_time", "00:00:00:00"], "trainer.max_time: 00:00:00:00 trains nothing"),
+        (["--trainer.max_time", "{hours: 0}"], "trains nothing"),
+    ],
+)
+def test_a_run_that_would_train_nothing_is_refused(
+    scheduled: Path, words: list[str], said: str, maxmargin: Any
+) -> None:
+    outcome = goes_on(maxmargin, scheduled, *words)
+    assert outcome.status == 2, outcome.err
+    assert said in outcome.error
+    assert not outcome.run_dir.exists()
+
+
+class Over(Callback):
+    """Ends the run before its first step, as a timer does that a checkpoint says is over."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = True
+        trainer.fit_loop.epoch_loop.max_steps = trainer.global_step
+
+
+def test_a_run_that_has_trained_nothing_says_so_and_changes_no_summary(
+    scheduled: Path, tmp_path: Path, maxmargin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Interrupt, "on_train_start", Over.on_train_start)
+    run = Path(shutil.copytree(scheduled, tmp_path / "run"))
+    before = (run / "summary.json").read_bytes()
+    words = ("--config", str(run / "config.yaml"), "--trainer.max_steps", "80", "--run_dir", str(run))
+    outcome = maxmargin("fit", *words, "--ckpt_path", "last")
+    assert outcome.status == 2
+    assert "nothing was trained" in outcome.error
+    assert (run / "summary.json").read_bytes() == before
 
 
 def test_another_option_of_the_optimizer_is_refused(maxmargin: Any, tmp_path: Path) -> None:
