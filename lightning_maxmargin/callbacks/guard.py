@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,10 @@ class FiniteGuard(Callback):
         self._at_once, self._later = True, LaterCheck({})
         # With the step that each begins at, as far back as one may be asked for.
         self._batches: list[tuple[int, Any]] = []
+        self._infinite: set[str] = set()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._infinite = infinite_buffers(pl_module)
         for optimizer in trainer.optimizers:
             check_options(optimizer)
 
@@ -144,7 +147,11 @@ class FiniteGuard(Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, NonFiniteError) and is_finite(pl_module):
-            trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last_good.ckpt")
+            ruined = ruined_state(trainer, self._infinite)
+            if ruined not in dict(pl_module.named_buffers()):
+                # With what the optimizer remembers, where that is good as well.
+                path = Path(trainer.default_root_dir) / "checkpoints" / "last_good.ckpt"
+                trainer.save_checkpoint(path, weights_only=ruined is not None)
 
     def _read(self, pl_module: pl.LightningModule, now: bool = False) -> None:
         """Stops if it is known by now, or asked now, that a gradient was not finite."""
@@ -196,3 +203,33 @@ def _moving(optimizer: Optimizer) -> list[Tensor]:
 def is_finite(pl_module: pl.LightningModule) -> bool:
     """Whether all weights that this process holds are finite."""
     return all(bool(torch.isfinite(own_part(p)).all()) for p in pl_module.parameters())
+
+
+def infinite_buffers(pl_module: pl.LightningModule) -> set[str]:
+    """Names of buffers that hold infinities, as masks do."""
+    return {name for name, x in pl_module.named_buffers() if not bool(own_part(x).isfinite().all())}
+
+
+def ruined_state(trainer: pl.Trainer, but: Collection[str] = ()) -> str | None:
+    """What is not finite beside the weights, of this process: a buffer, or what an optimizer remembers of a weight.
+
+    Such a run trains on without a NaN in any gradient: with an infinite second moment Adam moves its weight no more.
+
+    Args:
+        trainer: of the run.
+        but: buffers that were infinite from the start.
+
+    Returns:
+        Its name, or None.
+    """
+    module = trainer.lightning_module
+    for name, x in module.named_buffers():
+        if name not in but and not bool(own_part(x).isfinite().all()):
+            return name
+    names = {p: name for name, p in module.named_parameters()}
+    for optimizer in trainer.optimizers:
+        for p, kept in optimizer.state.items():
+            for option, x in kept.items():
+                if isinstance(x, Tensor) and x.ndim and not bool(own_part(x).isfinite().all()):
+                    return f"{option} of {names.get(p, 'a parameter')} in {type(optimizer).__name__}"
+    return None

@@ -12,6 +12,8 @@ import torch
 from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning.callbacks import Callback
 
+from lightning_maxmargin.callbacks.guard import is_finite
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAVE, STOP, REQUEUE = 1, 2, 3
 
@@ -72,7 +74,14 @@ class Interrupt(Callback):
         if asked > SAVE:
             self.stopped, self.requeue, trainer.should_stop = True, asked == REQUEUE, True
             if not saves:
-                trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
+                self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        """Where nobody else saves; by the saver all the same, which knows what is none to go on from."""
+        if self._saver is not None:
+            self._saver.save(trainer)
+        elif is_finite(trainer.lightning_module):
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for s, handler in self._before.items():

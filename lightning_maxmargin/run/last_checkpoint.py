@@ -12,7 +12,8 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_maxmargin.atomic import link_whole
-from lightning_maxmargin.callbacks.guard import is_finite
+from lightning_maxmargin.callbacks.guard import infinite_buffers, is_finite, ruined_state
+from lightning_maxmargin.errors import NonFiniteError
 from lightning_maxmargin.run.checkpoints import BEFORE, LAST, checksum_path
 from lightning_maxmargin.run.resume import optimizer_name
 
@@ -41,6 +42,7 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, folder: Path, every: float = SAVE_EVERY) -> None:
         self.folder, self.every, self.due = folder, every, False
         self._saved_at, self._saved_step, self._warned = time.monotonic(), -1, False
+        self._infinite: set[str] = set()
 
     @property
     def is_time(self) -> bool:
@@ -48,7 +50,7 @@ class LastCheckpoint(Checkpoint):
         return time.monotonic() - self._saved_at >= self.every
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._saved_at = time.monotonic()
+        self._saved_at, self._infinite = time.monotonic(), infinite_buffers(pl_module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         # At the last step here and not at the end of fit: by then Lightning has closed the epoch and dropped the
@@ -74,10 +76,19 @@ class LastCheckpoint(Checkpoint):
         Args:
             trainer: of the run.
             go_on: whether a checkpoint that cannot be written is a warning, and the one before stays.
+
+        Raises:
+            NonFiniteError: a buffer, or what an optimizer remembers, is not finite: nothing more would be learnt.
         """
         self.due, self._saved_at = False, time.monotonic()
         if not trainer.strategy.reduce_boolean_decision(is_finite(trainer.lightning_module), all=True):
             return
+        ruined = ruined_state(trainer, self._infinite)
+        if not trainer.strategy.reduce_boolean_decision(ruined is None, all=True):
+            raise NonFiniteError(
+                f"{ruined or 'a number of another process'} is not finite by step {trainer.global_step}: "
+                f"checkpoints/{LAST} is of before; lower the learning rate, or clip gradients"
+            )
         if trainer.is_global_zero:
             keep_before(self.folder / LAST)
         writer: Any = trainer.strategy.checkpoint_io

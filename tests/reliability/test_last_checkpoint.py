@@ -20,10 +20,11 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_maxmargin import JointSelection
-from lightning_maxmargin.callbacks import Interrupt
+from lightning_maxmargin.callbacks import FiniteGuard, Interrupt
+from lightning_maxmargin.callbacks.interrupt import STOP
 from lightning_maxmargin.cli import main
 from lightning_maxmargin.data import RandomData
-from lightning_maxmargin.errors import InputError, OutputError
+from lightning_maxmargin.errors import InputError, NonFiniteError, OutputError
 from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, newest_checkpoint, verify_checkpoint, verify_file
 from lightning_maxmargin.run.last_checkpoint import LastCheckpoint
 from tests.conftest import config
@@ -34,19 +35,74 @@ WORDS_OF_LABELS = (("fine", "good"), ("dull", "bad"))
 QUIET = ("--report", "false", "--trainer.enable_progress_bar", "false")
 
 
-def trained(folder: Path, every: float, callbacks: Any = (), **options: Any) -> pl.Trainer:
+def trained(
+    folder: Path, every: float, callbacks: Any = (), model: pl.LightningModule | None = None, **options: Any
+) -> pl.Trainer:
     saver = LastCheckpoint(folder / "checkpoints", every)
     trainer = pl.Trainer(
         max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=folder, plugins=[CheckedCheckpointIO()], callbacks=[*callbacks, Interrupt(saver), saver],
         **{"max_steps": 6, **options},
     )  # fmt: skip
-    trainer.fit(JointSelection(dim=5, inner_steps=1), datamodule=RandomData(n=4, d=5))
+    trainer.fit(model or JointSelection(dim=5, inner_steps=1), datamodule=RandomData(n=4, d=5))
     return trainer
 
 
 def step_of(path: Path) -> int:
     return int(torch.load(path, weights_only=True)["global_step"])
+
+
+class Ruin(pl.Callback):
+    """What no gradient shows: a statistic, or what Adam remembers, overflows in step 3."""
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        if trainer.global_step == 3:
+            kept = pl_module.statistic if self.part == "statistic" else trainer.optimizers[0].state[
+                next(pl_module.parameters())][self.part]  # fmt: skip
+            kept[0] = torch.inf
+
+
+def with_statistic() -> pl.LightningModule:
+    model = JointSelection(dim=5, inner_steps=1, gradient="centred", optimizer=torch.optim.Adam, attention_lr=0.1)
+    model.register_buffer("statistic", torch.zeros(2))
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    return model
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+@pytest.mark.parametrize("part", ["statistic", "exp_avg_sq"])
+def test_a_run_whose_state_is_ruined_ends_and_keeps_the_checkpoint_before(
+    part: str, guarded: bool, tmp_path: Path
+) -> None:
+    watchers = [Ruin(part), *([FiniteGuard()] if guarded else [])]
+    with pytest.raises(NonFiniteError, match=rf"{part}.* is not finite by step 3: checkpoints/last.ckpt is of before"):
+        trained(tmp_path, 0.0, watchers, with_statistic())
+    assert step_of(tmp_path / "checkpoints" / "last.ckpt") == 2
+    verify_checkpoint(tmp_path / "checkpoints" / "last.ckpt", goes_on=True)
+    good = tmp_path / "checkpoints" / "last_good.ckpt"
+    assert good.exists() == (guarded and part != "statistic")
+    if good.exists():
+        assert "optimizer_states" not in torch.load(good, weights_only=True)
+
+
+def test_an_interrupted_run_without_checkpoints_saves_nothing_that_is_ruined(tmp_path: Path) -> None:
+    class Stop(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            interrupt._asked = STOP if trainer.global_step == 3 else 0
+
+    saver = LastCheckpoint(tmp_path / "checkpoints", 1e9)
+    interrupt = Interrupt(saver)
+    trainer = pl.Trainer(
+        max_epochs=-1, max_steps=6, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_checkpointing=False, enable_model_summary=False, default_root_dir=tmp_path,
+        plugins=[CheckedCheckpointIO()], callbacks=[Ruin("exp_avg_sq"), Stop(), interrupt],
+    )  # fmt: skip
+    with pytest.raises(NonFiniteError):
+        trainer.fit(with_statistic(), datamodule=RandomData(n=4, d=5))
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
 
 
 def test_by_its_clock_and_the_one_before(tmp_path: Path) -> None:
