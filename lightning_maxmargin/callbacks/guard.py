@@ -226,7 +226,7 @@ def ruined_state(trainer: pl.Trainer, but: Collection[str] = ()) -> str | None:
     for name, x in module.named_buffers():
         if name not in but and not bool(own_part(x).isfinite().all()):
             return name
-    names = {p: name for name, p in module.named_parameters()}
+    names: dict[Tensor, str] = {p: name for name, p in module.named_parameters()}
     for optimizer in trainer.optimizers:
         for p, kept in optimizer.state.items():
             for option, x in kept.items():

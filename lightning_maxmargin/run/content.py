@@ -126,6 +126,45 @@ def refuse_other_weights(path: Any, content: Mapping[str, Any], own: Mapping[str
             raise InputError(f"ckpt_path: {path} holds weights that are not finite ({name}); use an earlier checkpoint")
 
 
+def refuse_loading_others(
+    path: Any, dtype: torch.dtype | None, model: torch.nn.Module, weights: Mapping[str, Any], *_: Any
+) -> None:
+    """A hook before a model is loaded: refuses what it cannot take as it is.
+
+    Lightning raises a page of missing names, and casts other kinds of numbers without a word.
+
+    Args:
+        path: of the checkpoint.
+        dtype: of the floating numbers that training holds; None is what the model has by now.
+        model: that is loaded.
+        weights: of the checkpoint.
+
+    Raises:
+        InputError: a weight is missing (but for a model with ``strict_loading`` off), is not the model's, or is of
+            another dtype than the run's.
+    """
+    own = model.state_dict()
+    if getattr(model, "strict_loading", True):
+        for names, told in ((own.keys() - weights.keys(), "lacks"), (weights.keys() - own.keys(), "also holds")):
+            if names:
+                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+                raise InputError(f"ckpt_path: {path} is of another model: it {told} {min(names)}{more}; use another")
+    for name, weight in weights.items():
+        mine = own.get(name)
+        if not isinstance(mine, Tensor) or not isinstance(weight, Tensor) or not weight.is_floating_point():
+            continue
+        expected = dtype or mine.dtype
+        if weight.dtype != expected and mine.is_floating_point():
+            raise InputError(
+                f"ckpt_path: {path} holds {_dtype(weight.dtype)} ({name}), and this command {_dtype(expected)}; give "
+                "the trainer.precision that it was trained with"
+            )
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def has_finite_weights(content: Mapping[str, Any]) -> bool:
     """Whether every weight of a checkpoint is.
 

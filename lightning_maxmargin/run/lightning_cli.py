@@ -7,6 +7,7 @@ import sys
 import time
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from lightning_maxmargin.run.config_errors import (
     of_own_code,
     one_line,
 )
-from lightning_maxmargin.run.content import SUM, refuse_other_weights
+from lightning_maxmargin.run.content import SUM, refuse_loading_others, refuse_other_weights
 from lightning_maxmargin.run.directory import last_checkpoint, make_run_dir, plan_run_dir, remove_empty
 from lightning_maxmargin.run.finish import finish_fit, refuse_existing
 from lightning_maxmargin.run.flat import flattened
@@ -48,6 +49,7 @@ from lightning_maxmargin.run.last_checkpoint import LastCheckpoint, leave_last_t
 from lightning_maxmargin.run.loggers import WANDB_WORDS, WandbMode, run_loggers
 from lightning_maxmargin.run.processes import (
     check_nodes,
+    dtype_of,
     launchable_again,
     limit_waiting,
     requeue_job,
@@ -226,6 +228,9 @@ class MarginCLI(RefusingCLI):
             raise InputError(f"model: Ensemble is trained and measured by fit; there is nothing to {self.subcommand}")
         self.ranks = RankWatch()
         trainer = self._refusing_trainer(kwargs)
+        if path:
+            dtype = dtype_of(trainer)
+            self.model.register_load_state_dict_pre_hook(partial(refuse_loading_others, path, dtype))
         # Before any other callback: what failed is told before the others tidy up after it.
         trainer.callbacks.insert(0, self.ranks)  # type: ignore[attr-defined]
         self.ranks.guard(trainer)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.utilities.model_helpers import is_overridden
@@ -98,6 +99,12 @@ def check_precision(wanted: Any, trainer: pl.Trainer) -> None:
             f"trainer.precision: {wanted} is not there on a {trainer.strategy.root_device.type}, where Lightning would "
             f"take {trainer.precision}; use bf16-mixed, 32-true or 64-true"
         )
+
+
+def dtype_of(trainer: pl.Trainer) -> torch.dtype | None:
+    """Of the floating numbers that the trainer's precision makes of every module; None where it leaves them."""
+    made = trainer.precision_plugin.convert_module(torch.nn.Linear(1, 1, dtype=torch.float32)).weight.dtype
+    return None if made == torch.float32 else made
 
 
 def check_sharding(trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -142,3 +142,51 @@ def test_what_a_module_of_the_users_may_keep_is_not_refused(
         del content[SUM]
     torch.save(content, tmp_path / "mine.ckpt")
     assert name in verify_checkpoint(tmp_path / "mine.ckpt", True)["state_dict"]
+
+
+def without_head(weights: dict[str, Any]) -> None:
+    del weights["selector.v"]
+
+
+def with_more(weights: dict[str, Any]) -> None:
+    weights["selector.u"] = torch.zeros(1)
+
+
+def in_half(weights: dict[str, Any]) -> None:
+    weights["selector.W"] = weights["selector.W"].half()
+
+
+def in_single(weights: dict[str, Any]) -> None:
+    weights["selector.v"] = weights["selector.v"].float()
+
+
+@pytest.mark.parametrize("command", ["fit", "predict"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (without_head, "it lacks selector.v; use another"),
+        (with_more, "it also holds selector.u"),
+        (in_half, "holds float16 (selector.W), and this command float64"),
+        (in_single, "holds float32 (selector.v), and this command float64"),
+    ],
+)
+def test_weights_that_the_model_cannot_take_as_they_are(
+    command: str, change: Any, said: str, saved: Path, tmp_path: Path, maxmargin: Any
+) -> None:
+    """Their sum is right: torch raised a page of names, or cast them without a word."""
+    content = torch.load(saved, weights_only=True)
+    change(content["state_dict"])
+    torch.save({**content, SUM: content_sum(content)}, tmp_path / "other.ckpt")
+    refused(maxmargin(command, *WORDS[1:3], "--ckpt_path", "other.ckpt"), "other.ckpt", said)
+    assert not (tmp_path / "predictions.jsonl").exists()
+
+
+@pytest.mark.parametrize("precision", ["64-true", "32-true", "bf16-true", "bf16-mixed"])
+def test_a_run_goes_on_in_its_own_precision_alone(precision: str, maxmargin: Any) -> None:
+    words = ("fit", "--config", config("joint/random"), "--trainer.max_steps")
+    first = maxmargin(*words, "3", "--trainer.precision", precision)
+    assert first.status == 0, first.err
+    last = ("--ckpt_path", str(first.run_dir / "checkpoints" / "last.ckpt"))
+    assert maxmargin(*words, "6", "--trainer.precision", precision, *last).status == 0
+    other = "32-true" if precision == "64-true" else "64-true"
+    refused(maxmargin(*words, "6", "--trainer.precision", other, *last), "trainer.precision")
