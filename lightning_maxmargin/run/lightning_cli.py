@@ -319,8 +319,6 @@ class MarginCLI(RefusingCLI):
             if self.trainer.is_global_zero:
                 print(requeue_job(self.run_dir))
             return
-        if self.trainer.global_step == self.step and not self.interrupt.stopped:
-            raise InputError(f"trainer: nothing was trained, the run is at step {self.step} as before; see max_time")
         tested: dict[str, Any] = {}
         if self.datamodule.has_split("test") and is_overridden("test_step", self.model):
             words: dict[str, Any] = {"datamodule": self.datamodule, "ckpt_path": self._trained(), "verbose": False}

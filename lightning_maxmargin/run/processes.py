@@ -103,7 +103,8 @@ def check_precision(wanted: Any, trainer: pl.Trainer) -> None:
 
 def dtype_of(trainer: pl.Trainer) -> torch.dtype | None:
     """Of the floating numbers that the trainer's precision makes of every module; None where it leaves them."""
-    made = trainer.precision_plugin.convert_module(torch.nn.Linear(1, 1, dtype=torch.float32)).weight.dtype
+    probe: Any = torch.nn.Linear(1, 1, dtype=torch.float32)
+    made: torch.dtype = trainer.precision_plugin.convert_module(probe).weight.dtype
     return None if made == torch.float32 else made
 
 

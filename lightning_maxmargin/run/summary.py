@@ -19,6 +19,7 @@ from lightning_maxmargin.callbacks.interrupt import Interrupt
 from lightning_maxmargin.callbacks.margin_monitor import MarginMonitor
 from lightning_maxmargin.callbacks.monitor import Monitor
 from lightning_maxmargin.core import Sequences
+from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.keys import measured_by
 from lightning_maxmargin.probe.selector import Snapshot
 from lightning_maxmargin.run.directory import versions
@@ -30,14 +31,20 @@ class RunSummary(Callback):
     Args:
         run_dir: the run directory.
         name: of the run.
-        start: the step that it goes on from. A fit that ends there has trained nothing, and leaves all as it was.
+        start: the step that it goes on from.
+
+    Raises:
+        InputError: fit ends where it began, and nobody has interrupted it: by a limit that a checkpoint is beyond.
     """
 
     def __init__(self, run_dir: Path, name: str, start: int = 0) -> None:
         self.run_dir, self.name, self.start = run_dir, name, start
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero or trainer.global_step == self.start:
+        interrupted = any(isinstance(c, Interrupt) and c.stopped for c in trainer.callbacks)  # type: ignore[attr-defined]
+        if trainer.global_step == self.start and not interrupted:
+            raise InputError(f"trainer: nothing was trained, the run is at step {self.start} as before; see max_time")
+        if not trainer.is_global_zero:
             return
         values: dict[str, Any] = {}
         for monitor in trainer.callbacks:  # type: ignore[attr-defined]
@@ -52,7 +59,7 @@ class RunSummary(Callback):
                 self._write_instances(pl_module, monitor)
         if not values:
             return
-        if any(isinstance(c, Interrupt) and c.stopped for c in trainer.callbacks):  # type: ignore[attr-defined]
+        if interrupted:
             of = f" of {trainer.max_steps:,}" if trainer.max_steps >= 0 else ""
             values["message"] = f"Interrupted at step {trainer.global_step:,}{of}. {values['message']}".rstrip()
         elif told := stopped_early(trainer):

@@ -250,7 +250,8 @@ def test_an_ensemble_is_fitted_and_nothing_else(maxmargin: Any) -> None:
 
 def test_no_steps_and_few_settled_are_said(maxmargin: Any) -> None:
     none = maxmargin(*RANDOM, "--trainer.max_steps", "0")
-    assert none.status == 0, none.err
+    assert none.status == 2
+    assert "trainer.max_steps: 0 trains nothing" in none.error
     few = maxmargin(*RANDOM, "--trainer.max_steps", "2")
     assert "have converged after 2 steps" in few.summary["message"]
 

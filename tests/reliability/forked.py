@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import os
@@ -22,8 +23,15 @@ EVERY = 0.2
 _PIPES: dict[Path, tuple[int, int]] = {}
 
 
-def begin(words: Sequence[str], folder: Path, meanwhile: Callable[[], None] | None = None) -> int:
-    """The process of a command in this folder, leader of a group of its own; ``meanwhile`` is called in it first."""
+def begin(words: Sequence[str], folder: Path, meanwhile: Callable[[], None] | None = None, every: float = EVERY) -> int:
+    """The process of a command in this folder, leader of a group of its own.
+
+    Args:
+        words: of the command.
+        folder: where it is.
+        meanwhile: called in it first.
+        every: seconds between two checkpoints.
+    """
     errors = _pipe(folder)
     process = os.fork()
     if process:
@@ -32,7 +40,8 @@ def begin(words: Sequence[str], folder: Path, meanwhile: Callable[[], None] | No
     try:
         os.setsid()
         os.chdir(folder)
-        LastCheckpoint.__init__.__defaults__ = (EVERY,)  # type: ignore[misc]
+        LastCheckpoint.__init__.__defaults__ = (every,)  # type: ignore[misc]
+        asyncio._set_running_loop(None)  # of who begins it
         told = open(errors, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  (the process ends with it)
         with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
             if meanwhile is not None:

@@ -12,34 +12,37 @@ import importlib
 import random
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.progress import track
 
 from lightning_maxmargin.atomic import write_text
-from tests.reliability.scenario import Tally, Trial, tries
+from tests.reliability.scenario import Tally, tries, tries_together
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 HEAD = ("| scenario | cases | failures | silent failures | minutes | command |", "|---|---|---|---|---|---|")
 
 
 class Scenario(NamedTuple):
-    """What is tried, where its trial is, and how often."""
+    """What is tried, where its trial is, how often, and how many cases at a time."""
 
     title: str
     trial: str
     cases: int
+    at_once: int = 1
 
-    def load(self) -> Trial:
+    def tries(self, cases: int, seed: int) -> Iterator[Tally]:
         """Imported when it is its turn: what one scenario needs does not burden another."""
         module, name = self.trial.split(":")
-        trial: Trial = getattr(importlib.import_module(f"tests.reliability.{module}"), name)
-        return trial
+        trial: Any = getattr(importlib.import_module(f"tests.reliability.{module}"), name)
+        return tries(trial, cases, seed) if self.at_once == 1 else tries_together(trial, cases, seed, self.at_once)
 
 
 SCENARIOS: dict[str, Scenario] = {
-    "kills": Scenario("kill -9 at random times, one and two processes, once or twice a run", "kills:trial", 160),
+    "kills": Scenario("kill -9 of runs with all defaults, one and two processes", "default_kills:trial", 160, 24),
+    "saves": Scenario("kill -9 while saving at each .2 s, once or twice a run", "kills:trial", 80),
     "disk": Scenario("a disk that is full for a while, temporary files on another", "disk:trial", 20),
     "wandb": Scenario("W&B's service stopped at a random moment", "stopped_wandb:trial", 10),
     "soak": Scenario("10,000 steps with all callbacks: memory and open files", "soak:trial", 2),
@@ -55,7 +58,7 @@ def measured(name: str, share: float, seed: int) -> tuple[Tally, float]:
     """The tally of one scenario, and its seconds; failures are printed as they are found."""
     scenario, start, tally, told = SCENARIOS[name], time.monotonic(), Tally(), 0
     cases = max(1, round(scenario.cases * share))
-    for tally in track(tries(scenario.load(), cases, seed), name, cases):
+    for tally in track(scenario.tries(cases, seed), name, cases):
         for line in tally.failures[told:]:
             print(f"{name}: {line}", flush=True)
         told = len(tally.failures)

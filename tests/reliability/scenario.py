@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 #: Tries one case, drawn from the generator: None where it held, else what went wrong; begun with "silent" where the
 #: user would not have been told.
 Trial = Callable[[random.Random], "str | None"]
+#: Likewise, of one that mostly waits: many at a time.
+AsyncTrial = Callable[[random.Random], Awaitable["str | None"]]
 
 
 @dataclass
@@ -46,6 +49,35 @@ def tries(trial: Trial, cases: int, seed: int) -> Iterator[Tally]:
     for i in range(cases):
         tally.add(trial(random.Random(f"{seed}-{i}")), f"{seed}-{i}")
         yield tally
+
+
+def tries_together(trial: AsyncTrial, cases: int, seed: int, at_once: int) -> Iterator[Tally]:
+    """The same, ``at_once`` cases at a time in one thread: a process that forks should have no other.
+
+    Example:
+        >>> async def trial(rng: random.Random) -> str | None:
+        ...     await asyncio.sleep(0.001 * rng.random())
+        >>> *_, tally = tries_together(trial, 5, seed=0, at_once=3)
+        >>> tally.cases
+        5
+    """
+    tally, loop, slots = Tally(), asyncio.new_event_loop(), asyncio.Semaphore(at_once)
+
+    async def one(i: int) -> tuple[str | None, str]:
+        async with slots:
+            return await trial(random.Random(f"{seed}-{i}")), f"{seed}-{i}"
+
+    left = {loop.create_task(one(i)) for i in range(cases)}
+    try:
+        while left:
+            done, left = loop.run_until_complete(asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED))
+            for task in done:
+                tally.add(*task.result())
+                yield tally
+    finally:
+        for task in left:
+            task.cancel()
+        loop.close()
 
 
 def assert_none_failed(trial: Trial, cases: int, seed: int) -> None:
