@@ -104,7 +104,8 @@ def check_precision(wanted: Any, trainer: pl.Trainer) -> None:
 def dtype_of(trainer: pl.Trainer) -> torch.dtype | None:
     """Of the floating numbers that the trainer's precision makes of every module; None where it leaves them."""
     probe: Any = torch.nn.Linear(1, 1, dtype=torch.float32)
-    made: torch.dtype = trainer.precision_plugin.convert_module(probe).weight.dtype
+    converted: Any = trainer.precision_plugin.convert_module(probe)
+    made: torch.dtype = converted.weight.dtype
     return None if made == torch.float32 else made
 
 

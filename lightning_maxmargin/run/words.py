@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytorch_lightning as pl
 from jsonargparse import Namespace
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.run.flat import flattened
 
 #: The least of what counts something; Lightning takes less than some of these, and divides by it or never ends.
 LEAST = {
@@ -40,6 +42,7 @@ def check_words(config: Mapping[str, Any], subcommand: str, callbacks: Mapping[s
         InputError: one is such; the message names the key.
     """
     trainer = config["trainer"]
+    _refuse_huge(config)
     for key in ("trainer", "monitor", "tokens"):
         if not isinstance(config.get(key), Mapping | Namespace):
             raise InputError(f"{key}: {config.get(key)} is none of its keys; leave {key} out, or set them")
@@ -57,6 +60,14 @@ def check_words(config: Mapping[str, Any], subcommand: str, callbacks: Mapping[s
     _check_devices(trainer.get("devices"))
     if subcommand == "fit":
         _check_training(trainer)
+
+
+def _refuse_huge(config: Mapping[str, Any]) -> None:
+    """A whole number that is more than any floating one passes for one, and overflows far from its word."""
+    for name, value in flattened(config.as_dict() if isinstance(config, Namespace) else dict(config)):
+        for x in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(x, int) and abs(x) > sys.float_info.max:
+                raise InputError(f"{name}: {str(x)[:20]}... has more digits than any number here; give a smaller one")
 
 
 def _check_training(trainer: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The long form of the reliability tests: every scenario by the hundreds, and a table of what failed.
 
-    python -m tests.reliability.long [--only NAME ...] [--share .1] [--seed N] [--keep]
+    python -m tests.reliability.long [--only NAME ...] [--share .1] [--seed N] [--jobs 2] [--keep]
 
 ``scripts/reliability.sh`` runs it. Exit status 1 where anything failed. ``--keep`` writes docs/reliability.md.
 """
@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from rich.progress import track
 
 from lightning_maxmargin.atomic import write_text
 from tests.reliability.scenario import Tally, tries, tries_together
@@ -50,19 +51,63 @@ SCENARIOS: dict[str, Scenario] = {
     "fuzz": Scenario("fuzz of solvers, masks, texts, configs and checkpoints", "fuzz:trial", 10_000),
     "faults": Scenario("planted faults, each caught by a test", "faults:trial", 23),
     "words": Scenario("mutated configs and Trainer words", "words:trial", 300),
+    "resumed": Scenario("words of a run that goes on", "resumed_words:trial", 300),
     "commands": Scenario("strange and misspelt words of every other command", "other_words:trial", 300),
 }
 
 
-def measured(name: str, share: float, seed: int) -> tuple[Tally, float]:
-    """The tally of one scenario, and its seconds; failures are printed as they are found."""
-    scenario, start, tally, told = SCENARIOS[name], time.monotonic(), Tally(), 0
-    cases = max(1, round(scenario.cases * share))
-    for tally in track(scenario.tries(cases, seed), name, cases):
+def measured(name: str, cases: int, seed: int) -> tuple[Tally, float]:
+    """The tally of one scenario, and its seconds; failures and each tenth are printed as they come."""
+    start, tally, told = time.monotonic(), Tally(), 0
+    for tally in SCENARIOS[name].tries(cases, seed):
         for line in tally.failures[told:]:
             print(f"{name}: {line}", flush=True)
         told = len(tally.failures)
+        if tally.cases * 10 // cases > (tally.cases - 1) * 10 // cases:
+            print(f"{name}: {tally.cases:,} of {cases:,} cases, {told} failures", flush=True)
     return tally, time.monotonic() - start
+
+
+def row(name: str, share: float, seed: int) -> tuple[str, int]:
+    """A scenario's line of the table, and its failures."""
+    scenario = SCENARIOS[name]
+    tally, seconds = measured(name, max(1, round(scenario.cases * share)), seed)
+    of = "" if share == 1 else f" --share {share:g}"
+    cells = [
+        scenario.title,
+        f"{tally.cases:,}",
+        str(len(tally.failures)),
+        str(len(tally.silent)),
+        f"{seconds / 60:.1f}",
+    ]
+    return f"| {' | '.join(cells)} | `scripts/reliability.sh --only {name}{of} --seed {seed}` |", len(tally.failures)
+
+
+def row_of_a_process(name: str, share: float, seed: int) -> tuple[str, int]:
+    """The same, measured in a process of its own: what one scenario leaves in memory does not burden another."""
+    command = [
+        sys.executable,
+        "-m",
+        "tests.reliability.long",
+        "--only",
+        name,
+        "--share",
+        str(share),
+        "--seed",
+        str(seed),
+    ]
+    found, failures = "", 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(f"| {SCENARIOS[name].title} |"):
+                found = line.strip()
+            elif line.startswith(f"{name}: "):
+                print(line, end="", flush=True)
+    if not found:
+        raise RuntimeError(f"{name} ended with status {process.returncode}, and no line of the table")
+    failures = int(found.split(" | ")[2])
+    return found, failures
 
 
 def page(rows: dict[str, str], kept: str) -> str:
@@ -78,22 +123,25 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=sorted(SCENARIOS), help="scenarios; all by default")
     parser.add_argument("--share", type=float, default=1.0, help="of the cases")
     parser.add_argument("--seed", type=int, help="of the cases; a fresh one by default")
+    parser.add_argument("--jobs", type=int, default=2, help="scenarios at a time, each in a process of its own")
     parser.add_argument("--keep", action="store_true", help="write docs/reliability.md")
     options = parser.parse_args()
     seed = random.randrange(10**6) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
-    rows: dict[str, str] = {}
-    failed = 0
-    for name in options.only or SCENARIOS:
-        tally, seconds = measured(name, options.share, seed)
-        failed += len(tally.failures)
-        title, share = SCENARIOS[name].title, "" if options.share == 1 else f" --share {options.share:g}"
-        cells = [title, f"{tally.cases:,}", str(len(tally.failures)), str(len(tally.silent)), f"{seconds / 60:.1f}"]
-        rows[title] = f"| {' | '.join(cells)} | `scripts/reliability.sh --only {name}{share} --seed {seed}` |"
-        print(rows[title], flush=True)
-        if options.keep:
-            write_text(PAGE, page(rows, PAGE.read_text(encoding="utf-8")))
+    names = options.only or list(SCENARIOS)
+    start, rows, failed = time.monotonic(), {}, 0
+    with ThreadPoolExecutor(options.jobs) as jobs:
+        # One alone forks in this process, which has no other thread then.
+        make = row_of_a_process if len(names) > 1 else row
+        made = map if len(names) == 1 else jobs.map
+        for name, (line, failures) in zip(
+            names, made(partial(make, share=options.share, seed=seed), names), strict=True
+        ):
+            rows[SCENARIOS[name].title], failed = line, failed + failures
+            if options.keep:
+                write_text(PAGE, page(rows, PAGE.read_text(encoding="utf-8")))
     print(page(rows, ""))
+    print(f"{(time.monotonic() - start) / 60:.1f} minutes")
     sys.exit(failed > 0)
 
 
