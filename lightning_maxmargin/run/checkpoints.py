@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +138,14 @@ def verify_checkpoint(path: Path, goes_on: bool = False) -> dict[str, Any]:
     return content
 
 
-def newest_checkpoint(run_dir: Path) -> Path:
+def newest_checkpoint(run_dir: Path, wanted: Callable[[dict[str, Any]], bool] | None = None) -> Path:
     """The newest whole checkpoint of a run: its last one, the one before, or another in ``checkpoints/``.
 
     One with weights that are not finite is taken where there is no other.
+
+    Args:
+        run_dir: of the run.
+        wanted: of those by what they hold; None is any.
 
     Raises:
         InputError: there is none; the message says what is wrong with those that are there.
@@ -156,6 +161,8 @@ def newest_checkpoint(run_dir: Path) -> Path:
         except InputError as error:
             reasons.append(str(error).removeprefix("ckpt_path: "))
         else:
+            if wanted is not None and not wanted(content):
+                continue
             if has_finite_weights(content):
                 return path
             doubtful.append(path)

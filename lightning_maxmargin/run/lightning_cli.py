@@ -35,7 +35,7 @@ from lightning_maxmargin.callbacks.at_evaluations import count_evaluations, refu
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.modules.ensemble import Ensemble
 from lightning_maxmargin.modules.joint import JointSelection
-from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, newest_checkpoint, verify_checkpoint
+from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, verify_checkpoint
 from lightning_maxmargin.run.config_errors import (
     is_input,
     of_own_code,
@@ -56,10 +56,11 @@ from lightning_maxmargin.run.processes import (
 )
 from lightning_maxmargin.run.refusing_cli import RefusingCLI
 from lightning_maxmargin.run.resume import (
+    checkpoint_to_go_on,
     configs_of,
     kept_words,
+    nothing_left,
     other_data,
-    refuse_nothing_left,
     refuse_other_optimizer,
     refuse_other_words,
     words_said,
@@ -138,7 +139,7 @@ class MarginCLI(RefusingCLI):
         if self.goes_on:
             if config.run_dir is None:
                 raise InputError(f"ckpt_path: {GO_ON} is of the run in --run_dir; name its directory there")
-            config.ckpt_path = str(newest_checkpoint(Path(config.run_dir)))
+            config.ckpt_path = str(checkpoint_to_go_on(Path(config.run_dir), config.trainer))
         if self.config.subcommand == "fit":
             self.run_dir = plan_run_dir(config.run_dir, config.name, self.goes_on)
             if own := last_checkpoint(self.run_dir):
@@ -160,7 +161,8 @@ class MarginCLI(RefusingCLI):
         if path is None or self.config.subcommand != "fit":
             super()._parse_ckpt_path()
             return
-        refuse_nothing_left(path, self.content, config.trainer)
+        if told := nothing_left(self.content, config.trainer):
+            raise InputError(f"ckpt_path: {path} {told}")
         kept = {name: x for name, x in kept_words(self.content).items() if name not in LINKED_WORDS}
         refuse_other_words(path, kept, self._words(), words_said(sys.argv[1:]))
         config.seed_everything = kept.get("seed_everything", config.seed_everything)

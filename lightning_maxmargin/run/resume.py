@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 import yaml
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.run.checkpoints import newest_checkpoint, verify_checkpoint
 from lightning_maxmargin.run.flat import flattened
 from lightning_maxmargin.run.shipped import FLAGS
 
@@ -65,22 +68,49 @@ def refuse_other_words(
             )
 
 
-def refuse_nothing_left(path: str, content: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint that is already where the run would end: Lightning would train nothing without a word.
+def checkpoint_to_go_on(run_dir: Path, trainer: Mapping[str, Any]) -> Path:
+    """The newest whole checkpoint of a run in its directory.
 
-    Args:
-        path: of the checkpoint.
-        content: of it.
-        trainer: what is said of the Trainer.
+    Of one that was killed after its last step, before its summary, the newest with something left to train: the steps
+    made again end in the same weights, and the run has its last evaluation, its summary and its report.
 
     Raises:
-        InputError: it is at the last step or epoch.
+        InputError: there is none.
+    """
+    newest = newest_checkpoint(run_dir)
+    content = verify_checkpoint(newest)
+    if nothing_left(content, trainer) and summarized_step(run_dir) != content.get("global_step"):
+        with suppress(InputError):
+            return newest_checkpoint(run_dir, lambda found: nothing_left(found, trainer) is None)
+    return newest
+
+
+def summarized_step(run_dir: Path) -> int | None:
+    """Where the run was by its ``summary.json``; None without one."""
+    try:
+        found = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))["steps"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return int(found) if isinstance(found, int) else None
+
+
+def nothing_left(content: Mapping[str, Any], trainer: Mapping[str, Any]) -> str | None:
+    """In words, that a checkpoint is already where the run would end: Lightning would train nothing without one.
+
+    Args:
+        content: of the checkpoint.
+        trainer: what is said of the Trainer.
+
+    Example:
+        >>> nothing_left({"global_step": 5}, {"max_steps": 5})
+        'is at step 5 of 5; raise --trainer.max_steps to go on'
     """
     done = {"step": content.get("global_step"), "epoch": _epochs(content)}
     for unit, made in done.items():
         most = trainer.get(f"max_{unit}s")
         if made is not None and most is not None and 0 <= most <= made:
-            raise InputError(f"ckpt_path: {path} is at {unit} {made} of {most}; raise --trainer.max_{unit}s to go on")
+            return f"is at {unit} {made} of {most}; raise --trainer.max_{unit}s to go on"
+    return None
 
 
 def _epochs(content: Mapping[str, Any]) -> int | None:

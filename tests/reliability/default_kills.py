@@ -65,11 +65,12 @@ async def trial(rng: random.Random) -> str | None:
             if any((run_dir / "checkpoints").glob("*.ckpt")):
                 return "silent: no checkpoint that was left is whole"
             shutil.rmtree(run_dir, ignore_errors=True)
-        if at != STEPS:
+        ended = (run_dir / "summary.json").is_file()
+        if not ended:
             status, said = await command(folder, processes, None, *(() if at is None else ("--ckpt_path", "last")))
             if status:
                 return f"the run that goes on at step {at} ends with status {status}: {said}"
-        return wrong_end(unbroken, logged, run_dir, f"{processes} processes, gone on at step {at}", at != STEPS)
+        return wrong_end(unbroken, logged, run_dir, f"{processes} processes, gone on at step {at}", ended)
 
 
 def wrong_end(
@@ -80,8 +81,8 @@ def wrong_end(
         assert_same_run(unbroken, checkpoint(run_dir))
     except AssertionError as error:
         return f"silent: another end than the run that was not killed ({case}: {str(error)[:200]})"
-    if not ended:
-        return None  # killed after its last step, when nothing was left to train
+    if ended:
+        return None  # killed while it drew its report
     missing = [name for name in ("summary.json", "report.html") if not (run_dir / name).is_file()]
     if missing:
         return f"silent: it has no {missing[0]} ({case})"

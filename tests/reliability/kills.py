@@ -61,15 +61,14 @@ def trial(rng: random.Random) -> str | None:
             went_on_at.append(steps_of(folder))
         if steps_of(folder) is None:
             return None  # killed before there was anything to lose
-        if steps_of(folder) != STEPS and (status := run((*words, "--ckpt_path", "last"), folder)):
+        if not (folder / "run" / "summary.json").is_file() and (status := run((*words, "--ckpt_path", "last"), folder)):
             return f"the run that goes on ends with status {status}: {told(folder)}"
         try:
             assert_same_run(unbroken, checkpoint(folder / "run"))
         except AssertionError as error:
             told_at = f"{processes} processes, gone on at steps {went_on_at}"
             return f"silent: another end than the run that was not killed ({told_at}: {str(error)[:200]})"
-        # Killed after its last step, a run has saved that, and may not have logged its evaluation.
-        return wrong_rows(logged, rows(folder / "run")) if (folder / "run" / "summary.json").is_file() else None
+        return wrong_rows(logged, rows(folder / "run"))
 
 
 def killed(words: tuple[str, ...], folder: Path, seconds: float) -> str | None:

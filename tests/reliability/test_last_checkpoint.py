@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,6 +104,25 @@ def test_an_interrupted_run_without_checkpoints_saves_nothing_that_is_ruined(tmp
     with pytest.raises(NonFiniteError):
         trainer.fit(with_statistic(), datamodule=RandomData(n=4, d=5))
     assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_run_killed_before_its_summary_makes_its_last_steps_again(tmp_path: Path, maxmargin: Any) -> None:
+    """Its last checkpoint has nothing left to train; the one before has, and the run ends in the same weights."""
+    whole = maxmargin(*MINIBATCH, *QUIET, "--trainer.max_steps", "12", "--run_dir", "whole")
+    part = maxmargin(*MINIBATCH, *QUIET, "--trainer.max_steps", "8", "--run_dir", "killed")
+    assert (whole.status, part.status) == (0, 0)
+    saved = {name: tmp_path / name / "checkpoints" for name in ("whole", "killed")}
+    shutil.copy(saved["killed"] / "last.ckpt", saved["killed"] / "before.ckpt")
+    shutil.copy(saved["whole"] / "last.ckpt", saved["killed"] / "last.ckpt")
+    (saved["killed"] / "last.ckpt.sha256").unlink()
+    words = (*MINIBATCH, *QUIET, "--trainer.max_steps", "12", "--run_dir", "killed", "--ckpt_path", "last")
+    goes_on = maxmargin(*words)
+    assert goes_on.status == 0, goes_on.err
+    assert_same_run(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "killed"))
+    assert json.loads((tmp_path / "killed" / "summary.json").read_text())["steps"] == 12
+    again = maxmargin(*words)
+    assert again.status == 2
+    assert "at step 12 of 12; raise --trainer.max_steps" in again.error
 
 
 def test_by_its_clock_and_the_one_before(tmp_path: Path) -> None:
