@@ -32,10 +32,9 @@ def count_evaluations(callbacks: list[Callback]) -> None:
         callbacks: of a trainer.
     """
     for callback in callbacks:
-        if not is_of_a_monitor(getattr(callback, "monitor", None)):
-            continue
         for theirs, ours in ((EarlyStopping, EarlyStoppingAtEvaluations), (ModelCheckpoint, CheckpointAtEvaluations)):
-            if type(callback) is theirs:
+            # A callback of the user's own may call anything its monitor.
+            if type(callback) is theirs and is_of_a_monitor(callback.monitor):
                 # The user has made it, with all its options.
                 callback.__class__ = ours
 
