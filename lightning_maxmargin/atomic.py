@@ -29,10 +29,10 @@ def whole(path: Path, on_disk: bool = False) -> Iterator[Path]:
     try:
         yield part
         if on_disk:
-            _synchronise(part)
+            synchronise(part)
         os.replace(part, path)
         if on_disk:
-            _synchronise(path.parent)
+            synchronise(path.parent)
     except OSError as error:
         error.filename = error.filename or str(path)  # a disk that is full names none
         raise
@@ -40,7 +40,8 @@ def whole(path: Path, on_disk: bool = False) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def _synchronise(path: Path) -> None:
+def synchronise(path: Path) -> None:
+    """Returns when this file, or the names in this folder, are there after a power failure as well."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -99,7 +100,7 @@ def link_whole(source: Path, path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str, errors: str = "strict") -> None:
-    """All of the text in UTF-8, or nothing; ``errors`` as of :meth:`str.encode`."""
-    with whole(path) as part:
+def write_text(path: Path, text: str, errors: str = "strict", on_disk: bool = False) -> None:
+    """All of the text in UTF-8, or nothing; ``errors`` as of :meth:`str.encode`, ``on_disk`` as of :func:`whole`."""
+    with whole(path, on_disk) as part:
         part.write_bytes(text.encode("utf-8", errors))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
@@ -26,14 +26,15 @@ def count_evaluations(callbacks: list[Callback]) -> None:
     Between two evaluations Lightning's would take the last one again, as one without an improvement, and raise where a
     number is undefined. What they watch else, such as ``val/accuracy``, is left to them.
 
+    A monitor does so for the trainer it is in, from Python as well.
+
     Args:
         callbacks: of a trainer.
     """
     for callback in callbacks:
-        if not is_of_a_monitor(getattr(callback, "monitor", None)):
-            continue
         for theirs, ours in ((EarlyStopping, EarlyStoppingAtEvaluations), (ModelCheckpoint, CheckpointAtEvaluations)):
-            if type(callback) is theirs:
+            # A callback of the user's own may call anything its monitor.
+            if type(callback) is theirs and is_of_a_monitor(callback.monitor):
                 # The user has made it, with all its options.
                 callback.__class__ = ours
 
@@ -76,7 +77,9 @@ def _is_logged(name: str, callbacks: list[Callback], model: pl.LightningModule, 
     if key is None or key.format == "text" or name.startswith("test/"):
         return False
     measured = {"module"} | {source for c in callbacks if isinstance(c, Monitor) for source in c.sources_of_keys}
-    if name.startswith("val/") and not (is_overridden("validation_step", model) and data.has_split("val")):
+    # Data that are no module of ours may have such a split.
+    has_val = not hasattr(data, "has_split") or data.has_split("val")
+    if name.startswith("val/") and not (is_overridden("validation_step", model) and has_val):
         return False
     return bool(measured & set(key.sources))
 
@@ -103,10 +106,21 @@ def stopped_early(trainer: pl.Trainer) -> str:
 
 
 class _SeesEvaluations:
-    """What the last number seen was of; kept in checkpoints."""
+    """What the last number seen was of; kept in checkpoints, under the name that Lightning's own class has there."""
 
     monitor: Any
+    _lightnings: ClassVar[str]
     _seen = 0
+
+    @property
+    def state_key(self) -> str:
+        own: str = super().state_key  # type: ignore[misc]
+        return own.replace(type(self).__qualname__, self._lightnings, 1)
+
+    @property
+    def _legacy_state_key(self) -> Any:
+        """The name that earlier checkpoints have for it."""
+        return super().state_key  # type: ignore[misc]
 
     def is_new(self, trainer: pl.Trainer) -> bool:
         """Whether the monitors have measured since this was asked last, and the number is defined."""
@@ -128,6 +142,8 @@ class _SeesEvaluations:
 class EarlyStoppingAtEvaluations(_SeesEvaluations, EarlyStopping):
     """``patience`` is in evaluations."""
 
+    _lightnings = EarlyStopping.__qualname__
+
     def _run_early_stopping_check(self, trainer: pl.Trainer) -> None:
         if self.is_new(trainer):
             super()._run_early_stopping_check(trainer)
@@ -135,6 +151,8 @@ class EarlyStoppingAtEvaluations(_SeesEvaluations, EarlyStopping):
 
 class CheckpointAtEvaluations(_SeesEvaluations, ModelCheckpoint):
     """Saves the best of the evaluations."""
+
+    _lightnings = ModelCheckpoint.__qualname__
 
     def _save_topk_checkpoint(self, trainer: pl.Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         if self.is_new(trainer):

@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_maxmargin.callbacks.axes import define_axes_of
 from lightning_maxmargin.callbacks.budget import Budget, check_budget, share_of
 from lightning_maxmargin.callbacks.evaluation import Measured, Pending, Size
+from lightning_maxmargin.callbacks.restored import keep_words
 from lightning_maxmargin.callbacks.worker import Worker
 from lightning_maxmargin.core.ranks import Failure, as_failure
 from lightning_maxmargin.errors import InputError
@@ -55,7 +57,7 @@ class Monitor(Callback):
     Attributes:
         last: the latest numbers by key.
         history: all of them, with ``step``.
-        message: what the numbers mean, where they need a message.
+        message: what the numbers mean, where they need a message, after where the run stopped early.
         seconds: what evaluations before the last have cost, of the processor's time where training went on.
         final_seconds: what the last has, None before it.
 
@@ -158,7 +160,20 @@ class Monitor(Callback):
     # --- when -------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # Which know the monitors.
+        from lightning_maxmargin.callbacks.at_evaluations import count_evaluations, refuse_unlogged
+
         leave_group_at_exit()
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if stage == "fit":
+            refuse_unlogged(callbacks, pl_module, getattr(trainer, "datamodule", None))
+        count_evaluations(callbacks)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            keep_words(trainer.callbacks, checkpoint["callbacks"])  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         size = self.size() if trainer.is_global_zero else Size(0, 0, "")
@@ -220,8 +235,15 @@ class Monitor(Callback):
         if trainer.global_step:
             self._finish(trainer, pl_module)
         if trainer.is_global_zero:
-            self.message = self.diagnose(pl_module)
+            self.message = " ".join(filter(None, (self._ending(trainer), self.diagnose(pl_module))))
         self._stop()
+
+    def _ending(self, trainer: pl.Trainer) -> str:
+        """Where an EarlyStopping has ended the run, which the first monitor of a run says."""
+        from lightning_maxmargin.callbacks.at_evaluations import stopped_early
+
+        first = next(c for c in trainer.callbacks if isinstance(c, Monitor))  # type: ignore[attr-defined]
+        return stopped_early(trainer) if first is self else ""
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         # The other processes may have no such exception: nothing is asked of them.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
+import warnings
 import zipfile
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.run.table import read_table
 
 Array = NDArray[Any]
 #: What the report reads of corpus.json and test.json.
@@ -199,28 +200,20 @@ def _read_measured(path: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _read_metrics(path: Path) -> Metrics:
-    if not path.is_file():
-        return Metrics(np.zeros(0, dtype=int))
-    rows = list(csv.reader(_read_text(path).splitlines()))
-    if not rows:
-        return Metrics(np.zeros(0, dtype=int))
-    header = rows[0]
-    if "step" not in header:
-        raise _damaged(path, "no column `step`")
+    try:
+        table = read_table(path)
+    except InputError as error:
+        raise InputError(f"report: {error}; {RERUN_HINT}") from error
+    if table.is_torn:
+        warnings.warn(f"{path} ends in half a row, which is left out", stacklevel=2)
     by_step: dict[int, dict[str, float]] = {}
-    for line, row in enumerate(rows[1:], start=2):
-        if len(row) > len(header):
-            raise _damaged(path, f"line {line} has {len(row)} cells under {len(header)} names")
-        try:
-            cells = {k: float(c) for k, c in zip(header, row, strict=False) if c != ""}
-            step = int(cells.pop("step")) if "step" in cells else None
-        except (ValueError, OverflowError) as error:
-            raise _damaged(path, f"line {line}: {error}") from error
-        if step is not None:
-            by_step.setdefault(step, {}).update(cells)
-    steps = sorted(by_step)
-    names = [k for k in header if k != "step"]
-    return Metrics(np.array(steps, dtype=int), {k: np.array([by_step[s].get(k, np.nan) for s in steps]) for k in names})
+    for row in table.rows:
+        cells = {name: float(cell) for name, cell in row.items() if cell}
+        if "step" in cells:
+            by_step.setdefault(int(cells.pop("step")), {}).update(cells)
+    steps, names = sorted(by_step), [name for name in table.names if name != "step"]
+    columns = {name: np.array([by_step[step].get(name, np.nan) for step in steps]) for name in names}
+    return Metrics(np.array(steps, dtype=int), columns)
 
 
 def _read_paths(path: Path) -> dict[str, Array] | None:

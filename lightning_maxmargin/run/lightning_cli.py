@@ -31,7 +31,7 @@ from lightning_maxmargin.callbacks import (
     StepProgress,
     TokenMonitor,
 )
-from lightning_maxmargin.callbacks.at_evaluations import count_evaluations, refuse_unlogged
+from lightning_maxmargin.callbacks.at_evaluations import refuse_unlogged
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.modules.ensemble import Ensemble
 from lightning_maxmargin.modules.joint import JointSelection
@@ -236,7 +236,6 @@ class MarginCLI(RefusingCLI):
         # Before any other callback: what failed is told before the others tidy up after it.
         trainer.callbacks.insert(0, self.ranks)  # type: ignore[attr-defined]
         self.ranks.guard(trainer)
-        count_evaluations(trainer.callbacks)  # type: ignore[attr-defined]
         if self.subcommand == "fit":
             refuse_unlogged(trainer.callbacks, self.model, self.datamodule)  # type: ignore[attr-defined]
             leave_last_to_the_run(trainer.callbacks, self.run_dir / "checkpoints")  # type: ignore[attr-defined]

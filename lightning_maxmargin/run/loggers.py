@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from jsonargparse import Namespace
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import CSVLogger, Logger
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.run.rows import RowsLogger
@@ -60,7 +60,8 @@ def run_loggers(run_dir: Path, config: Namespace, given: Any, kept_to: int | Non
         kept_to: the step that the run goes on from in its directory: its rows so far stay.
 
     Raises:
-        InputError: the config names loggers of its own, and says something of the W&B run that it then has not.
+        InputError: the config names loggers of its own, and says something of the W&B run that it then has not; or one
+            of them would write its rows among the run's own.
     """
     rows, words = RowsLogger(run_dir, kept_to), wandb_words(config)
     if given in (None, True):
@@ -73,4 +74,12 @@ def run_loggers(run_dir: Path, config: Namespace, given: Any, kept_to: int | Non
         raise InputError(f"{word}: trainer.logger names the loggers, so this is of none; leave one of the two out")
     if not given:
         return [rows]
-    return [*(given if isinstance(given, list) else [given]), rows]
+    loggers = given if isinstance(given, list) else [given]
+    for logger in loggers:
+        # Its file has the name of the run's own.
+        if isinstance(logger, CSVLogger) and Path(logger.log_dir).resolve() == run_dir.resolve():
+            raise InputError(
+                f"trainer.logger: {type(logger).__name__} would write among the rows of the run itself, in "
+                f"{run_dir / 'metrics.csv'}; give it another directory, or leave it out: they are always written"
+            )
+    return [*loggers, rows]

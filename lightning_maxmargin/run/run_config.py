@@ -63,8 +63,15 @@ class RunConfig(SaveConfigCallback):
             # The same run gone on with begins nowhere else.
             for name in ("run_dir", "ckpt_path") if self.goes_on else ("run_dir",):
                 config.pop(name, None)
-            write_text(Path(trainer.default_root_dir) / "config.yaml", _text(config))
+            self.written = _text(config)
+            write_text(Path(trainer.default_root_dir) / "config.yaml", self.written)
             for logger in trainer.loggers:
                 if isinstance(logger, RowsLogger):
                     logger.begin()
             log_config(trainer, config)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Where the run directory was removed while training, and made again with the rows."""
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        if trainer.is_global_zero and not path.is_file():
+            write_text(path, self.written)

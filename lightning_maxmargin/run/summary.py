@@ -13,7 +13,6 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from lightning_maxmargin.atomic import whole, write_text
-from lightning_maxmargin.callbacks.at_evaluations import stopped_early
 from lightning_maxmargin.callbacks.ensemble_monitor import EnsembleMonitor, instances_csv
 from lightning_maxmargin.callbacks.interrupt import Interrupt
 from lightning_maxmargin.callbacks.margin_monitor import MarginMonitor
@@ -62,8 +61,6 @@ class RunSummary(Callback):
         if interrupted:
             of = f" of {trainer.max_steps:,}" if trainer.max_steps >= 0 else ""
             values["message"] = f"Interrupted at step {trainer.global_step:,}{of}. {values['message']}".rstrip()
-        elif told := stopped_early(trainer):
-            values["message"] = f"{told} {values['message']}".rstrip()
         write_summary(self.run_dir, {**values, "name": self.name, "steps": trainer.global_step, "versions": versions()})
 
     def _write_paths(self, pl_module: pl.LightningModule, monitor: MarginMonitor, snapshot: Snapshot) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import yaml
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import Logger, WandbLogger
 
 from lightning_maxmargin import JointSelection, MarginMonitor
 from lightning_maxmargin.data import RandomData
@@ -247,28 +248,92 @@ def test_figures_report_and_checkpoint(tmp_path: Path) -> None:
     assert {"last.ckpt", "config.yaml"} in held
 
 
+class Recorder(Logger):
+    """A logger of the user's own: the numbers of each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[int | None, dict[str, float]]] = []
+        RECORDERS.append(self)
+
+    @property
+    def name(self) -> str:
+        return "recorder"
+
+    @property
+    def version(self) -> int:
+        return 0
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        self.hyperparams = args
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.calls.append((step, dict(metrics)))
+
+
+RECORDERS: list[Recorder] = []
+RECORDER = "tests.cli.test_wandb.Recorder"
+TIMED = ("seconds", "monitor/seconds", "monitor/final_seconds")
+
+
+def of_lightning(kind: str, save_dir: str, **options: Any) -> str:
+    return json.dumps({"class_path": kind, "init_args": {"save_dir": save_dir, **options}})
+
+
+def packed(module: str, *words: str) -> Any:
+    """A logger whose package may not be there."""
+    missing = pytest.mark.skipif(all(find_spec(name) is None for name in module.split()), reason=f"no {module}")
+    return pytest.param(words, marks=missing, id=module.split()[0])
+
+
 @pytest.mark.parametrize(
     "logger",
     [
-        ("false",),
-        ("CSVLogger", "--trainer.logger.save_dir", "own"),
-        ("WandbLogger", "--trainer.logger.offline", "true", "--trainer.logger.save_dir", "own"),
-        ('[{"class_path": "CSVLogger", "init_args": {"save_dir": "own"}}, {"class_path": "WandbLogger", '
-         '"init_args": {"offline": true, "save_dir": "own"}}]',),
+        pytest.param(("false",), id="none"),
+        pytest.param(("CSVLogger", "--trainer.logger.save_dir", "own"), id="csv"),
+        pytest.param((of_lightning("WandbLogger", "own", offline=True),), id="wandb"),
+        pytest.param((f"[{of_lightning('CSVLogger', 'own')}, {of_lightning('WandbLogger', 'own', offline=True)}]",),
+                     id="several"),
+        pytest.param((f"[{RECORDER}, {of_lightning('CSVLogger', 'own')}]", "--trust-config"), id="one's own"),
+        packed("tensorboard tensorboardX", of_lightning("TensorBoardLogger", "own")),
+        packed("mlflow", of_lightning("MLFlowLogger", "own")),
     ],
-    ids=["none", "csv", "wandb", "several"],
 )  # fmt: skip
-def test_report_and_summary_are_whole_whatever_logs(logger: tuple[str, ...], maxmargin: Any, offline: Outcome) -> None:
+def test_report_rows_and_summary_are_whole_whatever_logs(
+    logger: tuple[str, ...], maxmargin: Any, offline: Outcome
+) -> None:
+    RECORDERS.clear()
     outcome = maxmargin(*WORDS[:-4], "--report", "true", *WORDS[-2:], "--trainer.logger", *logger, plain=False)
     assert outcome.status == 0, outcome.err
-    assert rows(outcome.run_dir) != []
-    timed = ("seconds", "monitor/seconds", "monitor/final_seconds")
-    assert {k: v for k, v in outcome.summary.items() if k not in timed} == {
-        k: v for k, v in offline.summary.items() if k not in timed
-    }
+    assert without(TIMED, rows(outcome.run_dir)) == without(TIMED, rows(offline.run_dir)) != []
+    assert without(TIMED, [outcome.summary]) == without(TIMED, [offline.summary])
     drawn = sorted(path.stem for path in (outcome.run_dir / "figures").glob("*.png"))
     assert drawn == ["direction_gap", "paths", "relative_margin", "selected_mass"]
     assert (outcome.run_dir / "report.html").read_text().count("data:image/png") == len(drawn)
+    for recorder in RECORDERS:
+        assert [(str(step), str(row["norm/attention"])) for step, row in recorder.calls if "norm/attention" in row] == [
+            (row["step"], row["norm/attention"]) for row in rows(outcome.run_dir) if row["norm/attention"]
+        ]
+
+
+def without(keys: tuple[str, ...], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key not in keys} for row in rows]
+
+
+@pytest.mark.parametrize("options", [{"name": "", "version": ""}, {"name": "../run", "version": ""}])
+def test_rows_of_another_logger_are_not_mixed_with_those_of_the_run(options: dict[str, str], maxmargin: Any) -> None:
+    outcome = maxmargin(*WORDS, "--trainer.logger", of_lightning("CSVLogger", "run", **options), plain=False)
+    assert outcome.status == 2
+    assert "trainer.logger: CSVLogger would write among the rows of the run itself" in outcome.error
+    assert not outcome.run_dir.exists()
+
+
+def test_a_csv_logger_may_write_inside_the_run(maxmargin: Any, offline: Outcome) -> None:
+    words = ("--report", "false", "--trainer.logger", of_lightning("CSVLogger", "run"))
+    outcome = maxmargin(*WORDS[:-4], *WORDS[-2:], *words, plain=False)
+    assert outcome.status == 0, outcome.err
+    assert (outcome.run_dir / "lightning_logs" / "version_0" / "metrics.csv").is_file()
+    assert without(TIMED, rows(outcome.run_dir)) == without(TIMED, rows(offline.run_dir))
 
 
 def test_axes_of_a_logger_of_lightnings_own(tmp_path: Path) -> None:
