@@ -183,20 +183,23 @@ def test_words_of_wandb_by_its_variables(tmp_path: Path) -> None:
 
 
 def test_a_call_that_is_made_of_others_comes_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
     logger, said = MarginWandbLogger(tmp_path, "run"), []
 
     class Run:
         def log(self, metrics: Any) -> None:
             said.append(sorted(metrics))
 
-        def finish(self) -> None:
-            said.append(["finish"])
+        def finish(self, exit_code: int) -> None:
+            said.append(["finish", exit_code])
 
-    logger._experiment, logger._defined = Run(), True  # type: ignore[assignment]
+    monkeypatch.setattr(wandb, "init", lambda **words: Run())
+    monkeypatch.setattr(wandb, "teardown", lambda: None)
     logger.log_metrics({"a": 1.0}, 0)
     logger.log_table("tokens", columns=["a"], data=[[1]])
     logger.close()
-    assert said == [["a", "trainer/global_step"], ["tokens"], ["finish"]]
+    assert said == [["a", "trainer/global_step"], ["tokens"], ["finish", 0]]
 
 
 @pytest.mark.parametrize(("offline", "mode"), [(True, "offline"), (False, "online")])
@@ -222,8 +225,11 @@ def test_an_id_that_is_given_counts_before_the_one_that_is_kept(
 
     monkeypatch.setattr(wandb, "init", init)
     for given in ({}, {"id": "mine"}):
+        logger = MarginWandbLogger(tmp_path, "run", **given)
         with pytest.warns(UserWarning, match="no more is needed"):
-            assert MarginWandbLogger(tmp_path, "run", **given).experiment is None
+            assert not logger.experiment.config
+            logger.close()
+        assert not logger.experiment.log({"a": 1.0})
     assert begun == ["kept", "mine"]
 
 
