@@ -24,8 +24,8 @@ PROJECT = "lightning-maxmargin"
 #: Seconds that W&B itself may take to reach its server, and those after which a run that is not open is given up:
 #: nobody waits for it meanwhile, and a busy machine or a far server is slow.
 OPENING, LONGEST_OPENING = 30.0, 60.0
-#: Seconds of those at the end of a run after which one that is not open yet goes on offline: an offline run takes the
-#: others to open and to write.
+#: Seconds of those at the end of a run after which a service that is stopped is given up, and a run that is not open
+#: yet goes on offline, which takes the others to open and to write.
 REACHING = 4.0
 #: Seconds that a run which is over waits for its checkpoint to be sent, while W&B's service works.
 SENDING = 600.0
@@ -117,7 +117,7 @@ class MarginWandbLogger(WandbLogger):
         """The run, once it is open; or what does nothing, where that takes too long."""
         self._open_once()
         self._asked_until = self._asked_until or time.monotonic() + PATIENCE
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception, SystemExit):
             # What is wrong is told by the next call of the logger.
             self._calls.now(lambda: None, max(0.0, self._asked_until - time.monotonic()))
         return self._experiment if self._is_open else NO_RUN
@@ -164,7 +164,8 @@ class MarginWandbLogger(WandbLogger):
 
     @property
     def _is_online(self) -> bool:
-        return self._wandb_init.get("mode") not in ("offline", "disabled")
+        said = self._wandb_init.get("mode") or os.environ.get("WANDB_MODE")
+        return said not in ("offline", "disabled", "dryrun")
 
     def later(self, call: Callable[[], Any]) -> None:
         """Makes a call of the W&B run while training goes on; what goes wrong with it is a warning."""
@@ -173,6 +174,8 @@ class MarginWandbLogger(WandbLogger):
         elif not _is_another_process() and not self._lost:
             self._open_once()
             self._guarded(lambda: self._calls.later(call), "W&B stopped; going on without it")
+            if self._lost and self._experiment is None:
+                end_service()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         kept = dict(metrics)  # Lightning goes on with its own
@@ -214,7 +217,7 @@ class MarginWandbLogger(WandbLogger):
             elif self._experiment is not None:
                 # A run that W&B gave up on must end as well, or the next one would join it; it has been told of.
                 self._calls = Patience()
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(Exception, SystemExit):
                     self._wait_for_end(failed, share)
             if self._lost:
                 # At its end this process would ask W&B's own, and wait for it or show its error.
@@ -222,29 +225,26 @@ class MarginWandbLogger(WandbLogger):
         self._experiment, self._lost = None, True
 
     def _wait_for_end(self, failed: dict[str, Any] | None, share: float) -> None:
-        """Waits for what is not done yet, the opening of the run included; while W&B's service works, for as long as
-        is wanted."""
-        ended = self._calls.begin(lambda: self._finish(failed))
+        """Waits for what is not done yet, the opening of the run included, while W&B's service is not stopped."""
         begun, wait = time.monotonic(), self._wait * share
-        usual = min(wait, PATIENCE * share)
+        ended = self._calls.begin(lambda: self._finish(failed))
         try:
-            if self._opening is not None and not _is_done(self._opening, min(wait, REACHING * share)):
+            if not _is_done(ended, min(wait, REACHING * share)):
                 self._stop_reaching()
-            if not _is_done(ended, begun + usual - time.monotonic()) and wait > usual:
-                rank_zero_warn("W&B is sending what is left of the run; Ctrl-C leaves it on disk for `wandb sync`")
-                until = begun + wait
-                while not service_is_stopped() and time.monotonic() < until and not _is_done(ended, 0.5):
+                if wait > PATIENCE:
+                    rank_zero_warn("W&B is sending what is left of the run; Ctrl-C leaves it on disk for `wandb sync`")
+                while not service_is_stopped() and time.monotonic() - begun < wait and not _is_done(ended, 0.5):
                     pass
         except KeyboardInterrupt:
             pass  # of the sending alone: the run is over, and its files are written
         if not ended.done():
             left = f"; what is left lies on disk, `wandb sync {self._folder}` sends it" if self._folder else ""
-            raise TimeoutError(f"no answer in {wait:g} s{left}")
+            raise TimeoutError(f"no answer in {time.monotonic() - begun:.0f} s{left}")
         ended.result()
 
     def _stop_reaching(self) -> None:
         """Ends an attempt to open the run online; the thread then opens it offline."""
-        if self._is_online:
+        if self._is_online and self._opening is not None and not self._opening.done():
             self._stopped_reaching = True
             kill_services()
 
@@ -267,8 +267,7 @@ class MarginWandbLogger(WandbLogger):
         except TimeoutError as late:
             self._give_up(f"{message} ({late})")
             self._experiment = None
-            end_service()
-        except Exception as error:  # of W&B's own kinds, the system's, and of a service that has died
+        except (Exception, SystemExit) as error:  # of W&B's own kinds, the system's, and of a service that has died
             self._give_up(f"{message} ({_reason(error)})")
 
     def _give_up(self, told: str) -> None:
@@ -299,7 +298,7 @@ def _is_done(call: Future[Any], seconds: float) -> bool:
     return call.done()
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 

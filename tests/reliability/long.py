@@ -41,7 +41,7 @@ class Scenario(NamedTuple):
 SCENARIOS: dict[str, Scenario] = {
     "kills": Scenario("kill -9 at random times, one and two processes, once or twice a run", "kills:trial", 160),
     "disk": Scenario("a disk that is full for a while, temporary files on another", "disk:trial", 20),
-    "wandb": Scenario("W&B's service stopped at a random moment", "stopped_wandb:trial", 10),
+    "wandb": Scenario("W&B stopped, killed, refused or slow at a random moment", "stopped_wandb:trial", 20),
     "soak": Scenario("10,000 steps with all callbacks: memory and open files", "soak:trial", 2),
     "checkpoints": Scenario("corrupted checkpoints, with and without sums", "corruption:trial", 2000),
     "fuzz": Scenario("fuzz of solvers, masks, texts, configs and checkpoints", "fuzz:trial", 10_000),

@@ -135,7 +135,6 @@ def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_an_interrupt_of_the_sending_is_none_of_the_run(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which is over: what W&B has not sent is on disk."""
     logger, asked = slow(wait=600), []
-    logger._opening = None
 
     def is_done(call: Any, seconds: float) -> bool:
         asked.append(seconds)
@@ -150,6 +149,19 @@ def test_an_interrupt_of_the_sending_is_none_of_the_run(slow: Any, monkeypatch: 
     assert not logger.experiment
 
 
+def test_an_exit_in_the_service_is_none_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    def ends(**words: Any) -> None:
+        raise SystemExit(-9)
+
+    monkeypatch.setattr(wandb, "init", ends)
+    logger = wandb_logger.MarginWandbLogger(tmp_path, "a")
+    assert not logger.experiment.config
+    with pytest.warns(UserWarning, match="going on without it"):
+        logger.log_metrics({"a": 1.0}, 0)
+
+
 @pytest.mark.parametrize(
     ("words", "seconds"),
     [({}, 8), ({"log_model": True}, 600), ({"log_model": True, "wait": 3}, 3), ({"wait": 100}, 100), ({"wait": 0}, 0)],
@@ -158,7 +170,6 @@ def test_how_long_the_end_is_waited_for(
     words: dict[str, Any], seconds: float, slow: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logger, clock = slow(**words), [0.0]
-    logger._opening = None
 
     def is_done(call: Any, seconds: float) -> bool:
         clock[0] += seconds
@@ -171,14 +182,13 @@ def test_how_long_the_end_is_waited_for(
     assert seconds <= clock[0] <= seconds + 1
 
 
-def test_a_stopped_service_is_waited_for_no_longer_than_usual(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_service_is_not_waited_for_any_longer(slow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     logger, waited = slow(log_model=True), []
-    logger._opening = None
-    monkeypatch.setattr(wandb_logger, "_is_done", lambda call, seconds: waited.append(round(seconds)))
+    monkeypatch.setattr(wandb_logger, "_is_done", lambda call, seconds: waited.append(seconds))
     monkeypatch.setattr(wandb_logger, "service_is_stopped", lambda: True)
     with pytest.warns(UserWarning, match="did not close its run"):
         logger.close()
-    assert waited == [8]
+    assert waited == [4.0]
 
 
 def test_what_does_nothing_takes_every_call() -> None:
