@@ -42,9 +42,9 @@ def _let_go() -> None:
 
 
 def service_is_stopped() -> bool:
-    """Whether W&B's own process is stopped, and will send nothing."""
+    """Whether W&B's own process is stopped, and will send nothing; of one that has ended W&B itself gets an error."""
     states = services().values()
-    return bool(states) and all(state in "TtZX" for state in states)
+    return bool(states) and all(state in "Tt" for state in states)
 
 
 def services() -> dict[int, str]:
@@ -69,4 +69,4 @@ def _known_to_wandb() -> dict[int, str]:
     found: Any = sys.modules.get("wandb.sdk.wandb_setup")
     for name in ("_singleton", "_connection", "_proc", "_process"):
         found = getattr(found, name, None)
-    return {} if found is None else {found.pid: "Z" if found.poll() is not None else "S"}
+    return {} if found is None else {found.pid: "S"}
