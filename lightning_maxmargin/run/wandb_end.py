@@ -47,7 +47,9 @@ def close_wandb(trainer: pl.Trainer, error: BaseException | None = None) -> None
         error: what has ended it, where it has failed: the W&B run has failed as well, and its summary says why.
     """
     failed = None if error is None else last_known(trainer, error)
-    share = OF_TWO if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher) else 1.0
+    # Where a forked process has failed there is no second one to wait for.
+    is_second = error is None and isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+    share = OF_TWO if is_second else 1.0
     for logger in trainer.loggers:
         if isinstance(logger, MarginWandbLogger):
             logger.close(failed, share)

@@ -238,7 +238,7 @@ class MarginWandbLogger(WandbLogger):
         except KeyboardInterrupt:
             pass  # of the sending alone: the run is over, and its files are written
         if not ended.done():
-            left = f"; what is left lies on disk, `wandb sync {self._folder}` sends it" if self._folder else ""
+            left = f"; what it has written lies on disk, `wandb sync {self._folder}` sends it" if self._folder else ""
             raise TimeoutError(f"no answer in {time.monotonic() - begun:.0f} s{left}")
         ended.result()
 

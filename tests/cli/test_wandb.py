@@ -350,7 +350,7 @@ def test_a_run_that_failed_says_so(
     run = tmp_path / "run"
     assert [ended["exit_code"] for ended in said(run, "exit")] == [1]
     told = summary(run)
-    assert told["message"].startswith(message)
+    assert message in told["message"], "with the rank before it, where there are several"
     assert "\n" not in told["message"]
     assert (told["status/attention"], told["svm/limit"]) == ("certified", "strict")
 
