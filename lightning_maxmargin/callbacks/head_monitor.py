@@ -47,10 +47,11 @@ class HeadMonitor(Monitor):
         budget: share of the run's time, as of :class:`~lightning_maxmargin.callbacks.monitor.Monitor`; under 1 the
             weights at the start are evaluated as soon as it covers that.
         background: likewise.
-        each_head: whether loggers get the numbers of every head; else the medians of each layer, as
-            ``LAYER/median/KEY``. None is so for at most 16 heads: 72 would be 860 curves. :attr:`last` has all.
+        each_head: whether loggers get the numbers of every head. None is so for at most 16 heads: 72 would be 860
+            curves. :attr:`last` has all.
 
-    W&B gets a picture of all heads at the end, ``heads/relative_margin``.
+    Where there are several layers, or not every head is logged, loggers get the medians of each layer, as
+    ``LAYER/median/KEY``. W&B gets a picture of all heads at the end, ``heads/relative_margin``.
 
     Attributes:
         last: the latest numbers by key.
@@ -130,7 +131,10 @@ class HeadMonitor(Monitor):
 
     def logged(self, numbers: dict[str, float]) -> dict[str, float]:
         of_each = sum(self._watch.heads.values()) <= MOST_SERIES if self.each_head is None else self.each_head
-        return numbers if of_each else medians_of_layers(numbers)
+        medians = medians_of_layers(numbers)
+        if not of_each:
+            return medians
+        return {**numbers, **medians} if len(self._watch.heads) > 1 else numbers
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)

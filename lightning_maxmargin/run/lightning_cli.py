@@ -69,7 +69,7 @@ from lightning_maxmargin.run.run_config import RunConfig, plain_config
 from lightning_maxmargin.run.shipped import is_file
 from lightning_maxmargin.run.summary import RunSummary
 from lightning_maxmargin.run.torch_flags import torch_as_before
-from lightning_maxmargin.run.wandb_end import close_wandb, tell_wandb
+from lightning_maxmargin.run.wandb_end import close_wandb, close_where_it_failed, tell_wandb
 from lightning_maxmargin.run.words import check_words
 
 #: What ``--ckpt_path`` says for the newest whole checkpoint of the run in ``--run_dir``, which then goes on there.
@@ -236,6 +236,7 @@ class MarginCLI(RefusingCLI):
         # Before any other callback: what failed is told before the others tidy up after it.
         trainer.callbacks.insert(0, self.ranks)  # type: ignore[attr-defined]
         self.ranks.guard(trainer)
+        close_where_it_failed(trainer)
         if self.subcommand == "fit":
             refuse_unlogged(trainer.callbacks, self.model, self.datamodule)  # type: ignore[attr-defined]
             leave_last_to_the_run(trainer.callbacks, self.run_dir / "checkpoints")  # type: ignore[attr-defined]
@@ -293,19 +294,22 @@ class MarginCLI(RefusingCLI):
         return extra
 
     def _run_subcommand(self, subcommand: str) -> None:
-        refused = False
+        refused, failed = False, None
         try:
             super()._run_subcommand(subcommand)
         except Exception as error:
-            found = self._failure(error)
-            is_refused = isinstance(found, InputError) or getattr(found, "status", 1) == 2
+            failed = self._failure(error)
+            is_refused = isinstance(failed, InputError) or getattr(failed, "status", 1) == 2
             is_new = subcommand == "fit" and not self.goes_on
             refused = is_refused and is_new and self._has_done_nothing()
-            if found is error:
+            if failed is error:
                 raise
-            raise found from error
+            raise failed from error
+        except BaseException as stopped:
+            failed = stopped
+            raise
         finally:
-            close_wandb(self.trainer.loggers)
+            close_wandb(self.trainer, failed)
             if refused:
                 # After all, as by a checkpoint of other data: nothing is left that would stand in the way.
                 shutil.rmtree(self.run_dir, ignore_errors=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from jsonargparse import Namespace
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.run.rows import RowsLogger
@@ -25,7 +25,11 @@ WANDB_WORDS: dict[str, tuple[Any, str]] = {
     "notes": (str | None, "Notes on the W&B run; else WANDB_NOTES."),
     "id": (str | None, "Id of the W&B run; WANDB_RUN_ID, else a new one."),
     "log_model": (bool | None, "Whether W&B gets checkpoints/last.ckpt as an artifact at the end."),
+    "wait": (float | None, "Seconds that a run which is over waits for W&B; 8, or 600 with wandb_log_model."),
 }
+
+#: Seconds of a day.
+LONGEST_WAIT = 86_400.0
 
 
 def mode_of(wandb: WandbMode | None) -> WandbMode:
@@ -42,8 +46,14 @@ def mode_of(wandb: WandbMode | None) -> WandbMode:
 
 
 def wandb_words(config: Namespace) -> dict[str, Any]:
-    """What the config says of W&B beside the mode: options of ``wandb.init``, and ``log_model``."""
+    """What the config says of W&B beside the mode: options of ``wandb.init``, ``log_model`` and ``wait``.
+
+    Raises:
+        InputError: one is none.
+    """
     found = {name: config.get(f"wandb_{name}") for name in WANDB_WORDS}
+    if (wait := found["wait"]) is not None and not 0 <= wait <= LONGEST_WAIT:
+        raise InputError(f"wandb_wait: {wait}; expected seconds, 0 or more and at most a day")
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -82,4 +92,16 @@ def run_loggers(run_dir: Path, config: Namespace, given: Any, kept_to: int | Non
                 f"trainer.logger: {type(logger).__name__} would write among the rows of the run itself, in "
                 f"{run_dir / 'metrics.csv'}; give it another directory, or leave it out: they are always written"
             )
-    return [*loggers, rows]
+    return [*_never_waiting(loggers, run_dir), rows]
+
+
+def _never_waiting(loggers: list[Logger], run_dir: Path) -> list[Logger]:
+    """The loggers, those of Lightning's for W&B such as cost no training; the first's run is gone on with."""
+    keep: Path | None = run_dir / "wandb_id.txt"
+    found: list[Logger] = []
+    for logger in loggers:
+        # Not those of a class of the user's own.
+        if type(logger) is WandbLogger:
+            logger, keep = MarginWandbLogger.of_lightnings_own(logger, keep), None
+        found.append(logger)
+    return found

@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeAlias
 
 #: Seconds: with what a run does beside waiting, at its end or its start, it stays below ten.
 PATIENCE = 8.0
+#: Each with its result, and the seconds that it may take.
+Calls: TypeAlias = "queue.SimpleQueue[tuple[Callable[[], Any], Future[Any], float]]"
 
 
 class Patience:
@@ -29,10 +31,11 @@ class Patience:
 
     def __init__(self, seconds: float = PATIENCE) -> None:
         self.seconds = seconds
-        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._calls: Calls = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._process = 0
-        self._begun: float | None = None
+        #: Of the call that is under way: when it is too late, and how long it may take.
+        self._limit: tuple[float, float] | None = None
         self._failed: BaseException | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -47,17 +50,21 @@ class Patience:
         """Whether the thread that makes the calls is the one that asks."""
         return self._process == os.getpid() and threading.current_thread() is self._thread
 
-    def later(self, call: Callable[[], Any]) -> None:
+    def later(self, call: Callable[[], Any], seconds: float | None = None) -> None:
         """Makes the call when those before are done, while the caller goes on.
+
+        Args:
+            call: made on the thread.
+            seconds: that it may take; None is the usual.
 
         Raises:
             TimeoutError: one before has not come back in time.
             BaseException: what one before has raised; this and later ones are not made.
         """
-        begun = self._begun
-        if begun is not None and time.monotonic() - begun > self.seconds:
-            raise TimeoutError
-        self.begin(call)
+        limit = self._limit
+        if limit is not None and time.monotonic() > limit[0]:
+            raise TimeoutError(f"no answer in {limit[1]:g} s")
+        self.begin(call, seconds)
 
     def now(self, call: Callable[[], Any], seconds: float | None = None) -> Any:
         """The call's result.
@@ -72,8 +79,8 @@ class Patience:
         """
         return self.begin(call).result(self.seconds if seconds is None else seconds)
 
-    def begin(self, call: Callable[[], Any]) -> Future[Any]:
-        """What the call will give, however long it takes.
+    def begin(self, call: Callable[[], Any], seconds: float | None = None) -> Future[Any]:
+        """What the call will give; after so many seconds no further call is made ``later``.
 
         Raises:
             BaseException: what one before has raised.
@@ -82,17 +89,17 @@ class Patience:
             raise self._failed
         if self._process != os.getpid():
             # A thread does not follow its process into a fork.
-            self._process, self._calls, self._begun = os.getpid(), queue.SimpleQueue(), None
+            self._process, self._calls, self._limit = os.getpid(), queue.SimpleQueue(), None
             self._thread = threading.Thread(target=self._work, args=(self._calls,), daemon=True)
             self._thread.start()
         result: Future[Any] = Future()
-        self._calls.put((call, result))
+        self._calls.put((call, result, self.seconds if seconds is None else seconds))
         return result
 
-    def _work(self, calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]]) -> None:
+    def _work(self, calls: Calls) -> None:
         while True:
-            call, result = calls.get()
-            self._begun = time.monotonic()
+            call, result, seconds = calls.get()
+            self._limit = time.monotonic() + seconds, seconds
             try:
                 if self._failed is not None:
                     raise self._failed
@@ -100,4 +107,4 @@ class Patience:
             except BaseException as error:
                 self._failed = error
                 result.set_exception(error)
-            self._begun = None
+            self._limit = None

@@ -59,8 +59,7 @@ class RunSummary(Callback):
         if not values:
             return
         if interrupted:
-            of = f" of {trainer.max_steps:,}" if trainer.max_steps >= 0 else ""
-            values["message"] = f"Interrupted at step {trainer.global_step:,}{of}. {values['message']}".rstrip()
+            values["message"] = f"{interrupted_at(trainer)} {values['message']}".rstrip()
         write_summary(self.run_dir, {**values, "name": self.name, "steps": trainer.global_step, "versions": versions()})
 
     def _write_paths(self, pl_module: pl.LightningModule, monitor: MarginMonitor, snapshot: Snapshot) -> None:
@@ -74,6 +73,12 @@ class RunSummary(Callback):
         if monitor.result is not None:
             text = instances_csv(monitor.result, pl_module.assigned())  # type: ignore[operator]
             write_text(self.run_dir / "instances.csv", text)
+
+
+def interrupted_at(trainer: pl.Trainer) -> str:
+    """In words, where somebody has stopped the run."""
+    of = f" of {trainer.max_steps:,}" if trainer.max_steps >= 0 else ""
+    return f"Interrupted at step {trainer.global_step:,}{of}."
 
 
 def first_tokens(selected: list[int], most: int = 20) -> str:
@@ -118,13 +123,14 @@ def path_arrays(
 
 def write_summary(run_dir: Path, values: dict[str, Any]) -> dict[str, Any]:
     """Writes ``summary.json`` and returns it: every key of a run, null where undefined, and what else was measured."""
-    summary = {key: _plain(values.get(key)) for key in measured_by("selector", "ensemble", "run")}
-    summary |= {key: _plain(value) for key, value in values.items() if key not in summary}
+    summary = {key: plain(values.get(key)) for key in measured_by("selector", "ensemble", "run")}
+    summary |= {key: plain(value) for key, value in values.items() if key not in summary}
     write_text(run_dir / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     return summary
 
 
-def _plain(value: Any) -> float | int | str | None:
+def plain(value: Any) -> float | int | str | None:
+    """The value as JSON has it: no NaN, and no infinity."""
     if value is None or isinstance(value, str | int):
         return value
     number = float(value)

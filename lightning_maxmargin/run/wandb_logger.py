@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,22 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.callbacks.axes import define_axes
 from lightning_maxmargin.run.patience import PATIENCE, Patience
+from lightning_maxmargin.run.wandb_run import NO_RUN, RunToCome
+from lightning_maxmargin.run.wandb_service import end_service, kill_services, service_is_stopped
 
 PROJECT = "lightning-maxmargin"
-#: Seconds that W&B itself may take to reach its server.
-OPENING = 8.0
-#: Seconds that a run which is over waits for W&B to send what is left, while its service works.
+#: Seconds that W&B itself may take to reach its server, and those after which a run that is not open is given up:
+#: nobody waits for it meanwhile, and a busy machine or a far server is slow.
+OPENING, LONGEST_OPENING = 30.0, 60.0
+#: Seconds of those at the end of a run after which a service that is stopped is given up, and a run that is not open
+#: yet goes on offline, which takes the others to open and to write.
+REACHING = 4.0
+#: Seconds that a run which is over waits for its checkpoint to be sent, while W&B's service works.
 SENDING = 600.0
-#: Silent: the table at the end of a run says what there is to say; no copies of code or terminal output. Each counts
-#: where W&B's variable of its name is not set.
+#: Share of that waiting for each of two processes that end a run one after the other: one was forked for training.
+OF_TWO = 0.5
+#: Silent: the table at the end of a run says what there is to say, and W&B asks nothing on the terminal; no copies of
+#: code or terminal output. Each counts where W&B's variable of its name is not set.
 QUIET: dict[str, Any] = {
     "silent": True, "console": "off", "disable_git": True, "save_code": False, "init_timeout": OPENING,
 }  # fmt: skip
@@ -31,10 +41,10 @@ QUIET: dict[str, Any] = {
 class MarginWandbLogger(WandbLogger):
     """W&B that never costs a training run, with an axis for every metric.
 
-    Without a key, a network, a disk or a server it warns once and goes on offline, or not at all; no step waits for it,
-    and where its service does not answer for eight seconds it is given up. A run that is over waits for what is left to
-    be sent to a server, at most ten minutes or until Ctrl-C. The run id is kept in ``wandb_id.txt`` of the run
-    directory, so that a run that goes on there goes on with its W&B run. Each key of
+    Without a key, a network, a disk or a server it warns once and goes on offline, or not at all. Nothing waits for it:
+    the run is opened, and all its calls are made, on a thread of their own, and where one is not answered the run is
+    given up. A run that is over waits ``wait`` seconds for all that is left, or until Ctrl-C. The run id is kept in
+    ``wandb_id.txt`` of the run directory, so that a run that goes on there goes on with its W&B run. Each key of
     :mod:`~lightning_maxmargin.keys` is drawn against its own axis, all else against ``trainer/global_step``.
 
     Args:
@@ -43,6 +53,7 @@ class MarginWandbLogger(WandbLogger):
         project: None is ``WANDB_PROJECT``, else ``lightning-maxmargin``.
         offline: write to disk alone.
         log_model: whether the last checkpoint becomes an artifact.
+        wait: seconds to wait at the end; None is 8, or 600 where a checkpoint is to be sent.
         words: what else ``wandb.init`` takes: entity, group, job_type, tags, notes, id.
     """
 
@@ -51,57 +62,120 @@ class MarginWandbLogger(WandbLogger):
 
     def __init__(
         self, run_dir: Path, name: str, project: str | None = None, offline: bool = True, log_model: bool = False,
-        **words: Any,
+        wait: float | None = None, **words: Any,
     ) -> None:  # fmt: skip
-        import wandb
-
-        self._keep = run_dir / "wandb_id.txt"
-        self._calls, self._patience = Patience(), float(os.environ.get("WANDB_INIT_TIMEOUT", OPENING)) + 1
-        self._made_in, self._lost, self._defined = os.getpid(), False, False
-        self.wants_model, self._own_id = log_model, words.get("id") or os.environ.get("WANDB_RUN_ID")
-        settings = wandb.Settings(**{k: v for k, v in QUIET.items() if f"WANDB_{k.upper()}" not in os.environ})
         super().__init__(
             name=os.environ.get("WANDB_NAME") or name, save_dir=os.environ.get("WANDB_DIR") or run_dir,
-            project=project or os.environ.get("WANDB_PROJECT") or PROJECT, offline=offline, settings=settings, **words,
+            project=project or os.environ.get("WANDB_PROJECT") or PROJECT, **words,
         )  # fmt: skip
-        # Said here as well: W&B reads its variables once a process, and Lightning sets one of them.
+        # Said to W&B itself, which reads its variable once a process.
         self._wandb_init["mode"] = "offline" if offline else "online"
         if "WANDB_RESUME" in os.environ:
             self._wandb_init["resume"] = None  # W&B then takes the variable's
+        self._begin_here(run_dir / "wandb_id.txt", log_model, wait)
+
+    @classmethod
+    def of_lightnings_own(cls, logger: WandbLogger, keep: Path | None) -> MarginWandbLogger:
+        """The logger itself, made one of these, with every option that its user gave; ``keep`` is where its id is."""
+        logger.__class__ = cls
+        own: Any = logger
+        if own._offline:
+            # Lightning would say it by W&B's variable, to every later run of this process as well.
+            own._offline, own._wandb_init["mode"] = False, "offline"
+        own._begin_here(keep, False, None)
+        return own
+
+    def _begin_here(self, keep: Path | None, wants_model: bool, wait: float | None) -> None:
+        self._keep, self.wants_model = keep, wants_model
+        sends_models = wants_model or bool(self._log_model)
+        self._wait = (SENDING if sends_models else PATIENCE) if wait is None else wait
+        self._calls, self._lost, self._stopped_reaching = Patience(), False, False
+        self._made_in, self._opened_in = os.getpid(), 0
+        self._opening: Future[None] | None = None
+        self._asked_until: float | None = None
+        self._folder = ""
         self._wandb_init.pop("anonymous", None)  # deprecated: W&B warns of it at every start
+        self._wandb_init["settings"] = _quiet(self._wandb_init.get("settings"))
 
     @property
     def experiment(self) -> Any:
-        """The W&B run; opened offline where it cannot be opened online; None where it is given up."""
+        """The W&B run; until it is open what waits for it, up to eight seconds in all, where something is asked of it.
+
+        Where it is given up, and on other processes than the first, what takes every call and does nothing.
+        """
         if _is_another_process():
             return WandbLogger.experiment.fget(self)  # type: ignore[attr-defined]
-        if self._experiment is None and not self._lost:
-            run = None if self._offline else self._opened("W&B cannot be reached; going on offline")
-            if run is None:
-                self._lost, self._offline, self._wandb_init["mode"] = False, True, "offline"
-                self._calls = Patience()
-                run = self._opened("W&B cannot write; going on without it")
-            if run is not None and not self._defined:
-                self._defined = True
-                self.later(lambda: define_axes(run))
-        return self._experiment
+        if self._is_open or self._calls.is_here:
+            return self._experiment
+        return NO_RUN if self._lost else RunToCome(self.opened)
 
-    def _opened(self, message: str) -> Any:
-        if self._keep.is_file() and self._own_id is None:
-            self._wandb_init["id"] = self._id = self._keep.read_text(encoding="utf-8").strip()
-        run = self._waited(lambda: WandbLogger.experiment.fget(self), message, self._patience)  # type: ignore[attr-defined]
-        if run is not None and getattr(run, "id", None):
+    @property
+    def _is_open(self) -> bool:
+        return self._experiment is not None and self._opened_in == os.getpid() and not self._lost
+
+    def opened(self) -> Any:
+        """The run, once it is open; or what does nothing, where that takes too long."""
+        self._open_once()
+        self._asked_until = self._asked_until or time.monotonic() + PATIENCE
+        with contextlib.suppress(Exception, SystemExit):
+            # What is wrong is told by the next call of the logger.
+            self._calls.now(lambda: None, max(0.0, self._asked_until - time.monotonic()))
+        return self._experiment if self._is_open else NO_RUN
+
+    def _open_once(self) -> None:
+        """Lets the thread open the run of this process, before all else."""
+        if self._opened_in != os.getpid() and not self._lost:
+            self._opened_in, self._experiment = os.getpid(), None
+            self._choose_id()
+            self._opening = self._calls.begin(self._open, LONGEST_OPENING)
+
+    def _choose_id(self) -> None:
+        """The id that is given, that of the run that goes on, or a new one; known before the run is open."""
+        given = self._wandb_init.get("id") or os.environ.get("WANDB_RUN_ID")
+        kept = "" if self._keep is None or not self._keep.is_file() else self._keep.read_text(encoding="utf-8").strip()
+        if (self._wandb_init.get("resume") or os.environ.get("WANDB_RESUME")) != "auto":
+            # With auto W&B finds it in a file of its own.
+            kept = kept or uuid.uuid4().hex[:8]
+        self._keep_id(given or kept or None)
+
+    def _keep_id(self, found: str | None) -> None:
+        self._wandb_init["id"] = self._id = found
+        if found and self._keep is not None:
             with contextlib.suppress(OSError):
                 self._keep.parent.mkdir(parents=True, exist_ok=True)
-                write_text(self._keep, str(run.id))
-        return run
+                write_text(self._keep, found)
+
+    def _open(self) -> None:
+        """Opens the run, offline where it cannot be opened online."""
+        try:
+            run = WandbLogger.experiment.fget(self)  # type: ignore[attr-defined]
+        except Exception as error:
+            if self._lost or not self._is_online:
+                raise
+            why = "the run is over" if self._stopped_reaching else _reason(error)
+            rank_zero_warn(f"W&B cannot be reached; going on offline ({why})")
+            self._wandb_init["mode"] = "offline"
+            end_service()  # which would say that it has a run of this id
+            run = WandbLogger.experiment.fget(self)  # type: ignore[attr-defined]
+        self._folder = str(getattr(getattr(run, "settings", None), "sync_dir", ""))
+        if getattr(run, "id", self._id) != self._id:
+            self._keep_id(run.id)
+        define_axes(run)
+
+    @property
+    def _is_online(self) -> bool:
+        said = self._wandb_init.get("mode") or os.environ.get("WANDB_MODE")
+        return said not in ("offline", "disabled", "dryrun")
 
     def later(self, call: Callable[[], Any]) -> None:
         """Makes a call of the W&B run while training goes on; what goes wrong with it is a warning."""
         if self._calls.is_here:
             call()  # a call that is made of others
-        elif not _is_another_process() and self.experiment is not None and not self._lost:
+        elif not _is_another_process() and not self._lost:
+            self._open_once()
             self._guarded(lambda: self._calls.later(call), "W&B stopped; going on without it")
+            if self._lost and self._experiment is None:
+                end_service()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         kept = dict(metrics)  # Lightning goes on with its own
@@ -116,98 +190,117 @@ class MarginWandbLogger(WandbLogger):
     def log_image(self, *args: Any, **kwargs: Any) -> None:
         self.later(lambda: super(MarginWandbLogger, self).log_image(*args, **kwargs))
 
+    def _scan_and_log_checkpoints(self, checkpoint_callback: Any) -> None:
+        def send() -> None:
+            # Training goes on meanwhile, and may have put a better one in the place of a checkpoint.
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                super(MarginWandbLogger, self)._scan_and_log_checkpoints(checkpoint_callback)
+
+        self.later(send)
+
     def finalize(self, status: str) -> None:
+        super().finalize(status)
         # A process forked for training ends without the exit handlers that would write the rest of the run.
         if os.getpid() != self._made_in:
-            self.close()
+            self.close(share=OF_TWO)
 
-    def close(self) -> None:
-        """Ends the W&B run: everything is on disk, and the next run of this process is another."""
-        if self._experiment is not None and hasattr(self._experiment, "finish"):
-            # A run that W&B gave up on must end as well, or the next one would join it.
-            self._lost, self._calls = False, Patience() if self._lost else self._calls
-            self._waited(self._finish, "W&B did not close its run; what it has not written is lost to it", None)
+    def close(self, failed: dict[str, Any] | None = None, share: float = 1.0) -> None:
+        """Ends the W&B run: everything is on disk, and the next run of this process is another.
+
+        Args:
+            failed: what the summary of a run that has failed gets; it then ends with exit code 1.
+            share: of the time to wait.
+        """
+        if self._opened_in == os.getpid():
+            if not self._lost:
+                self._guarded(lambda: self._wait_for_end(failed, share), "W&B did not close its run")
+            elif self._experiment is not None:
+                # A run that W&B gave up on must end as well, or the next one would join it; it has been told of.
+                self._calls = Patience()
+                with contextlib.suppress(Exception, SystemExit):
+                    self._wait_for_end(failed, share)
+            if self._lost:
+                # At its end this process would ask W&B's own, and wait for it or show its error.
+                end_service()
         self._experiment, self._lost = None, True
 
-    def _finish(self) -> Any:
-        """Ends the W&B run; while its service works, what is left to send has its time."""
-        run: Any = self._experiment
-        ended = self._calls.begin(run.finish)
+    def _wait_for_end(self, failed: dict[str, Any] | None, share: float) -> None:
+        """Waits for what is not done yet, the opening of the run included, while W&B's service is not stopped."""
+        begun, wait = time.monotonic(), self._wait * share
+        ended = self._calls.begin(lambda: self._finish(failed))
         try:
-            return ended.result(PATIENCE)
-        except TimeoutError:
-            if self._offline or service_is_stopped():
-                raise
-        rank_zero_warn("W&B is sending what is left of the run; Ctrl-C leaves it on disk for `wandb sync`")
-        try:
-            return ended.result(SENDING)
+            if not _is_done(ended, min(wait, REACHING * share)):
+                self._stop_reaching()
+                if wait > PATIENCE:
+                    rank_zero_warn("W&B is sending what is left of the run; Ctrl-C leaves it on disk for `wandb sync`")
+                while not service_is_stopped() and time.monotonic() - begun < wait and not _is_done(ended, 0.5):
+                    pass
         except KeyboardInterrupt:
-            # Of the sending alone: the run is over, and its files are written.
-            raise TimeoutError from None
+            pass  # of the sending alone: the run is over, and its files are written
+        if not ended.done():
+            left = f"; what it has written lies on disk, `wandb sync {self._folder}` sends it" if self._folder else ""
+            raise TimeoutError(f"no answer in {time.monotonic() - begun:.0f} s{left}")
+        ended.result()
 
-    def _waited(self, call: Callable[[], Any], message: str, seconds: float | None = PATIENCE) -> Any:
-        mode = os.environ.get("WANDB_MODE")
-        try:
-            return self._guarded(call if seconds is None else lambda: self._calls.now(call, seconds), message)
-        finally:
-            # Lightning sets it, and the next run of this process would take it for the user's word.
-            os.environ.pop("WANDB_MODE", None)
-            os.environ |= {} if mode is None else {"WANDB_MODE": mode}
+    def _stop_reaching(self) -> None:
+        """Ends an attempt to open the run online; the thread then opens it offline."""
+        if self._is_online and self._opening is not None and not self._opening.done():
+            self._stopped_reaching = True
+            kill_services()
 
-    def _guarded(self, call: Callable[[], Any], message: str) -> Any:
-        """The call's result, or None and one warning when W&B or the disk fails, or W&B does not answer."""
-        if self._lost:
-            return None
-        begun = time.monotonic()
+    def _finish(self, failed: dict[str, Any] | None) -> None:
+        import wandb
+
+        run: Any = self._experiment
+        if failed is not None and hasattr(run, "summary"):
+            run.summary.update(failed)
+        run.finish(exit_code=int(failed is not None))
+        if wandb.run is None:
+            # Here, where no one waits for ever: at its own end the process would, for a service that is stopped then.
+            with contextlib.suppress(SystemExit):  # with the status of a service that was killed
+                wandb.teardown()
+
+    def _guarded(self, call: Callable[[], Any], message: str) -> None:
+        """Makes the call, or warns once where W&B or the disk fails, or W&B does not answer."""
         try:
-            return call()
-        except TimeoutError:
-            self._give_up(f"{message} (no answer in {max(time.monotonic() - begun, 0.1):.1g} s)")
-            end_service()
+            call()
+        except TimeoutError as late:
+            self._give_up(f"{message} ({late})")
             self._experiment = None
-        except Exception as error:  # of W&B's own kinds, the system's, and of a service that has died
-            reason = str(error).splitlines()[0] if str(error) else "no reason given"
-            self._give_up(f"{message} ({type(error).__name__}: {reason})")
-        return None
+        except (Exception, SystemExit) as error:  # of W&B's own kinds, the system's, and of a service that has died
+            self._give_up(f"{message} ({_reason(error)})")
 
     def _give_up(self, told: str) -> None:
         self._lost = True
         rank_zero_warn(told)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that is spawned opens the run by itself, as a forked one does.
+        return {**self.__dict__, "_experiment": None, "_opening": None, "_opened_in": 0}
 
-def end_service() -> None:
-    """Ends W&B's own process, which does not answer: this one would wait for it when it exits."""
+
+def _quiet(given: Any) -> Any:
+    """Settings of W&B: those that are given, then its variables, then :data:`QUIET`."""
+    # Its reports of its own errors make the end of a process wait twenty seconds for a server that does not answer.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
-    if (service := _service()) is not None:
-        service.kill()
-    # Of a service that was killed it raises an error of the connection, or exits with its status.
-    with contextlib.suppress(Exception, SystemExit):
-        wandb.teardown()
-    wandb.run = None  # or the next run of this process would join one that nobody writes
-    os.environ.pop("WANDB_SERVICE", None)
+    if given is not None and not isinstance(given, Mapping):
+        return given
+    ours = {name: x for name, x in QUIET.items() if f"WANDB_{name.upper()}" not in os.environ}
+    return wandb.Settings(**{**ours, **(given or {})})
 
 
-def service_is_stopped() -> bool:
-    """Whether W&B's own process is stopped or gone, and will send nothing."""
-    service = _service()
-    if service is None:
-        return False  # another process's, of which nothing is known here
-    try:
-        state = Path(f"/proc/{service.pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return bool(service.poll() is not None)  # another system than Linux does not say
-    return state in "TtZX"
+def _is_done(call: Future[Any], seconds: float) -> bool:
+    """Whether the call has come back, well or not, within so many seconds."""
+    with contextlib.suppress(Exception):
+        call.exception(seconds)
+    return call.done()
 
 
-def _service() -> Any:
-    """W&B's own process, which has no public name; None where a version of W&B keeps it elsewhere."""
-    import wandb
-
-    found: Any = wandb.setup()
-    for name in ("_connection", "_proc", "_process"):
-        found = getattr(found, name, None)
-    return found
+def _reason(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
 
 
 def _is_another_process() -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import CSVLogger
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -17,6 +18,7 @@ from lightning_maxmargin import AttentionSource, HeadMonitor, MarginMonitor, sol
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.probe.capture import capture
 from tests.callbacks.test_margin_monitor import trainer
+from tests.wandb_files import run_of, said
 
 
 class Foreign(pl.LightningModule):
@@ -387,6 +389,41 @@ def test_history_of_an_earlier_checkpoint_goes_on(tmp_path: Path) -> None:
 def test_a_module_that_is_not_ours_is_told_of_sources() -> None:
     with pytest.raises(InputError, match=r"HeadMonitor\(AttentionSource"):
         trainer([MarginMonitor()], 1).fit(Foreign(), DataLoader(some_data(), 4))
+
+
+@pytest.mark.parametrize(("each_head", "of_heads"), [(None, True), (False, False)])
+def test_medians_of_layers_and_the_picture_of_all_heads_reach_wandb(
+    each_head: bool | None, of_heads: bool, tmp_path: Path
+) -> None:
+    x, y = some_data(d=8).tensors
+    data = (x, y, torch.ones(10, 5, dtype=torch.bool))
+    sources = {f"block{i}": AttentionSource(attention=f"encoder.layers.{i}.self_attn") for i in range(2)}
+    logger = WandbLogger(save_dir=tmp_path, offline=True, settings={"silent": True})
+    monitor = fit(
+        Padded(), sources=sources, data=data, forward=lambda m, b: m(b[0], b[2]), each_head=each_head,
+        trainer={"logger": logger},
+    )  # fmt: skip
+    logger.experiment.finish()
+    history = [row["item"] for row in said(tmp_path, "history")]
+    last = next(row for row in reversed(history) if "block1/median/norm/attention" in row)
+    for layer in ("block0", "block1"):
+        heads = [monitor.last[f"{layer}/head{h}/norm/attention"] for h in range(2)]
+        assert last[f"{layer}/median/norm/attention"] == pytest.approx(sum(heads) / 2)
+        assert (f"{layer}/head0/norm/attention" in last) is of_heads
+    assert last["heads/certified"] == monitor.last["heads/certified"]
+    assert any(key.startswith("heads/relative_margin.") for row in history for key in row)
+    [picture] = (run_of(tmp_path) / "files" / "media" / "images" / "heads").glob("relative_margin*.png")
+    with Image.open(picture) as image:
+        low, high = image.convert("L").getextrema()
+    assert low < high, "drawn, and not of one colour"
+
+
+def test_one_layer_has_no_median_of_its_own() -> None:
+    monitor = fit(Foreign(), sources=SEPARATE)
+    numbers = {"head0/norm/attention": 1.0, "head1/norm/attention": 3.0, "heads/certified": 2.0}
+    assert monitor.logged(numbers) == numbers
+    monitor.each_head = False
+    assert monitor.logged(numbers) == {"median/norm/attention": 2.0, "heads/certified": 2.0}
 
 
 def test_affine_wrappers_are_read_by_evaluation() -> None:

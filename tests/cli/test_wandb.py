@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lightning_maxmargin.data import RandomData
 from lightning_maxmargin.run.loggers import mode_of
 from lightning_maxmargin.run.wandb_logger import MarginWandbLogger
 from tests.conftest import Outcome, config, fit_once
+from tests.wandb_files import records, said, summary
 
 WORDS = (
     "fit",
@@ -34,18 +36,6 @@ WORDS = (
     "--trainer.enable_progress_bar",
     "false",
 )
-
-
-def records(run_dir: Path) -> list[dict[str, Any]]:
-    command = [
-        str(Path(sys.executable).parent / "wandb"),
-        "leet",
-        "inspect",
-        "--json",
-        str(next((run_dir / "wandb").glob("offline-run-*"))),
-    ]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    return [json.loads(line) for line in printed.splitlines()]
 
 
 def rows(run_dir: Path) -> list[dict[str, str]]:
@@ -107,11 +97,6 @@ def test_disabled_leaves_no_wandb(maxmargin: Any) -> None:
     assert rows(outcome.run_dir)
 
 
-def said(run_dir: Path, kind: str) -> list[Any]:
-    """What the run's records of this type say."""
-    return [r[kind] for r in records(run_dir) if r["type"] == kind]
-
-
 def config_of(run_dir: Path) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for update in said(run_dir, "config"):
@@ -139,9 +124,7 @@ def test_two_runs_that_differ_in_one_word_are_told_apart(tmp_path: Path) -> None
 
 
 def test_every_number_of_the_summary_is_in_that_of_wandb(offline: Outcome) -> None:
-    found: dict[str, Any] = {}
-    for update in said(offline.run_dir, "summary"):
-        found |= update["update"]
+    found = summary(offline.run_dir)
     for key, value in offline.summary.items():
         told = found[key]
         told = told["last"] if isinstance(told, dict) else told
@@ -184,20 +167,23 @@ def test_words_of_wandb_by_its_variables(tmp_path: Path) -> None:
 
 
 def test_a_call_that_is_made_of_others_comes_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
     logger, said = MarginWandbLogger(tmp_path, "run"), []
 
     class Run:
         def log(self, metrics: Any) -> None:
             said.append(sorted(metrics))
 
-        def finish(self) -> None:
-            said.append(["finish"])
+        def finish(self, exit_code: int) -> None:
+            said.append(["finish", exit_code])
 
-    logger._experiment, logger._defined = Run(), True  # type: ignore[assignment]
+    monkeypatch.setattr(wandb, "init", lambda **words: Run())
+    monkeypatch.setattr(wandb, "teardown", lambda: None)
     logger.log_metrics({"a": 1.0}, 0)
     logger.log_table("tokens", columns=["a"], data=[[1]])
     logger.close()
-    assert said == [["a", "trainer/global_step"], ["tokens"], ["finish"]]
+    assert said == [["a", "trainer/global_step"], ["tokens"], ["finish", 0]]
 
 
 @pytest.mark.parametrize(("offline", "mode"), [(True, "offline"), (False, "online")])
@@ -223,9 +209,19 @@ def test_an_id_that_is_given_counts_before_the_one_that_is_kept(
 
     monkeypatch.setattr(wandb, "init", init)
     for given in ({}, {"id": "mine"}):
+        logger = MarginWandbLogger(tmp_path, "run", **given)
+        assert not logger.experiment.config
         with pytest.warns(UserWarning, match="no more is needed"):
-            assert MarginWandbLogger(tmp_path, "run", **given).experiment is None
+            logger.close()
+        assert not logger.experiment.log({"a": 1.0})
     assert begun == ["kept", "mine"]
+
+
+@pytest.mark.parametrize("wait", ["-1", "nan", "inf"])
+def test_a_wait_that_is_none_is_refused(wait: str, maxmargin: Any) -> None:
+    outcome = maxmargin(*WORDS, "--wandb_wait", wait, plain=False)
+    assert outcome.status == 2
+    assert outcome.error.startswith("maxmargin: error: wandb_wait: ")
 
 
 def test_words_of_a_run_that_wandb_does_not_get_are_refused(maxmargin: Any) -> None:
@@ -372,6 +368,104 @@ def test_the_test_row_is_at_its_optimisation_step(tmp_path: Path) -> None:
     assert "step" not in json.loads((run / "summary.json").read_text())
 
 
+#: A callback of the user's own that ends a run at its 30th step, or a little later.
+FAILS = """
+import os, signal
+from pytorch_lightning.callbacks import Callback
+from lightning_maxmargin.errors import NonFiniteError
+
+class Fails(Callback):
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step >= 30:
+            if self.how == "overflow":
+                raise NonFiniteError("w overflows in step 30; lower the learning rate")
+            if self.how == "error":
+                raise KeyError("of the user's own\\nand another line")
+            os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("overflow", "w overflows in step 30; lower the learning rate"),
+        ("error", "KeyError: "),
+        ("interrupt", "Interrupted at step 3"),
+    ],
+)
+def test_a_run_that_failed_says_so(
+    how: str, message: str, processes: int, tmp_path: Path, maxmargin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"fails_{how}_{processes}"
+    (tmp_path / f"{name}.py").write_text(FAILS)
+    given = f'{{"class_path": "{name}.Fails", "init_args": {{"how": "{how}"}}}}'
+    words = [*WORDS, "--trust-config", "--trainer.callbacks", f"[{given}]", "--model.inner_steps", "10"]
+    if processes == 2:
+        words += ["--trainer.devices", "2", "--trainer.strategy", "ddp_fork", "--trainer.accelerator", "cpu"]
+        if how != "overflow":
+            pytest.skip("Lightning passes on no interrupt of forked processes, and an error as its traceback")
+    try:
+        assert maxmargin(*words, plain=False).status == 1
+    except KeyError:
+        assert how == "error"
+    run = tmp_path / "run"
+    assert [ended["exit_code"] for ended in said(run, "exit")] == [1]
+    told = summary(run)
+    assert message in told["message"], "with the rank before it, where there are several"
+    assert "\n" not in told["message"]
+    assert (told["status/attention"], told["svm/limit"]) == ("certified", "strict")
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["ours", "WandbLogger"])
+def test_without_a_key_it_goes_on_offline(
+    own: bool, tmp_path: Path, maxmargin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    begun, init = [], wandb.init
+
+    def without_a_key(**words: Any) -> Any:
+        begun.append(words)
+        if words.get("mode") != "offline":
+            raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
+        return init(**words)
+
+    monkeypatch.setattr(wandb, "init", without_a_key)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    logger = ("--trainer.logger", "WandbLogger", "--trainer.logger.project", "mine", "--trainer.logger.name", "n",
+              "--trainer.logger.save_dir", "own")  # fmt: skip
+    (tmp_path / "own").mkdir()
+    with pytest.warns(UserWarning, match="going on offline") as warned:
+        outcome = maxmargin(*WORDS, *(logger if own else ("--wandb", "online")), plain=False)
+    assert outcome.status == 0, outcome.err
+    assert sum("W&B" in str(one.message) for one in warned) == 1
+    assert len(begun) == 2
+    run = run_record(tmp_path / "own" if own else outcome.run_dir)
+    assert run["run_id"] == (outcome.run_dir / "wandb_id.txt").read_text() == begun[0]["id"]
+    if own:
+        assert (run["project"], run["display_name"]) == ("mine", "n")
+
+
+def test_training_does_not_wait_for_a_run_that_is_being_opened(maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    trained, init, found = threading.Event(), wandb.init, []
+
+    def slow(**words: Any) -> Any:
+        found.append(trained.wait(60))
+        return init(**words)
+
+    monkeypatch.setattr(wandb, "init", slow)
+    monkeypatch.setattr(JointSelection, "on_fit_end", lambda self: trained.set(), raising=False)
+    outcome = maxmargin(*WORDS, plain=False)
+    assert found == [True], "it was opened when training was over"
+    assert len(said(outcome.run_dir, "history")) >= len(rows(outcome.run_dir)), "and has all that came before"
+
+
 #: In a process of its own: stops W&B's service once the run is open.
 STOPPED = """
 import os, signal, subprocess, sys, time
@@ -383,7 +477,7 @@ while not found or not os.path.exists("run/wandb_id.txt"):
     found = subprocess.run(["pgrep", "-P", str(child.pid), "-f", "wandb-core"], capture_output=True, text=True).stdout
 os.kill(int(found.split()[0]), signal.SIGSTOP)
 said = child.communicate()[1]
-print(child.returncode, "no answer in 8 s" in said, "Traceback" in said)
+print(child.returncode, "no answer in" in said, "Traceback" in said)
 """
 
 
@@ -445,11 +539,12 @@ def test_failure_in_the_middle_costs_no_training(maxmargin: Any, monkeypatch: py
 
 @pytest.mark.slow
 def test_unreachable_server_goes_on_offline(tmp_path: Path, maxmargin: Any) -> None:
-    """In a process of its own: W&B reads its environment once per process."""
+    """In a process of its own: W&B reads its environment once per process. A busy machine opens a run for seconds."""
     sound = maxmargin(*WORDS, "--wandb", "disabled", plain=False)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "MAXMARGIN_"))}
     environment |= {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "5"}
-    words = [sys.executable, "-m", "lightning_maxmargin", *WORDS, "--wandb", "online", "--run_dir", "other"]
+    words = [sys.executable, "-m", "lightning_maxmargin", *WORDS, "--wandb", "online", "--wandb_wait", "60"]
+    words += ["--run_dir", "other"]
     done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
     assert "going on offline" in done.stderr
     same_training(sound, Outcome(done.returncode, done.stdout, done.stderr, tmp_path / "other"))

@@ -45,7 +45,7 @@ SCENARIOS: dict[str, Scenario] = {
     "kills": Scenario("kill -9 of runs with all defaults, one and two processes", "default_kills:trial", 160, 24),
     "saves": Scenario("kill -9 while saving at each .2 s, once or twice a run", "kills:trial", 80),
     "disk": Scenario("a disk that is full for a while, temporary files on another", "disk:trial", 20),
-    "wandb": Scenario("W&B's service stopped at a random moment", "stopped_wandb:trial", 10),
+    "wandb": Scenario("W&B stopped, killed, refused or slow at a random moment", "stopped_wandb:trial", 20),
     "soak": Scenario("10,000 steps with all callbacks: memory and open files", "soak:trial", 2),
     "checkpoints": Scenario("corrupted checkpoints, with and without sums", "corruption:trial", 2000),
     "fuzz": Scenario("fuzz of solvers, masks, texts, configs and checkpoints", "fuzz:trial", 10_000),
