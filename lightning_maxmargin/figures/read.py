@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.run.table import read_table
+from lightning_maxmargin.figures.table import read_table
 
 Array = NDArray[Any]
 #: What the report reads of corpus.json and test.json.

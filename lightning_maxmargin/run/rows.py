@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_maxmargin.atomic import synchronise, write_text
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.run.table import Table, read_table
+from lightning_maxmargin.figures.table import Table, read_table
 
 #: Seconds of rows that a power failure may cost, and the share of the time that making them safe may take: .2 ms each
 #: on a disk of its own, and a hundred times as much on one of many.

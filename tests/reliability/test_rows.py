@@ -16,9 +16,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.figures.table import read_table
 from lightning_maxmargin.run import rows as rows_module
 from lightning_maxmargin.run.rows import RowsLogger
-from lightning_maxmargin.run.table import read_table
 from tests.conftest import config
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
