@@ -56,7 +56,7 @@ def begin(words: Sequence[str], folder: Path, meanwhile: Callable[[], None] | No
         os._exit(status)
 
 
-def wait(process: int, seconds: float = 120.0) -> int:
+def wait(process: int, seconds: float = 300.0) -> int:
     """Its exit status; killed where it takes longer."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -13,7 +13,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,9 @@ SCENARIOS: dict[str, Scenario] = {
     "kills": Scenario("kill -9 of runs with all defaults, one and two processes", "default_kills:trial", 160, 24),
     "saves": Scenario("kill -9 while saving at each .2 s, once or twice a run", "kills:trial", 80),
     "disk": Scenario("a disk that is full for a while, temporary files on another", "disk:trial", 20),
+    "lost": Scenario("a process that raises, hangs, stops or dies", "processes:lost_trial", 20),
+    "equal": Scenario("runs of two and three processes against one", "processes:equal_trial", 40),
+    "numbers": Scenario("NaN and Inf in keys, labels, losses and gradients", "processes:poisoned_trial", 200),
     "wandb": Scenario("W&B stopped, killed, refused or slow at a random moment", "stopped_wandb:trial", 20),
     "soak": Scenario("10,000 steps with all callbacks: memory and open files", "soak:trial", 2),
     "checkpoints": Scenario("corrupted checkpoints, with and without sums", "corruption:trial", 2000),
@@ -110,6 +113,16 @@ def row_of_a_process(name: str, share: float, seed: int) -> tuple[str, int]:
     return found, failures
 
 
+def lines(names: Sequence[str], share: float, seed: int, at_once: int) -> Iterator[tuple[str, int]]:
+    """Of each scenario, in this order: those that fill the machine one after another, then the others together."""
+    # One alone forks in this process, which has no other thread then.
+    make = partial(row if len(names) == 1 else row_of_a_process, share=share, seed=seed)
+    alone = [name for name in names if len(names) == 1 or SCENARIOS[name].at_once > 1]
+    yield from map(make, alone)
+    with ThreadPoolExecutor(at_once) as jobs:
+        yield from jobs.map(make, names[len(alone) :])
+
+
 def page(rows: dict[str, str], kept: str) -> str:
     """docs/reliability.md: these rows by the title of their scenario, all else as it was."""
     before, _, table = kept.partition(HEAD[0])
@@ -130,16 +143,12 @@ def main() -> None:
     print(f"seed {seed}", flush=True)
     names = options.only or list(SCENARIOS)
     start, rows, failed = time.monotonic(), {}, 0
-    with ThreadPoolExecutor(options.jobs) as jobs:
-        # One alone forks in this process, which has no other thread then.
-        make = row_of_a_process if len(names) > 1 else row
-        made = map if len(names) == 1 else jobs.map
-        for name, (line, failures) in zip(
-            names, made(partial(make, share=options.share, seed=seed), names), strict=True
-        ):
-            rows[SCENARIOS[name].title], failed = line, failed + failures
-            if options.keep:
-                write_text(PAGE, page(rows, PAGE.read_text(encoding="utf-8")))
+    # First those that fill the machine by themselves.
+    names.sort(key=lambda name: SCENARIOS[name].at_once == 1)
+    for name, (line, failures) in zip(names, lines(names, options.share, seed, options.jobs), strict=True):
+        rows[SCENARIOS[name].title], failed = line, failed + failures
+        if options.keep:
+            write_text(PAGE, page(rows, PAGE.read_text(encoding="utf-8")))
     print(page(rows, ""))
     print(f"{(time.monotonic() - start) / 60:.1f} minutes")
     sys.exit(failed > 0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 #: Tries one case, drawn from the generator: None where it held, else what went wrong; begun with "silent" where the
 #: user would not have been told.
@@ -47,8 +49,18 @@ def tries(trial: Trial, cases: int, seed: int) -> Iterator[Tally]:
     """
     tally = Tally()
     for i in range(cases):
-        tally.add(trial(random.Random(f"{seed}-{i}")), f"{seed}-{i}")
+        try:
+            wrong = trial(random.Random(f"{seed}-{i}"))
+        except Exception as error:
+            wrong = _unexpected(error)
+        tally.add(wrong, f"{seed}-{i}")
         yield tally
+
+
+def _unexpected(error: Exception) -> str:
+    """Of a trial that could not be judged: a failure of the scenario, and no end of it."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
 
 
 def tries_together(trial: AsyncTrial, cases: int, seed: int, at_once: int) -> Iterator[Tally]:
@@ -65,7 +77,10 @@ def tries_together(trial: AsyncTrial, cases: int, seed: int, at_once: int) -> It
 
     async def one(i: int) -> tuple[str | None, str]:
         async with slots:
-            return await trial(random.Random(f"{seed}-{i}")), f"{seed}-{i}"
+            try:
+                return await trial(random.Random(f"{seed}-{i}")), f"{seed}-{i}"
+            except Exception as error:
+                return _unexpected(error), f"{seed}-{i}"
 
     left = {loop.create_task(one(i)) for i in range(cases)}
     try:
