@@ -24,7 +24,7 @@ from tests.reliability.forked import begin, new_folder, run, told
 from tests.reliability.kills import OF_TWO, rows, steps_of, wrong_rows
 from tests.reliability.test_resume import assert_same_run, checkpoint
 
-STEPS, SLOW = 900, 0.1
+STEPS, SLOW = 225, 0.4
 RUN = ("fit", "--config", config("joint/random"), "--data.batch_size", "8", "--trainer.max_steps", str(STEPS),
        "--trainer.accelerator", "cpu", "--run_dir", "run")  # fmt: skip
 TWO = ("--trainer.devices", "2")

@@ -113,6 +113,21 @@ FAULTS = (
         ("reliability/test_resume.py::test_a_config_that_says_otherwise_is_refused",),
     ),
     Fault(
+        "a run that goes on with another rate, decay or batch than it says", "run/resume.py",
+        'of_it = name == "model" or name.startswith("model.") or name in OF_THE_CHECKPOINT', 'of_it = name == "model"',
+        ("reliability/test_resume.py::test_each_word_of_the_checkpoint_is_refused",),
+    ),
+    Fault(
+        "weights of another dtype cast in silence", "run/content.py",
+        "if weight.dtype != expected and mine.is_floating_point():", "if False:",
+        ("reliability/test_checkpoints.py::test_weights_that_the_model_cannot_take_as_they_are",),
+    ),
+    Fault(
+        "an optimizer's memory that overflows is saved", "callbacks/guard.py",
+        "if isinstance(x, Tensor) and x.ndim and not bool(own_part(x).isfinite().all()):", "if False:",
+        ("reliability/test_last_checkpoint.py::test_a_run_whose_state_is_ruined_ends_and_keeps_the_checkpoint_before",),
+    ),
+    Fault(
         "the guard against NaN off", "callbacks/guard.py",
         "return math.isfinite(x.sum()) or bool(x.isfinite().all())", "return True",
         ("callbacks/test_guard.py::test_nan_in_one_sample_stops_before_the_weights",),

@@ -52,7 +52,7 @@ SCENARIOS: dict[str, Scenario] = {
     "soak": Scenario("10,000 steps with all callbacks: memory and open files", "soak:trial", 2),
     "checkpoints": Scenario("corrupted checkpoints, with and without sums", "corruption:trial", 2000),
     "fuzz": Scenario("fuzz of solvers, masks, texts, configs and checkpoints", "fuzz:trial", 10_000),
-    "faults": Scenario("planted faults, each caught by a test", "faults:trial", 23),
+    "faults": Scenario("planted faults, each caught by a test", "faults:trial", 26),
     "words": Scenario("mutated configs and Trainer words", "words:trial", 300),
     "resumed": Scenario("words of a run that goes on", "resumed_words:trial", 300),
     "commands": Scenario("strange and misspelt words of every other command", "other_words:trial", 300),
