@@ -131,7 +131,7 @@ def read(file: Path) -> Sweep:
         check_config(str(file))  # that it is a mapping with each key once
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
         return _sweep(found)
-    except (InputError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError) as error:  # also of a date that is none
         told = " ".join(str(error).removeprefix("config: ").removeprefix(str(file)).lstrip(": ").split())
         raise InputError(f"{file}: {told}") from error
 

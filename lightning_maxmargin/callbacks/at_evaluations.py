@@ -124,7 +124,12 @@ class _SeesEvaluations:
 
     def is_new(self, trainer: pl.Trainer) -> bool:
         """Whether the monitors have measured since this was asked last, and the number is defined."""
-        monitors: list[Any] = [c for c in trainer.callbacks if isinstance(c, Monitor)]  # type: ignore[attr-defined]
+        key = find_key(self.monitor)
+        monitors: list[Any] = [
+            c
+            for c in trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(c, Monitor) and key is not None and set(key.sources) & set(c.sources_of_keys)
+        ]
         made = sum(len(monitor.history) for monitor in monitors)
         if made == self._seen or self.monitor not in trainer.callback_metrics:
             return False

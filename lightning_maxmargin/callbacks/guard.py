@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,9 @@ class FiniteGuard(Callback):
     """Checks every gradient before every optimizer step of any LightningModule, and every weight after it.
 
     At the first NaN or Inf it stops with the tensor, the step and the samples (or the rate) named, and keeps the last
-    good weights in ``checkpoints/last_good.ckpt`` of the run directory; of a large model whose weights overflow,
-    ``last.ckpt`` has them. A Trainer alone trains on with ruined weights and exits 0.
+    good weights in ``checkpoints/last_good.ckpt`` of the run directory, without what the optimizer remembers where that
+    is not finite. Of a large model whose weights overflow, or where a buffer does, ``last.ckpt`` has them. A Trainer
+    alone trains on with ruined weights and exits 0.
 
     On a GPU no step waits for the check: its answer is read up to 16 optimizer steps later (and before a validation and
     at the end), and until then the weights stay as they were before the bad step (see ``callbacks/later.py``).
@@ -75,10 +76,10 @@ class FiniteGuard(Callback):
         self._at_once, self._later = True, LaterCheck({})
         # With the step that each begins at, as far back as one may be asked for.
         self._batches: list[tuple[int, Any]] = []
-        self._infinite: set[str] = set()
+        self._watched: set[str] = set()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._infinite = infinite_buffers(pl_module)
+        self._watched = finite_buffers(pl_module)
         for optimizer in trainer.optimizers:
             check_options(optimizer)
 
@@ -146,12 +147,13 @@ class FiniteGuard(Callback):
         self._batches = []
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, NonFiniteError) and is_finite(pl_module):
-            ruined = ruined_state(trainer, self._infinite)
-            if ruined not in dict(pl_module.named_buffers()):
-                # With what the optimizer remembers, where that is good as well.
-                path = Path(trainer.default_root_dir) / "checkpoints" / "last_good.ckpt"
-                trainer.save_checkpoint(path, weights_only=ruined is not None)
+        if not isinstance(exception, NonFiniteError):
+            return
+        ruined, agree = ruined_state(trainer, self._watched), trainer.strategy.reduce_boolean_decision
+        if agree(is_finite(pl_module) and ruined not in self._watched, all=True):
+            # With what the optimizer remembers, where that is good as well, of all processes.
+            path = Path(trainer.default_root_dir) / "checkpoints" / "last_good.ckpt"
+            trainer.save_checkpoint(path, weights_only=not agree(ruined is None, all=True))
 
     def _read(self, pl_module: pl.LightningModule, now: bool = False) -> None:
         """Stops if it is known by now, or asked now, that a gradient was not finite."""
@@ -205,31 +207,41 @@ def is_finite(pl_module: pl.LightningModule) -> bool:
     return all(bool(torch.isfinite(own_part(p)).all()) for p in pl_module.parameters())
 
 
-def infinite_buffers(pl_module: pl.LightningModule) -> set[str]:
-    """Names of buffers that hold infinities, as masks do."""
-    return {name for name, x in pl_module.named_buffers() if not bool(own_part(x).isfinite().all())}
+def finite_buffers(pl_module: pl.LightningModule) -> set[str]:
+    """Names of buffers of checkpoints that hold finite numbers alone, as masks do not."""
+    kept = pl_module.state_dict().keys()
+    return {name for name, x in pl_module.named_buffers() if name in kept and _can_be_told(x) and _holds_finite(x)}
 
 
-def ruined_state(trainer: pl.Trainer, but: Collection[str] = ()) -> str | None:
+def _can_be_told(x: Tensor) -> bool:
+    """Whether torch tells which of these numbers are finite: not of sparse ones, nor of eight bits."""
+    return x.layout == torch.strided and (x.is_complex() or (x.is_floating_point() and x.element_size() > 1))
+
+
+def _holds_finite(x: Tensor) -> bool:
+    return bool(own_part(x).isfinite().all())
+
+
+def ruined_state(trainer: pl.Trainer, watched: Collection[str] = ()) -> str | None:
     """What is not finite beside the weights, of this process: a buffer, or what an optimizer remembers of a weight.
 
     Such a run trains on without a NaN in any gradient: with an infinite second moment Adam moves its weight no more.
 
     Args:
         trainer: of the run.
-        but: buffers that were infinite from the start.
+        watched: buffers that were finite at the start.
 
     Returns:
         Its name, or None.
     """
     module = trainer.lightning_module
     for name, x in module.named_buffers():
-        if name not in but and not bool(own_part(x).isfinite().all()):
+        if name in watched and not _holds_finite(x):
             return name
     names: dict[Tensor, str] = {p: name for name, p in module.named_parameters()}
     for optimizer in trainer.optimizers:
         for p, kept in optimizer.state.items():
-            for option, x in kept.items():
-                if isinstance(x, Tensor) and x.ndim and not bool(own_part(x).isfinite().all()):
+            for option, x in kept.items() if isinstance(kept, Mapping) else ():
+                if isinstance(x, Tensor) and x.ndim and _can_be_told(x) and not _holds_finite(x):
                     return f"{option} of {names.get(p, 'a parameter')} in {type(optimizer).__name__}"
     return None

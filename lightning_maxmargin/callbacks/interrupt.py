@@ -41,6 +41,8 @@ class Interrupt(Callback):
         self._before: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._saver is not None and self._saver not in trainer.callbacks:  # type: ignore[attr-defined]
+            self._saver.on_train_start(trainer, pl_module)  # it saves all the same where the run is stopped
         environment: Any = trainer._accelerator_connector.cluster_environment
         requeues = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
         by_slurm = environment.requeue_signal if requeues else None

@@ -173,7 +173,7 @@ class Monitor(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            keep_words(trainer.callbacks, checkpoint["callbacks"])  # type: ignore[attr-defined]
+            keep_words(trainer.callbacks, checkpoint["callbacks"], _may_stop(trainer, checkpoint))  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         size = self.size() if trainer.is_global_zero else Size(0, 0, "")
@@ -365,7 +365,7 @@ class Monitor(Callback):
         # Without a logger: only for progress bars, checkpoints and early stopping. Nothing stays of the one before.
         for name in values.keys() - numbers.keys():
             trainer.callback_metrics.pop(name, None)
-        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in numbers.items()})
+        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in {**self.logged(numbers), **numbers}.items()})
 
     # --- checkpoints ------------------------------------------------------------------------------------------
 
@@ -396,6 +396,12 @@ class Monitor(Callback):
         if self._failed is not None:
             failed, self._failed = self._failed, None
             raise failed
+
+
+def _may_stop(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> bool:
+    """Whether a run may end where a checkpoint is: Lightning trains on up to the least steps and epochs."""
+    enough = checkpoint.get("global_step", 0) >= (trainer.min_steps or 0)
+    return enough and checkpoint.get("epoch", 0) >= (trainer.min_epochs or 0)
 
 
 def loss_of_this_step(trainer: pl.Trainer) -> dict[str, float]:

@@ -16,7 +16,7 @@ from lightning_maxmargin.errors import InputError
 VALUE = re.compile(r" = (\S+)")
 
 
-def keep_words(callbacks: Iterable[Callback], states: dict[Any, Any]) -> None:
+def keep_words(callbacks: Iterable[Callback], states: dict[Any, Any], may_stop: bool = True) -> None:
     """Changes the states of a checkpoint, before they are loaded, to what the callbacks of this run are told.
 
     Lightning takes an EarlyStopping's ``patience`` from the checkpoint over the one that is given now, keeps more
@@ -25,6 +25,7 @@ def keep_words(callbacks: Iterable[Callback], states: dict[Any, Any]) -> None:
     Args:
         callbacks: of the trainer that resumes.
         states: of the checkpoint, by ``state_key``.
+        may_stop: whether the run may end where the checkpoint is; before its least steps no EarlyStopping has ended it.
 
     Raises:
         InputError: a callback has ended the run, and would again by the same words: the message says which.
@@ -34,17 +35,17 @@ def keep_words(callbacks: Iterable[Callback], states: dict[Any, Any]) -> None:
         if not isinstance(state, dict):
             continue
         if isinstance(callback, EarlyStopping):
-            _keep_patience(callback, state)
+            _keep_patience(callback, state, may_stop)
         elif isinstance(callback, ModelCheckpoint):
             _keep_top_k(callback, state)
         elif isinstance(callback, Timer):
             _refuse_used_up(callback, state)
 
 
-def _keep_patience(callback: EarlyStopping, state: dict[str, Any]) -> None:
+def _keep_patience(callback: EarlyStopping, state: dict[str, Any], may_stop: bool) -> None:
     state["patience"] = callback.patience
     reason = state.get("stopping_reason_message")
-    if reason is None:
+    if reason is None or not may_stop:
         return
     if (word := _stops_again(callback, state, reason)) is not None:
         told = reason.removesuffix(" Signaling Trainer to stop.").removesuffix(".")

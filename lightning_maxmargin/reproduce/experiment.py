@@ -217,7 +217,7 @@ def read_experiment(path: Path, trusted: bool = False) -> Experiment:
 def _content_of_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # also of a date that is none
         raise InputError(f"reproduce: {path} cannot be read ({' '.join(str(error).split())})") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -126,30 +127,27 @@ def refuse_other_weights(path: Any, content: Mapping[str, Any], own: Mapping[str
             raise InputError(f"ckpt_path: {path} holds weights that are not finite ({name}); use an earlier checkpoint")
 
 
-def refuse_loading_others(
-    path: Any, dtype: torch.dtype | None, model: torch.nn.Module, weights: Mapping[str, Any], *_: Any
-) -> None:
-    """A hook before a model is loaded: refuses what it cannot take as it is.
+def load_or_refuse(
+    load: Callable[..., None], path: Any, dtype: torch.dtype | None, model: torch.nn.Module,
+    checkpoint: Mapping[str, Any], strict: bool = True,
+) -> None:  # fmt: skip
+    """Loads the weights of a checkpoint, in place of a strategy's ``load_model_state_dict``.
 
     Lightning raises a page of missing names, and casts other kinds of numbers without a word.
 
     Args:
+        load: the strategy's own.
         path: of the checkpoint.
         dtype: of the floating numbers that training holds; None is what the model has by now.
-        model: that is loaded.
-        weights: of the checkpoint.
+        model: that is loaded, as it is then.
+        checkpoint: of which it is.
+        strict: whether each name must be there.
 
     Raises:
-        InputError: a weight is missing (but for a model with ``strict_loading`` off), is not the model's, or is of
-            another dtype than the run's.
+        InputError: a weight is missing, is none of the model's, or is of another dtype than the run's.
     """
     own = model.state_dict()
-    if getattr(model, "strict_loading", True):
-        for names, told in ((own.keys() - weights.keys(), "lacks"), (weights.keys() - own.keys(), "also holds")):
-            if names:
-                more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-                raise InputError(f"ckpt_path: {path} is of another model: it {told} {min(names)}{more}; use another")
-    for name, weight in weights.items():
+    for name, weight in checkpoint["state_dict"].items():
         mine = own.get(name)
         if not isinstance(mine, Tensor) or not isinstance(weight, Tensor) or not weight.is_floating_point():
             continue
@@ -159,6 +157,28 @@ def refuse_loading_others(
                 f"ckpt_path: {path} holds {_dtype(weight.dtype)} ({name}), and this command {_dtype(expected)}; give "
                 "the trainer.precision that it was trained with"
             )
+    try:
+        load(checkpoint, strict=strict)
+    except RuntimeError as error:
+        told = _of_other_names(str(error))
+        if told is None:
+            raise
+        raise InputError(f"ckpt_path: {path} is of another model: it {told}; use another") from error
+
+
+def _of_other_names(text: str) -> str | None:
+    """What torch says of names that are missing or too many, in short; None of another error.
+
+    Example:
+        >>> _of_other_names("Error(s) in loading state_dict for M:\\n Missing key(s) in state_dict: \"a\", \"b\". ")
+        'lacks a and 1 more'
+    """
+    for kind, told in (("Missing", "lacks"), ("Unexpected", "also holds")):
+        found = re.search(rf"{kind} key\(s\) in state_dict: (.*)", text)
+        names = re.findall(r'"([^"]+)"', found[1]) if found else []
+        if names:
+            return f"{told} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+    return None
 
 
 def _dtype(dtype: torch.dtype) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_maxmargin.atomic import link_whole
-from lightning_maxmargin.callbacks.guard import infinite_buffers, is_finite, ruined_state
+from lightning_maxmargin.callbacks.guard import finite_buffers, is_finite, ruined_state
 from lightning_maxmargin.errors import NonFiniteError
 from lightning_maxmargin.run.checkpoints import BEFORE, LAST, checksum_path
 from lightning_maxmargin.run.resume import optimizer_name
@@ -42,7 +43,7 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, folder: Path, every: float = SAVE_EVERY) -> None:
         self.folder, self.every, self.due = folder, every, False
         self._saved_at, self._saved_step, self._warned = time.monotonic(), -1, False
-        self._infinite: set[str] = set()
+        self._watched: set[str] = set()
 
     @property
     def is_time(self) -> bool:
@@ -50,7 +51,7 @@ class LastCheckpoint(Checkpoint):
         return time.monotonic() - self._saved_at >= self.every
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._saved_at, self._infinite = time.monotonic(), infinite_buffers(pl_module)
+        self._saved_at, self._watched = time.monotonic(), finite_buffers(pl_module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         # At the last step here and not at the end of fit: by then Lightning has closed the epoch and dropped the
@@ -83,11 +84,12 @@ class LastCheckpoint(Checkpoint):
         self.due, self._saved_at = False, time.monotonic()
         if not trainer.strategy.reduce_boolean_decision(is_finite(trainer.lightning_module), all=True):
             return
-        ruined = ruined_state(trainer, self._infinite)
+        ruined = ruined_state(trainer, self._watched)
         if not trainer.strategy.reduce_boolean_decision(ruined is None, all=True):
+            kept = f"checkpoints/{LAST} is of before" if (self.folder / LAST).is_file() else "nothing was saved yet"
             raise NonFiniteError(
-                f"{ruined or 'a number of another process'} is not finite by step {trainer.global_step}: "
-                f"checkpoints/{LAST} is of before; lower the learning rate, or clip gradients"
+                f"{ruined or 'a number of another process'} is not finite by step {trainer.global_step}: {kept}; "
+                "lower the learning rate, or clip gradients"
             )
         if trainer.is_global_zero:
             keep_before(self.folder / LAST)
@@ -99,9 +101,10 @@ class LastCheckpoint(Checkpoint):
         finally:
             # Another callback's checkpoint that cannot be written is its own matter.
             writer.tolerated = None
-        if not failed:
+        # Only the first process writes, and all of them must know whether to save again.
+        if not trainer.strategy.broadcast(bool(failed)):
             self._saved_step = trainer.global_step
-        elif not self._warned:
+        elif failed and not self._warned:
             reason = failed[0].strerror or str(failed[0])
             rank_zero_warn(
                 f"{self.folder / LAST} cannot be written ({reason}); training goes on, and the old one stays"
@@ -129,5 +132,6 @@ def keep_before(path: Path) -> None:
     if not path.is_file() or path.is_symlink():
         return
     before = path.with_name(BEFORE)
-    link_whole(path, before)
-    link_whole(checksum_path(path), checksum_path(before))
+    with suppress(OSError):  # of a disk that cannot be written now; the save itself says so
+        link_whole(path, before)
+        link_whole(checksum_path(path), checksum_path(before))

@@ -41,7 +41,7 @@ from lightning_maxmargin.run.config_errors import (
     of_own_code,
     one_line,
 )
-from lightning_maxmargin.run.content import SUM, refuse_loading_others, refuse_other_weights
+from lightning_maxmargin.run.content import SUM, load_or_refuse, refuse_other_weights
 from lightning_maxmargin.run.directory import last_checkpoint, make_run_dir, plan_run_dir, remove_empty
 from lightning_maxmargin.run.finish import finish_fit, refuse_existing
 from lightning_maxmargin.run.flat import flattened
@@ -142,8 +142,8 @@ class MarginCLI(RefusingCLI):
             config.ckpt_path = str(checkpoint_to_go_on(Path(config.run_dir), config.trainer))
         if self.config.subcommand == "fit":
             self.run_dir = plan_run_dir(config.run_dir, config.name, self.goes_on)
-            if own := last_checkpoint(self.run_dir):
-                config.ckpt_path, self.goes_on = str(own), True
+            if last_checkpoint(self.run_dir) and not self.goes_on:
+                config.ckpt_path, self.goes_on = str(checkpoint_to_go_on(self.run_dir, config.trainer)), True
             self.save_config_kwargs["goes_on"] = self.goes_on
         path = self.config[self.config.subcommand].ckpt_path
         # Lightning is about to write the checkpoint's over them.
@@ -158,17 +158,23 @@ class MarginCLI(RefusingCLI):
             self.content = verify_checkpoint(Path(path), self.config.subcommand == "fit")
             self._tell_if_unsummed(path)
             self.step = int(self.content.get("global_step", 0))
-        if path is None or self.config.subcommand != "fit":
+        if path is None:
+            return
+        kept = {name: x for name, x in kept_words(self.content).items() if name not in LINKED_WORDS}
+        if self.config.subcommand != "fit":
+            of_model = {name: x for name, x in kept.items() if name.startswith("model")}
+            refuse_other_words(path, of_model, self._words(), words_said(sys.argv[1:], configs=False))
             super()._parse_ckpt_path()
             return
         if told := nothing_left(self.content, config.trainer):
             raise InputError(f"ckpt_path: {path} {told}")
-        kept = {name: x for name, x in kept_words(self.content).items() if name not in LINKED_WORDS}
-        refuse_other_words(path, kept, self._words(), words_said(sys.argv[1:]))
+        said = [name for name in words_said(sys.argv[1:]) if config.get(name) is not True]  # a seed that is drawn
+        refuse_other_words(path, kept, self._words(), said)
         config.seed_everything = kept.get("seed_everything", config.seed_everything)
         super()._parse_ckpt_path()
         # What the model itself has not kept, and nobody says: its optimizer, its schedule, the size of the batches.
-        refuse_other_words(path, kept, self._words())
+        taken = dict(flattened({"model": dict(self.content.get("hyper_parameters") or {})}))
+        refuse_other_words(path, kept, self._words(), self._words().keys() - taken.keys())
         if other := other_data(kept, self._words()):
             rank_zero_warn(f"ckpt_path: {path} goes on with other data: {', '.join(other[:5])}")
 
@@ -231,8 +237,10 @@ class MarginCLI(RefusingCLI):
         self.ranks = RankWatch()
         trainer = self._refusing_trainer(kwargs)
         if path:
-            dtype = dtype_of(trainer)
-            self.model.register_load_state_dict_pre_hook(partial(refuse_loading_others, path, dtype))
+            # Where the model itself is loaded; strategies that shard it do so on their own.
+            strategy: Any = trainer.strategy
+            load = partial(load_or_refuse, strategy.load_model_state_dict, path, dtype_of(trainer), self.model)
+            strategy.load_model_state_dict = load
         # Before any other callback: what failed is told before the others tidy up after it.
         trainer.callbacks.insert(0, self.ranks)  # type: ignore[attr-defined]
         self.ranks.guard(trainer)
@@ -286,7 +294,7 @@ class MarginCLI(RefusingCLI):
         checkpoints = config.get("enable_checkpointing") is not False
         self.saver = saver = LastCheckpoint(self.run_dir / "checkpoints")
         self.interrupt = Interrupt(saver)
-        extra: list[Any] = [RunSummary(self.run_dir, self.config.fit.name, self.step), self.interrupt]
+        extra: list[Any] = [RunSummary(self.run_dir, self.config.fit.name), self.interrupt]
         if config.get("enable_progress_bar") is not False:
             show = ("ensemble/settled", "direction_gap/strict", "norm/attention")
             extra.append(StepProgress(show) if isinstance(self.model, Ensemble) else StepProgress())

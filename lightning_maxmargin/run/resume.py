@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import yaml
+from pytorch_lightning.callbacks import Timer
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.run.checkpoints import newest_checkpoint, verify_checkpoint
@@ -19,7 +20,7 @@ from lightning_maxmargin.run.flat import flattened
 from lightning_maxmargin.run.shipped import FLAGS
 
 #: Key of a checkpoint: what its run was told.
-CONFIG = "config"
+CONFIG = "maxmargin_config"
 #: Words beside those of the model that a run goes on with as it began.
 OF_THE_CHECKPOINT = ("seed_everything", "data.batch_size")
 #: How data are read, which changes nothing of them.
@@ -35,11 +36,16 @@ def kept_words(content: Mapping[str, Any]) -> dict[str, Any]:
     The whole of its config where a run of ours has saved it, else the options that the model itself has kept.
 
     Example:
-        >>> kept_words({"hyper_parameters": {"rank": 3}}), kept_words({"config": {"model.rank": 3}})
+        >>> kept_words({"hyper_parameters": {"rank": 3}}), kept_words({"maxmargin_config": {"model.rank": 3}})
         ({'model.rank': 3}, {'model.rank': 3})
     """
-    own, of_model = content.get(CONFIG), content.get("hyper_parameters")
-    return dict(own) if isinstance(own, Mapping) else dict(flattened({"model": dict(of_model)})) if of_model else {}
+    own = content.get(CONFIG)
+    if isinstance(own, Mapping):
+        return dict(own)
+    of_model = dict(content.get("hyper_parameters") or {})
+    named = {"class_path": of_model.pop("_class_path")} if "_class_path" in of_model else {}
+    of_model.pop("_instantiator", None)
+    return dict(flattened({"model": {**named, **of_model}})) if named or of_model else {}
 
 
 def refuse_other_words(
@@ -79,19 +85,19 @@ def checkpoint_to_go_on(run_dir: Path, trainer: Mapping[str, Any]) -> Path:
     """
     newest = newest_checkpoint(run_dir)
     content = verify_checkpoint(newest)
-    if nothing_left(content, trainer) and summarized_step(run_dir) != content.get("global_step"):
+    if has_ended(content, trainer) and summarized_step(run_dir) != content.get("global_step"):
         with suppress(InputError):
-            return newest_checkpoint(run_dir, lambda found: nothing_left(found, trainer) is None)
+            return newest_checkpoint(run_dir, lambda found: not has_ended(found, trainer))
     return newest
 
 
 def summarized_step(run_dir: Path) -> int | None:
-    """Where the run was by its ``summary.json``; None without one."""
+    """Where the run was by its ``summary.json``; None without one, or where it was killed before that was complete."""
     try:
-        found = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))["steps"]
+        found = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+        return None if found["seconds"] is None else int(found["steps"])
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return int(found) if isinstance(found, int) else None
 
 
 def nothing_left(content: Mapping[str, Any], trainer: Mapping[str, Any]) -> str | None:
@@ -111,6 +117,17 @@ def nothing_left(content: Mapping[str, Any], trainer: Mapping[str, Any]) -> str 
         if made is not None and most is not None and 0 <= most <= made:
             return f"is at {unit} {made} of {most}; raise --trainer.max_{unit}s to go on"
     return None
+
+
+def has_ended(content: Mapping[str, Any], trainer: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is of the end of its run: by a count, by an EarlyStopping, or by the time it was given."""
+    callbacks = content.get("callbacks")
+    states = [x for x in callbacks.values() if isinstance(x, Mapping)] if isinstance(callbacks, Mapping) else []
+    stopped = any(state.get("stopping_reason_message") for state in states)
+    used = [state["time_elapsed"].get("train", 0.0) for state in states if isinstance(state.get("time_elapsed"), dict)]
+    most = Timer(trainer["max_time"])._duration if trainer.get("max_time") is not None else None
+    over = most is not None and any(seconds >= most for seconds in used)
+    return nothing_left(content, trainer) is not None or stopped or over
 
 
 def _epochs(content: Mapping[str, Any]) -> int | None:
@@ -152,6 +169,8 @@ def refuse_other_optimizer(path: str, model: Any, content: Mapping[str, Any]) ->
     name = optimizer_name(made)
     if names and names[0] != name:
         raise InputError(f"ckpt_path: {path} is of the optimizer {names[0]}, not {name}; give model.optimizer that one")
+    if CONFIG in content:
+        return  # its words are compared; a schedule, or another torch, may have put more into the groups
     for option in sorted((own.keys() | kept.keys()) - set(OF_THE_MODULE)):
         if option not in own or option not in kept:
             raise InputError(f"ckpt_path: {path} is of another optimizer than {name}, by its option {option}")
@@ -171,8 +190,8 @@ def optimizer_name(optimizer: torch.optim.Optimizer) -> str:
     return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
 
 
-def words_said(argv: Sequence[str]) -> list[str]:
-    """Names of all that this command line says, or a config that it names.
+def words_said(argv: Sequence[str], configs: bool = True) -> list[str]:
+    """Names of all that this command line says, or (where these count) a config that it names.
 
     Example:
         >>> words_said(["--model.lr", ".1", "--model.init_args.rank=3", "--config", "{data: {seed: 1}}"])
@@ -185,7 +204,7 @@ def words_said(argv: Sequence[str]) -> list[str]:
             inner = _read(value if given else following)
             # A class or a dictionary in one word says all that is in it.
             said += [name, *(flattened(inner, name) if isinstance(inner, dict) else ())]
-    for config in configs_of(argv):
+    for config in configs_of(argv) if configs else ():
         said += flattened(config)
     return list(dict.fromkeys(x if isinstance(x, str) else x[0] for x in said))
 
@@ -210,8 +229,8 @@ def configs_of(argv: Sequence[str]) -> Iterator[dict[str, Any]]:
 def _read(text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return None
+    except (yaml.YAMLError, ValueError):
+        return None  # as of a date that is none
 
 
 def _same(a: Any, b: Any) -> bool:

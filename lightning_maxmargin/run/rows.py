@@ -98,11 +98,11 @@ class RowsWriter(ExperimentWriter):
         if not self.metrics:
             return
         path = Path(self.metrics_file_path)
-        # What another process, forked for training, has written, or the run before it went on.
-        self.metrics_keys = self.metrics_keys or _names_of(path)
         try:
             if not path.is_file():
                 self._make_again(path)
+            # What another process, forked for training, has written, or the run before it went on.
+            self.metrics_keys = self.metrics_keys or _names_of(path)
             if self._record_new_keys() or not path.is_file():
                 write_text(path, _text(self.metrics_keys, [*_rows_of(path), *self.metrics]), on_disk=True)
             else:

@@ -30,19 +30,22 @@ class RunSummary(Callback):
     Args:
         run_dir: the run directory.
         name: of the run.
-        start: the step that it goes on from.
 
     Raises:
-        InputError: fit ends where it began, and nobody has interrupted it: by a limit that a checkpoint is beyond.
+        InputError: fit has seen no batch, and nobody has interrupted it: by a limit that a checkpoint is beyond.
     """
 
-    def __init__(self, run_dir: Path, name: str, start: int = 0) -> None:
-        self.run_dir, self.name, self.start = run_dir, name, start
+    def __init__(self, run_dir: Path, name: str) -> None:
+        self.run_dir, self.name, self._has_trained = run_dir, name, False
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._has_trained = True
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         interrupted = any(isinstance(c, Interrupt) and c.stopped for c in trainer.callbacks)  # type: ignore[attr-defined]
-        if trainer.global_step == self.start and not interrupted:
-            raise InputError(f"trainer: nothing was trained, the run is at step {self.start} as before; see max_time")
+        if not self._has_trained and not interrupted:
+            at = trainer.global_step
+            raise InputError(f"trainer: nothing was trained, the run is at step {at} as before; see max_time")
         if not trainer.is_global_zero:
             return
         values: dict[str, Any] = {}

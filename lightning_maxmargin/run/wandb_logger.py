@@ -30,7 +30,7 @@ REACHING = 4.0
 #: Seconds that a run which is over waits for its checkpoint to be sent, while W&B's service works.
 SENDING = 600.0
 #: Share of that waiting for each of two processes that end a run one after the other: one was forked for training.
-OF_TWO = 0.5
+OF_TWO = 0.4
 #: Silent: the table at the end of a run says what there is to say, and W&B asks nothing on the terminal; no copies of
 #: code or terminal output. Each counts where W&B's variable of its name is not set.
 QUIET: dict[str, Any] = {
@@ -198,8 +198,17 @@ class MarginWandbLogger(WandbLogger):
 
         self.later(send)
 
+    @property
+    def version(self) -> str | None:
+        """The id, chosen here if need be: a ModelCheckpoint names its folder by it before the run is open."""
+        if self._id is None and not _is_another_process():
+            self._choose_id()
+        return self._id
+
     def finalize(self, status: str) -> None:
-        super().finalize(status)
+        # Not Lightning's, which sends no checkpoint of a run that is still being opened.
+        for callback in self._checkpoint_callbacks.values() if status == "success" else ():
+            self._scan_and_log_checkpoints(callback)
         # A process forked for training ends without the exit handlers that would write the rest of the run.
         if os.getpid() != self._made_in:
             self.close(share=OF_TWO)

@@ -34,11 +34,13 @@ def kill_services() -> None:
 def _let_go() -> None:
     import wandb
 
+    before = wandb.run
     # Of a service that was killed it raises an error of the connection, or exits with its status.
     with contextlib.suppress(Exception, SystemExit):
         wandb.teardown()
-    wandb.run = None  # or the next run of this process would join one that nobody writes
-    os.environ.pop("WANDB_SERVICE", None)
+    if wandb.run is before:  # and no later one has been opened meanwhile
+        wandb.run = None  # or the next run of this process would join one that nobody writes
+        os.environ.pop("WANDB_SERVICE", None)
 
 
 def service_is_stopped() -> bool:

@@ -225,6 +225,6 @@ def _yaml(path: Path) -> dict[str, Any]:
         return {}
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # also of a date that is none
         raise InputError(f"card: {path} is damaged: {' '.join(str(error).split())}") from error
     return found if isinstance(found, dict) else {}

@@ -163,6 +163,6 @@ def _config(path: Path) -> dict[str, Any]:
         return {}
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, ValueError) as error:  # also of a date that is none
         raise InputError(f"{path}: no YAML that can be read ({str(error).splitlines()[0]})") from error
     return found if isinstance(found, dict) else {}

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_maxmargin.run.last_checkpoint import SAVE_EVERY
+from lightning_maxmargin.run.resume import summarized_step
 from tests.conftest import QUIET, ROOT, config
 from tests.reliability.forked import begin, new_folder, run, told
 from tests.reliability.kills import OF_TWO, rows, steps_of, wrong_rows
@@ -54,20 +55,20 @@ async def trial(rng: random.Random) -> str | None:
     processes, moment = 2 if rng.random() < OF_TWO else 1, rng.uniform(*MOMENTS)
     unbroken, logged = whole(processes)
     with new_folder() as folder:
-        status, said = await command(folder, processes, moment)
+        status, said, killed_at = await command(folder, processes, moment)
         if status != -signal.SIGKILL:
             return f"status {status} before it was killed: {said}" if status else None  # it had ended
         run_dir, at = folder / "run", steps_of(folder)
-        lost = time.time() - begun(run_dir)
-        if lost > LOST:
+        lost = killed_at - begun(run_dir)
+        if at != STEPS and lost > LOST:
             return f"{lost:.1f} s of work are lost"
         if at is None:
             if any((run_dir / "checkpoints").glob("*.ckpt")):
                 return "silent: no checkpoint that was left is whole"
             shutil.rmtree(run_dir, ignore_errors=True)
-        ended = (run_dir / "summary.json").is_file()
+        ended = summarized_step(run_dir) == STEPS
         if not ended:
-            status, said = await command(folder, processes, None, *(() if at is None else ("--ckpt_path", "last")))
+            status, said, _ = await command(folder, processes, None, *(() if at is None else ("--ckpt_path", "last")))
             if status:
                 return f"the run that goes on at step {at} ends with status {status}: {said}"
         return wrong_end(unbroken, logged, run_dir, f"{processes} processes, gone on at step {at}", ended)
@@ -100,20 +101,21 @@ def begun(run_dir: Path) -> float:
     return time.time()
 
 
-async def command(folder: Path, processes: int, killed_after: float | None, *more: str) -> tuple[int, str]:
-    """Status and errors of the run, which is killed after so many seconds if it has not ended by then."""
+async def command(folder: Path, processes: int, killed_after: float | None, *more: str) -> tuple[int, str, float]:
+    """Status, errors and end of the run, which is killed after so many seconds if it has not ended by then."""
     words = (*RUN, *more, *WAITING)
     process = begin(words, folder, errors_to_a_file, SAVE_EVERY) if processes == 1 else started((*words, *TWO), folder)
     end = time.monotonic() + (TOO_LONG if killed_after is None else killed_after)
     while time.monotonic() < end:
         found, status = os.waitpid(process, os.WNOHANG)
         if found:
-            return os.waitstatus_to_exitcode(status), errors(folder)
+            return os.waitstatus_to_exitcode(status), errors(folder), time.time()
         await asyncio.sleep(0.05)
+    killed_at = time.time()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    return (-signal.SIGALRM if killed_after is None else status), errors(folder)
+    return (-signal.SIGALRM if killed_after is None else status), errors(folder), killed_at
 
 
 def started(words: tuple[str, ...], folder: Path) -> int:

@@ -21,7 +21,7 @@ from pathlib import Path
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.run.checkpoints import newest_checkpoint
 from tests.reliability.forked import begin, new_folder, told, wait
-from tests.reliability.kills import WORDS, checkpoint, rows, whole, wrong_rows
+from tests.reliability.kills import STEPS, WORDS, checkpoint, rows, steps_of, whole, wrong_rows
 from tests.reliability.test_resume import assert_same_run
 
 #: Another file system than that of the run, where there is one.
@@ -66,17 +66,19 @@ def by_a_limit(rng: random.Random) -> str | None:
         status = wait(begin((*WORDS, "--run_dir", "run"), folder, filling(folder, start, length, rng.random() < 0.5)))
         if (folder / "lost.txt").exists():
             return f"silent: {(folder / 'lost.txt').read_text()}"
-        return wrong_end(folder, status)
+        return wrong_end(folder, status, (folder / "had.txt").exists())
 
 
-def wrong_end(folder: Path, status: int, had: bool = True) -> str | None:
+def wrong_end(folder: Path, status: int, had: bool) -> str | None:
     """What is wrong with a run that had room again; ``had`` a checkpoint when it had none."""
     unbroken, logged, _ = whole(1)
     said = told(folder)
     if status:
         # Full when it began or ended: one line, and the checkpoint of before.
         in_a_line = "Traceback" not in said and "maxmargin: error:" in said
-        return None if in_a_line and (is_whole(folder) or not had) else f"status {status}: {said}"
+        at = steps_of(folder)
+        # Between its first save and its last step it goes on without room.
+        return None if in_a_line and (at == STEPS or (at is None and not had)) else f"status {status} at {at}: {said}"
     try:
         assert_same_run(unbroken, checkpoint(folder / "run"))
     except AssertionError as error:
@@ -127,7 +129,8 @@ def filling(folder: Path, start: float, length: float, is_elsewhere: bool) -> Ca
 
     def full() -> None:
         time.sleep(start)
-        had = is_whole(folder)
+        if had := is_whole(folder):
+            (folder / "had.txt").touch()
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
         time.sleep(length)
         has = is_whole(folder)

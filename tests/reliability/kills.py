@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.run.checkpoints import newest_checkpoint
+from lightning_maxmargin.run.resume import summarized_step
 from tests.conftest import config
 from tests.reliability.forked import EVERY, begin, kill, new_folder, run, told
 from tests.reliability.test_resume import assert_same_run, checkpoint
@@ -61,7 +62,8 @@ def trial(rng: random.Random) -> str | None:
             went_on_at.append(steps_of(folder))
         if steps_of(folder) is None:
             return None  # killed before there was anything to lose
-        if not (folder / "run" / "summary.json").is_file() and (status := run((*words, "--ckpt_path", "last"), folder)):
+        ended = summarized_step(folder / "run") == STEPS
+        if not ended and (status := run((*words, "--ckpt_path", "last"), folder)):
             return f"the run that goes on ends with status {status}: {told(folder)}"
         try:
             assert_same_run(unbroken, checkpoint(folder / "run"))

@@ -90,14 +90,16 @@ def _run_broken(way: str, moment: float, folder: Path) -> Ended:
     while service is None and run.process.poll() is None:
         service = service_of(run.process.pid)
         time.sleep(0.005)
+    if service is None:
+        raise AssertionError("W&B has begun no process of its own, so that nothing was tried")
     time.sleep(moment)
     try:
-        if service is not None and service_of(run.process.pid) == service:
+        if service_of(run.process.pid) == service:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(service, SIGNALS[way])
         return run.end()
     finally:
-        if service is not None and is_there(service):
+        if is_there(service):
             os.kill(service, signal.SIGKILL)  # left behind
 
 

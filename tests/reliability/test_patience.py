@@ -211,10 +211,10 @@ def test_who_asks_a_run_that_is_being_opened_waits_for_it(
         return Slow()
 
     monkeypatch.setattr(wandb, "init", opens)
-    threading.Timer(0.2, free.set).start()
     logger = wandb_logger.MarginWandbLogger(tmp_path, "b")
     asked = logger.experiment
     assert not free.is_set(), "to have it is not to ask it"
+    threading.Timer(0.2, free.set).start()
     assert asked.id == "x"
     logger.experiment.ended.set()
     logger.close()
