@@ -170,7 +170,7 @@ def _of_other_names(text: str) -> str | None:
     """What torch says of names that are missing or too many, in short; None of another error.
 
     Example:
-        >>> _of_other_names("Error(s) in loading state_dict for M:\\n Missing key(s) in state_dict: \"a\", \"b\". ")
+        >>> _of_other_names('Error(s) in loading state_dict for M: Missing key(s) in state_dict: "a", "b". ')
         'lacks a and 1 more'
     """
     for kind, told in (("Missing", "lacks"), ("Unexpected", "also holds")):

@@ -23,6 +23,8 @@ from lightning_maxmargin.text.plain import long_fields, opened
 
 PROBE_SECONDS = 5.0  # the hub's own client tries 6 times, 26 s where there is no network
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+#: Numbers that JSON has not: in a list of objects an infinite one becomes a missing value.
+NO_NUMBERS = re.compile("NaN|Infinity")
 CHUNK = 1 << 24
 #: Kinds of JSON columns that are kept. In others large integers become floats, dates times, "1.0" beside 0 a number.
 FAITHFUL = re.compile(r"(List\()*(Value\(')?(string|large_string|bool|u?int\d+|null)\W*")
@@ -96,7 +98,7 @@ def _is_faithful_json(path: Path) -> bool:
     """Whether ``datasets`` reads the rows as they are, by what was seen of datasets 5.2.
 
     Where Arrow refuses a file that is one object, pandas takes it for columns, and spans for rows; then, and in a list
-    of objects, lone surrogates are dropped.
+    of objects, lone surrogates are dropped, and infinite numbers.
     """
     with opened(path) as file:
         start = file.readline(CHUNK)
@@ -107,9 +109,9 @@ def _is_faithful_json(path: Path) -> bool:
         file.seek(0)
         before = ""
         while part := file.read(CHUNK):
-            if SURROGATE.search(before + part):
+            if SURROGATE.search(before + part) or NO_NUMBERS.search(before + part):
                 return False
-            before = part[-4:]
+            before = part[-len("Infinity") :]
     return True
 
 

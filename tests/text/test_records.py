@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lightning_maxmargin.errors import InputError
@@ -149,6 +149,8 @@ SPANS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=2)
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(TEXT, LABEL, st.none() | SPANS), min_size=1, max_size=4))
+@example([("", float("inf"), None)])
+@example([("", float("nan"), None), ("", "a", None)])
 def test_plain_readers_and_datasets_agree(tmp_path: Path, given: list[tuple[str, Any, Any]]) -> None:
     rows = [{"text": text, "label": label, "rationale": spans} for text, label, spans in given]
     wanted, there = ["text", "label", "rationale"], tmp_path / "datasets"
