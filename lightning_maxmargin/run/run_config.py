@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,14 @@ class RunConfig(SaveConfigCallback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        # By which another word is refused when the run goes on; in the kinds that weights_only loads.
+        # By which another word is refused when the run goes on; written out once, for a run that saves at every step.
+        checkpoint[CONFIG] = dict(self._words)
+
+    @cached_property
+    def _words(self) -> dict[str, Any]:
+        """The config by the names of the command line, in the kinds that weights_only loads."""
         words = dict(flattened(plain_config(self.parser, self.config)))
-        checkpoint[CONFIG] = json.loads(json.dumps(words, default=str))
+        return dict(json.loads(json.dumps(words, default=str)))
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
