@@ -147,7 +147,8 @@ def load_or_refuse(
         InputError: a weight is missing, is none of the model's, or is of another dtype than the run's.
     """
     own = model.state_dict()
-    for name, weight in checkpoint["state_dict"].items():
+    # A strategy that shards has loaded them by itself, and takes them out.
+    for name, weight in checkpoint.get("state_dict", {}).items():
         mine = own.get(name)
         if not isinstance(mine, Tensor) or not isinstance(weight, Tensor) or not weight.is_floating_point():
             continue
