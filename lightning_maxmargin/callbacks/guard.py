@@ -209,8 +209,15 @@ def is_finite(pl_module: pl.LightningModule) -> bool:
 
 def finite_buffers(pl_module: pl.LightningModule) -> set[str]:
     """Names of buffers of checkpoints that hold finite numbers alone, as masks do not."""
-    kept = pl_module.state_dict().keys()
-    return {name for name, x in pl_module.named_buffers() if name in kept and _can_be_told(x) and _holds_finite(x)}
+    # Not by their state_dict, for which sharded modules gather every weight.
+    passing = {
+        f"{place}.{name}".lstrip(".")
+        for place, module in pl_module.named_modules()
+        for name in module._non_persistent_buffers_set
+    }
+    return {
+        name for name, x in pl_module.named_buffers() if name not in passing and _can_be_told(x) and _holds_finite(x)
+    }
 
 
 def _can_be_told(x: Tensor) -> bool:

@@ -146,9 +146,10 @@ def load_or_refuse(
     Raises:
         InputError: a weight is missing, is none of the model's, or is of another dtype than the run's.
     """
-    own = model.state_dict()
     # A strategy that shards has loaded them by itself, and takes them out.
-    for name, weight in checkpoint.get("state_dict", {}).items():
+    weights = checkpoint.get("state_dict", {})
+    own = model.state_dict() if weights else {}
+    for name, weight in weights.items():
         mine = own.get(name)
         if not isinstance(mine, Tensor) or not isinstance(weight, Tensor) or not weight.is_floating_point():
             continue

@@ -158,8 +158,11 @@ class MarginCLI(RefusingCLI):
             self.content = verify_checkpoint(Path(path), self.config.subcommand == "fit")
             self._tell_if_unsummed(path)
             self.step = int(self.content.get("global_step", 0))
-        if path is None:
-            return
+            self._take_words(path)
+
+    def _take_words(self, path: str) -> None:
+        """Refuses words that are not those of the checkpoint; what nobody says is the checkpoint's."""
+        config = self.config[self.config.subcommand]
         kept = {name: x for name, x in kept_words(self.content).items() if name not in LINKED_WORDS}
         if self.config.subcommand != "fit":
             of_model = {name: x for name, x in kept.items() if name.startswith("model")}
@@ -174,8 +177,9 @@ class MarginCLI(RefusingCLI):
         super()._parse_ckpt_path()
         # What the model itself has not kept, and nobody says: its optimizer, its schedule, the size of the batches.
         taken = dict(flattened({"model": dict(self.content.get("hyper_parameters") or {})}))
-        refuse_other_words(path, kept, self._words(), self._words().keys() - taken.keys())
-        if other := other_data(kept, self._words()):
+        now = self._words()
+        refuse_other_words(path, kept, now, now.keys() - taken.keys())
+        if other := other_data(kept, now):
             rank_zero_warn(f"ckpt_path: {path} goes on with other data: {', '.join(other[:5])}")
 
     def _words(self) -> dict[str, Any]:

@@ -48,9 +48,7 @@ def kept_words(content: Mapping[str, Any]) -> dict[str, Any]:
     return dict(flattened({"model": {**named, **of_model}})) if named or of_model else {}
 
 
-def refuse_other_words(
-    path: str, kept: Mapping[str, Any], now: Mapping[str, Any], said: Collection[str] | None = None
-) -> None:
+def refuse_other_words(path: str, kept: Mapping[str, Any], now: Mapping[str, Any], said: Collection[str]) -> None:
     """Refuses words that are not those of the checkpoint, where these are what the run goes on with.
 
     That is so of the model with its optimizer and schedule, of the seed, and of the batches, whose place in the epoch
@@ -60,12 +58,12 @@ def refuse_other_words(
         path: of the checkpoint.
         kept: what its run was told.
         now: what this one is.
-        said: the words to look at, by :func:`words_said`; None is all.
+        said: the words to look at, by :func:`words_said`.
 
     Raises:
         InputError: one differs.
     """
-    for name in now if said is None else said:
+    for name in said:
         of_it = name == "model" or name.startswith("model.") or name in OF_THE_CHECKPOINT
         if of_it and name in kept and name in now and not _same(now[name], kept[name]):
             raise InputError(

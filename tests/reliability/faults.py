@@ -109,7 +109,7 @@ FAULTS = (
     ),
     Fault(
         "a run that goes on with another word of the model", "run/resume.py",
-        "for name in now if said is None else said:", "for name in ():",
+        "    for name in said:", "    for name in ():",
         ("reliability/test_resume.py::test_a_config_that_says_otherwise_is_refused",),
     ),
     Fault(

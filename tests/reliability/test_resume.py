@@ -17,7 +17,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.callbacks import Callback
 
 from lightning_maxmargin.callbacks import Interrupt
 from lightning_maxmargin.callbacks.interrupt import STOP
@@ -312,18 +311,14 @@ def test_a_run_that_would_train_nothing_is_refused(
     assert not outcome.run_dir.exists()
 
 
-class Over(Callback):
-    """Ends the run before its first step, as a timer does that a checkpoint says is over."""
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.should_stop = True
-        trainer.fit_loop.epoch_loop.max_steps = trainer.global_step
-
-
 def test_a_run_that_has_trained_nothing_says_so_and_changes_no_summary(
     scheduled: Path, tmp_path: Path, maxmargin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Interrupt, "on_train_start", Over.on_train_start)
+    def is_over(self: Interrupt, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Ends the run before its first step, as a timer does that a checkpoint says is over."""
+        trainer.fit_loop.epoch_loop.max_steps = trainer.global_step
+
+    monkeypatch.setattr(Interrupt, "on_train_start", is_over)
     run = Path(shutil.copytree(scheduled, tmp_path / "run"))
     before = (run / "summary.json").read_bytes()
     words = ("--config", str(run / "config.yaml"), "--trainer.max_steps", "80", "--run_dir", str(run))
