@@ -263,6 +263,8 @@ class RollCall:
             self._met.set()
         if self.failure is None and store.check(["failure"]):
             self._know(Failure(**json.loads(store.get("failure"))))
+        if self.failure is not None:
+            store.set(f"heard/{self.rank}", "1")
 
     def _hear(self, rank: int) -> None:
         if rank not in self.peers and self._store.check([f"process/{rank}"]):
@@ -278,7 +280,11 @@ class RollCall:
         """The first process to do so is right: the others' errors follow from it."""
         self._own = None
         if self._store.add("failures", 1) == 1:
-            self._store.set("failure", json.dumps(asdict(failure)))
+            try:
+                self._store.set("failure", json.dumps(asdict(failure)))
+            finally:
+                # Known here before it is heard: who is to blame ends at once, and the store may end with it.
+                self._know(failure)
 
     def _is_gone(self, rank: int) -> bool:
         return rank in self.peers and self.peers[rank].state() == "gone"
@@ -291,9 +297,15 @@ class RollCall:
 
     def _is_overdue(self, failure: Failure) -> bool:
         """Whether the main thread does not notice: it computes, or hangs, and may do so for ever."""
-        if failure.missing and failure.rank == self.rank:
+        if failure.missing and failure.rank == self.rank and self._all_have_heard():
             return True
         return not self._noticed and time.monotonic() - self._since > GRACE
+
+    def _all_have_heard(self) -> bool:
+        """Of the failure: the store may end with this process, and who had not heard would only see it gone."""
+        with suppress(RuntimeError):
+            return bool(self._store.check([f"heard/{r}" for r in range(self.world) if r != self.rank]))
+        return True
 
     def _end(self, failure: Failure) -> None:
         if self.rank == self._keeper():

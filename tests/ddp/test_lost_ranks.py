@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from torch import distributed as dist
 from torch.distributed.constants import default_pg_timeout
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.ranks import Address, RollCall, _end_of, is_echo
+from lightning_maxmargin.ranks import PERIOD, Address, Failure, RollCall, _end_of, is_echo
 from lightning_maxmargin.run.processes import START_TIMEOUT, TIMEOUT, limit_waiting
 from tests.conftest import QUIET, ROOT, config
 
@@ -115,6 +117,51 @@ def test_it_waits_for_nobody_longer_than_the_run_does() -> None:
     start = time.monotonic()
     RollCall(dist.HashStore(), 1, 2, 0.3, print).leave()
     assert 0.3 <= time.monotonic() - start < 10.0
+
+
+class EndingStore:
+    """A store that lives in a process of its own, which ends when it hears of a failure, as one that hangs does."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        self._store = dist.HashStore()
+        own = Address.own()
+        began = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        self.set("process/0", json.dumps(asdict(Address(own.machine, self.process.pid, began))))
+
+    def set(self, key: str, value: str) -> None:
+        self._store.set(key, value)
+        if key == "failure":
+            self.process.kill()
+            self.process.wait()
+
+    def __getattr__(self, name: str) -> Any:
+        if self.process.poll() is not None:
+            raise RuntimeError("the store's process is gone")
+        return getattr(self._store, name)
+
+
+def test_who_ends_because_it_hung_is_not_said_to_be_gone() -> None:
+    call = RollCall(EndingStore(), 1, 2, 2.0, print)
+    failure = call.blame(RuntimeError("gloo/transport/tcp/pair.cc:547: Timed out"))
+    assert str(failure) == "rank 0 of 2 did not answer for 2 s"
+    time.sleep(3 * PERIOD)
+    assert call.failure == failure
+    call._stop.set()
+
+
+def test_the_store_stays_until_all_have_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, ended, there = dist.HashStore(), threading.Event(), asdict(Address.own())
+    monkeypatch.setattr(RollCall, "_end", lambda call, failure: (ended.set(), call._stop.set()))
+    for rank in (1, 2):
+        store.set(f"process/{rank}", json.dumps(there))
+    call = RollCall(store, 0, 3, 20.0, print)
+    call._noticed = True  # else it ends after some seconds, heard or not
+    store.set("failure", json.dumps(asdict(Failure(0, 3, "did not answer", 1, missing=True))))
+    store.set("heard/1", "1")
+    assert not ended.wait(4 * PERIOD)
+    store.set("heard/2", "1")
+    assert ended.wait(20.0)
 
 
 @pytest.mark.parametrize(
