@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ class Workers:
     """
 
     def __init__(self, make: Make, count: int, prefetch: int, pin_memory: bool = False) -> None:
-        self._order = _Order()
+        self._order, self._ends = _Order(), False
         # Forked, not spawned: a spawned process would be sent a copy of the data.
         fork = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
         self._loader = DataLoader(
@@ -43,7 +44,14 @@ class Workers:
 
     def __call__(self, rows: Sequence[Tensor]) -> Iterator[Any]:
         self._order.rows = rows
-        return iter(self._loader)
+        batches = iter(self._loader)
+        if not self._ends:
+            # Torch's own end comes too late for what the garbage collector finds in a cycle, as a trainer is: by then
+            # the threads are gone that would tell the processes, and each of them is waited for 5 s. Held from outside,
+            # the queues are no garbage yet when this object is.
+            self._ends = True
+            weakref.finalize(self, batches._shutdown_workers)  # type: ignore[attr-defined]
+        return batches
 
 
 class _Order:

@@ -100,7 +100,6 @@ class BatchLoader:
         self.data, self.shuffle, self.seed, self.reading = data, shuffle, seed, reading or Reading(prefetch=0)
         self.batch_size = min(batch_size or len(data), len(data))
         self.epoch = 0
-        self.sampler = self  # whose set_epoch Lightning calls
         self.batch_sampler = None  # Lightning looks for it on whatever has a sampler
         self._next = 0
         self._resumed = False
@@ -111,6 +110,11 @@ class BatchLoader:
 
     def __len__(self) -> int:
         return -(-len(self.data) // self.batch_size)
+
+    @property
+    def sampler(self) -> BatchLoader:
+        """Whose ``set_epoch`` Lightning calls; no attribute, so that a loader which is dropped is freed at once."""
+        return self
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch that Lightning counts, and so the order of the batches."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,31 @@ def test_a_draw_from_the_global_generator_does_not_depend_on_workers() -> None:
     torch.manual_seed(0)
     next(iter(BatchLoader(data(), 5, reading=Reading(num_workers=1))))
     assert torch.equal(torch.rand(3), want)
+
+
+def test_workers_end_by_word_where_the_collector_finds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once torch's wait for them is over, here 30 s for each: a trainer is a cycle that holds its loader."""
+    for module in (torch.utils.data._utils, torch.utils.data._utils.worker):
+        monkeypatch.setattr(module, "MP_STATUS_CHECK_INTERVAL", 30.0)
+    loader = BatchLoader(data(), 5, reading=Reading(num_workers=2))
+    next(iter(loader))
+    assert loader._workers is not None
+    processes = loader._workers[1]._loader._iterator._workers
+    cycle: dict[str, Any] = {"loader": loader}
+    cycle["itself"] = cycle
+    del loader, cycle
+    start = time.monotonic()
+    gc.collect()
+    assert time.monotonic() - start < 30.0
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+def test_a_loader_that_is_dropped_is_freed() -> None:
+    loader = BatchLoader(data(), 5)
+    assert loader.sampler is loader
+    freed = weakref.ref(loader)
+    del loader
+    assert freed() is None
 
 
 def test_batches_come_in_the_dtype_of_training() -> None:
