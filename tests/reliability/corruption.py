@@ -337,10 +337,14 @@ def _wrong(name: str, path: Path, folder: Path, end: Content) -> str | None:
     errors = [line for line in told.text.splitlines() if line.startswith("maxmargin: error: ")]
     if told.status is None or "Traceback" in told.text:
         return f"traceback: {' | '.join(told.text.splitlines()[-4:])}"
+    unsummed = "holds no sum of its content" in told.text
+    if unsummed and told.status == 1 and len(errors) == 1:
+        # A number that was altered and is taken as it is may overflow later, where the guard ends the run with a line.
+        return None
     if told.status != 0:
         if told.status != 2 or len(errors) != 1:
             return f"status {told.status}: {told.text[-200:]}"
         return "refused, and a run directory is left" if (folder / "run").exists() else None
-    if same(kept(folder / "run"), end) or "holds no sum of its content" in told.text:
+    if unsummed or same(kept(folder / "run"), end):
         return None
     return "silent: status 0, and other weights"

@@ -48,7 +48,7 @@ SCENARIOS: dict[str, Scenario] = {
     "lost": Scenario("a process that raises, hangs, stops or dies", "processes:lost_trial", 20),
     "equal": Scenario("runs of two and three processes against one", "processes:equal_trial", 40),
     "numbers": Scenario("NaN and Inf in keys, labels, losses and gradients", "processes:poisoned_trial", 200),
-    "wandb": Scenario("W&B stopped, killed, refused or slow at a random moment", "stopped_wandb:trial", 20),
+    "wandb": Scenario("W&B stopped, killed, refused or slow at a random moment", "stopped_wandb:trial", 10),
     "soak": Scenario("10,000 steps with all callbacks: memory and open files", "soak:trial", 2),
     "checkpoints": Scenario("corrupted checkpoints, with and without sums", "corruption:trial", 2000),
     "fuzz": Scenario("fuzz of solvers, masks, texts, configs and checkpoints", "fuzz:trial", 10_000),

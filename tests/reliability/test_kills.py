@@ -10,19 +10,19 @@ from tests.reliability import disk, kills, soak
 from tests.reliability.scenario import assert_none_failed
 
 
-@pytest.mark.slow
-def test_killed_at_a_random_time() -> None:
-    assert_none_failed(kills.trial, 4, seed=0)
+@pytest.mark.parametrize("cases", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_killed_at_a_random_time(cases: int) -> None:
+    assert_none_failed(kills.trial, cases, seed=cases)
 
 
-@pytest.mark.slow
-def test_a_full_disk() -> None:
-    assert_none_failed(disk.trial, 3, seed=0)
+@pytest.mark.parametrize("cases", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_full_disk(cases: int) -> None:
+    assert_none_failed(disk.trial, cases, seed=cases)
 
 
-@pytest.mark.slow
-def test_steps_leave_nothing_behind() -> None:
-    assert soak.trial(random.Random(0), steps=1_000) is None
+@pytest.mark.parametrize("steps", [300, pytest.param(1_000, marks=pytest.mark.slow)])
+def test_steps_leave_nothing_behind(steps: int) -> None:
+    assert soak.trial(random.Random(0), steps=steps) is None
 
 
 @pytest.mark.parametrize(("grown", "told"), [((0, 0), None), ((9_000, 0), "memory"), ((0, 1), "open files")])

@@ -12,9 +12,9 @@ def test_several_processes_are_one() -> None:
     assert_none_failed(processes.equal_trial, 4, seed=0)
 
 
-@pytest.mark.slow
-def test_a_lost_process_is_named() -> None:
-    assert_none_failed(processes.lost_trial, 4, seed=0)
+@pytest.mark.parametrize("cases", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_lost_process_is_named(cases: int) -> None:
+    assert_none_failed(processes.lost_trial, cases, seed=cases)
 
 
 def test_numbers_that_are_none_stop_the_run() -> None:
