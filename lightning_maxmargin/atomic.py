@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from uuid import uuid4
+
+#: How an error of the system ends in the words of a library in Rust.
+RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @contextmanager
@@ -104,3 +109,70 @@ def write_text(path: Path, text: str, errors: str = "strict", on_disk: bool = Fa
     """All of the text in UTF-8, or nothing; ``errors`` as of :meth:`str.encode`, ``on_disk`` as of :func:`whole`."""
     with whole(path, on_disk) as part:
         part.write_bytes(text.encode("utf-8", errors))
+
+
+class ToldFile:
+    """A file to write to that keeps the error of the system, for a writer that hides it.
+
+    torch.save says of a disk that is full what its own code noticed of it, in at least three ways.
+
+    Args:
+        path: of the file.
+
+    Example:
+        >>> import tempfile
+        >>> with ToldFile(Path(tempfile.mkdtemp()) / "a") as file:
+        ...     file.write(b"abc")
+        3
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = FileIO(path, "wb")
+        self._error: OSError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Writes all of it."""
+        left = memoryview(data).cast("B")
+        size = len(left)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self._error = error
+            raise
+        return size
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def __enter__(self) -> ToldFile:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self._file.close()
+        if self._error is not None and error is not self._error:
+            raise self._error
+
+
+@contextmanager
+def rust_errors() -> Iterator[None]:
+    """Errors of the system that a library in Rust (safetensors, tokenizers) raises, as Python's are.
+
+    Raises:
+        OSError: what it says ends in a number of the system's.
+
+    Example:
+        >>> from safetensors.numpy import save_file
+        >>> with rust_errors():
+        ...     save_file({}, "/no/such/folder/a")
+        Traceback (most recent call last):
+        FileNotFoundError: [Errno 2] No such file or directory
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if found := RUST_ERROR.search(str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+        raise

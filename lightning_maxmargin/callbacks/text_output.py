@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import distributed as dist
 
-from lightning_maxmargin.atomic import whole_folder, write_text
+from lightning_maxmargin.atomic import rust_errors, whole_folder, write_text
 from lightning_maxmargin.callbacks.token_table import log_tokens
 
 
@@ -107,7 +107,7 @@ def save_whole(pl_module: Any, data: Any, folder: Path) -> None:
     from lightning_maxmargin.text.tuning import merge_lora
 
     # A run that goes on in its own directory has left one there before.
-    with whole_folder(folder, replace=True) as part, quiet_loading():
+    with whole_folder(folder, replace=True) as part, quiet_loading(), rust_errors():
         pl_module.model.encoder = merge_lora(pl_module.model.encoder)
         pl_module.model.save_pretrained(part)
         data.encoder.tokenizer.save_pretrained(part)

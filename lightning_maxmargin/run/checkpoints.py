@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +11,12 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from lightning_maxmargin.atomic import whole, write_text
+from lightning_maxmargin.atomic import ToldFile, whole, write_text
 from lightning_maxmargin.errors import InputError, OutputError
 from lightning_maxmargin.run.content import SUM, content_sum, has_finite_weights, refuse_altered, refuse_misshapen
 
 #: What every run saves, and what was that before.
 LAST, BEFORE = "last.ckpt", "before.ckpt"
-
-#: Names by which torch says in a RuntimeError that a file could not be written.
-WRITERS = ("PytorchStreamWriter", "inline_container.cc")
 
 
 class CheckedCheckpointIO(TorchCheckpointIO):
@@ -44,14 +39,10 @@ class CheckedCheckpointIO(TorchCheckpointIO):
             return
         try:
             self._save(checkpoint, Path(path))
-        except (OSError, RuntimeError) as error:
-            if not isinstance(error, OSError) and not any(name in str(error) for name in WRITERS):
-                raise
-            # Of a full disk torch says that its writer failed, or that it is at another place than it should be.
-            reason = error if isinstance(error, OSError) else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
             if self.tolerated is None:
-                raise OutputError(f"{path} cannot be written ({reason.strerror or reason})") from error
-            self.tolerated.append(reason)
+                raise OutputError(f"{path} cannot be written ({error.strerror or error})") from error
+            self.tolerated.append(error)
 
     @staticmethod
     def _save(checkpoint: dict[str, Any], path: Path) -> None:
@@ -60,7 +51,8 @@ class CheckedCheckpointIO(TorchCheckpointIO):
             # Not of what forked processes hand back, which is read at once.
             checkpoint = {**checkpoint, SUM: content_sum(checkpoint)}
         with whole(path, on_disk=True) as part:
-            torch.save(checkpoint, part)
+            with ToldFile(part) as file:
+                torch.save(checkpoint, file)  # type: ignore[arg-type]
             own = checksum(part)
             # Before the renaming: a process killed in between leaves a checkpoint without a sum, not with a wrong one.
             checksum_path(path).unlink(missing_ok=True)

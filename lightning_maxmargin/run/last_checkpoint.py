@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_maxmargin.atomic import link_whole
 from lightning_maxmargin.callbacks.guard import finite_buffers, is_finite, ruined_state
-from lightning_maxmargin.errors import NonFiniteError
+from lightning_maxmargin.errors import NonFiniteError, OutputError
 from lightning_maxmargin.run.checkpoints import BEFORE, LAST, checksum_path
 from lightning_maxmargin.run.resume import optimizer_name
 
@@ -71,6 +71,10 @@ class LastCheckpoint(Checkpoint):
         # By which a run that goes on with another one is refused.
         checkpoint["optimizers"] = [optimizer_name(optimizer) for optimizer in trainer.optimizers]
 
+    @property
+    def _kept(self) -> str:
+        return f"checkpoints/{LAST} is of before" if (self.folder / LAST).is_file() else "nothing was saved yet"
+
     def save(self, trainer: pl.Trainer, go_on: bool = False) -> None:
         """Saves now, on all processes, which all must call it.
 
@@ -79,6 +83,7 @@ class LastCheckpoint(Checkpoint):
             go_on: whether a checkpoint that cannot be written is a warning, and the one before stays.
 
         Raises:
+            OutputError: it cannot be written, and ``go_on`` is false: at the run's last step, or where it is stopped.
             NonFiniteError: a buffer, or what an optimizer remembers, is not finite: nothing more would be learnt.
         """
         self.due, self._saved_at = False, time.monotonic()
@@ -86,9 +91,8 @@ class LastCheckpoint(Checkpoint):
             return
         ruined = ruined_state(trainer, self._watched)
         if not trainer.strategy.reduce_boolean_decision(ruined is None, all=True):
-            kept = f"checkpoints/{LAST} is of before" if (self.folder / LAST).is_file() else "nothing was saved yet"
             raise NonFiniteError(
-                f"{ruined or 'a number of another process'} is not finite by step {trainer.global_step}: {kept}; "
+                f"{ruined or 'a number of another process'} is not finite by step {trainer.global_step}: {self._kept}; "
                 "lower the learning rate, or clip gradients"
             )
         if trainer.is_global_zero:
@@ -98,6 +102,8 @@ class LastCheckpoint(Checkpoint):
         writer.tolerated = failed if go_on else None
         try:
             trainer.save_checkpoint(self.folder / LAST)
+        except OutputError as error:
+            raise OutputError(f"{error} at step {trainer.global_step}: {self._kept}") from error
         finally:
             # Another callback's checkpoint that cannot be written is its own matter.
             writer.tolerated = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 import uuid
@@ -160,6 +161,7 @@ class MarginWandbLogger(WandbLogger):
         self._folder = str(getattr(getattr(run, "settings", None), "sync_dir", ""))
         if getattr(run, "id", self._id) != self._id:
             self._keep_id(run.id)
+        _quiet_its_file()
         define_axes(run)
 
     @property
@@ -298,6 +300,13 @@ def _quiet(given: Any) -> Any:
         return given
     ours = {name: x for name, x in QUIET.items() if f"WANDB_{name.upper()}" not in os.environ}
     return wandb.Settings(**{**ours, **(given or {})})
+
+
+def _quiet_its_file() -> None:
+    """Of a ``debug.log`` on a disk that is full nobody has to read: Python's logging prints a page for each line."""
+    for handler in logging.getLogger("wandb").handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handleError = lambda record: None  # type: ignore[method-assign]
 
 
 def _is_done(call: Future[Any], seconds: float) -> bool:

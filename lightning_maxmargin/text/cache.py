@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lightning_maxmargin.atomic import whole
+from lightning_maxmargin.atomic import rust_errors, whole
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.encoders import Encoder
 
@@ -96,5 +96,5 @@ def _read(path: Path, rows: int) -> Tensor | None:
 
 def _write(path: Path, vectors: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part:
+    with whole(path) as part, rust_errors():
         save_file({"vectors": vectors.contiguous()}, part, metadata={"sha256": _checksum(vectors)})

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -417,6 +420,29 @@ def test_a_run_that_failed_says_so(
     assert message in told["message"], "with the rank before it, where there are several"
     assert "\n" not in told["message"]
     assert (told["status/attention"], told["svm/limit"]) == ("certified", "strict")
+
+
+class FullDisk(io.StringIO):
+    """Takes nothing."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_no_page_for_each_line_of_wandbs_own_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = MarginWandbLogger(tmp_path, "run")
+    logger.opened()
+    own = logging.getLogger("wandb")
+    files = [handler for handler in own.handlers if isinstance(handler, logging.FileHandler)]
+    assert files
+    for handler in files:
+        handler.setStream(FullDisk()).close()  # type: ignore[arg-type, union-attr]
+    capsys.readouterr()
+    own.info("a line")
+    assert capsys.readouterr().err == ""
+    logger.close()
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["ours", "WandbLogger"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from lightning_maxmargin.text import Encoder, cache
 from lightning_maxmargin.text.cache import cache_folder, cached_vectors
@@ -97,6 +99,16 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path, encoder: Co
         vectors = cached_vectors(encoder, SENTENCES, tmp_path / "file" / "cache")
     assert len(vectors) == 3
     assert encoder.calls == [3]
+
+
+def test_nor_does_a_full_disk_end_anything(tmp_path: Path, encoder: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(cache, "save_file", full)
+    with pytest.warns(UserWarning, match=r"cannot be written \(No space left on device\)"):
+        assert len(cached_vectors(encoder, SENTENCES, tmp_path)) == 3
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_cache_folder_is_chosen_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
