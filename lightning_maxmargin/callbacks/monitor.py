@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from lightning_maxmargin.callbacks.axes import define_axes_of
 from lightning_maxmargin.callbacks.budget import Budget, check_budget, share_of
 from lightning_maxmargin.callbacks.evaluation import Measured, Pending, Size
+from lightning_maxmargin.callbacks.next_epoch import begin_next_epoch
 from lightning_maxmargin.callbacks.restored import keep_words
 from lightning_maxmargin.callbacks.worker import Worker
 from lightning_maxmargin.core.ranks import Failure, as_failure
@@ -176,6 +177,7 @@ class Monitor(Callback):
             keep_words(trainer.callbacks, checkpoint["callbacks"], _may_stop(trainer, checkpoint))  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        begin_next_epoch(trainer)
         size = self.size() if trainer.is_global_zero else Size(0, 0, "")
         size = trainer.strategy.broadcast(size)
         self._clock.start(share_of(self.budget, size.whole), size.measured)

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from lightning_maxmargin.atomic import link_whole
 from lightning_maxmargin.callbacks.guard import finite_buffers, is_finite, ruined_state
+from lightning_maxmargin.callbacks.next_epoch import begin_next_epoch
 from lightning_maxmargin.errors import NonFiniteError, OutputError
 from lightning_maxmargin.run.checkpoints import BEFORE, LAST, checksum_path
 from lightning_maxmargin.run.resume import optimizer_name
@@ -51,6 +52,7 @@ class LastCheckpoint(Checkpoint):
         return time.monotonic() - self._saved_at >= self.every
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        begin_next_epoch(trainer)
         self._saved_at, self._watched = time.monotonic(), finite_buffers(pl_module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:

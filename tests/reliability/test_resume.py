@@ -17,9 +17,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from pytorch_lightning.callbacks import ModelCheckpoint
 
-from lightning_maxmargin.callbacks import Interrupt
+from lightning_maxmargin import JointSelection
+from lightning_maxmargin.callbacks import Interrupt, MarginMonitor
 from lightning_maxmargin.callbacks.interrupt import STOP
+from lightning_maxmargin.data import RandomData
+from lightning_maxmargin.run.last_checkpoint import LastCheckpoint
 from tests.conftest import Outcome, config, fit_once
 
 MINIBATCH = (
@@ -88,6 +92,40 @@ def test_resumed_run_is_the_whole_run(whole: tuple[tuple[str, ...], Outcome], st
     )
     assert resumed.status == 0, resumed.err
     assert_same_run(checkpoint(unbroken.run_dir), checkpoint(resumed.run_dir))
+
+
+# Saved after the last batch of an epoch, Lightning's own count of epochs was one behind from then on.
+@pytest.mark.parametrize("stops", [(76, 80), (76, 81), (76, 80, 84), (77, 80, 82)])
+def test_a_run_that_goes_on_again_is_the_whole_run(
+    whole: tuple[tuple[str, ...], Outcome], stops: tuple[int, ...], maxmargin: Any
+) -> None:
+    words, unbroken = whole
+    last: tuple[str, ...] = ()
+    for stop in (*stops, 150):
+        part = maxmargin(*words, "--trainer.max_steps", str(stop), *last)
+        assert part.status == 0, part.err
+        last = ("--ckpt_path", str(part.run_dir / "checkpoints" / "last.ckpt"))
+    assert_same_run(checkpoint(unbroken.run_dir), checkpoint(part.run_dir))
+
+
+@pytest.mark.parametrize("monitored", [True, False])
+def test_the_epochs_of_a_trainer_of_ones_own_are_counted_on(monitored: bool, tmp_path: Path) -> None:
+    data = RandomData(n=10, T=4, d=3, batch_size=5)
+    found: dict[int, dict[str, int]] = {}
+    for steps in (4, 8, 12):
+        saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+        callbacks = [saver, *([MarginMonitor()] if monitored else [LastCheckpoint(tmp_path / "own")])]
+        trainer = pl.Trainer(
+            max_steps=steps, max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=callbacks,
+        )  # fmt: skip
+        last = tmp_path / f"step={steps - 4}.ckpt"
+        trainer.fit(JointSelection(dim=3), datamodule=data, ckpt_path=str(last) if found else None)
+        for path in tmp_path.glob("step=*.ckpt"):
+            content = torch.load(path, weights_only=True)
+            found[content["global_step"]] = content["loops"]["fit_loop"]["epoch_progress"]["total"]
+    assert {step: count["started"] for step, count in found.items()} == {step: (step + 1) // 2 for step in range(1, 13)}
+    assert all(count["ready"] == count["started"] == count["processed"] + 1 for count in found.values())
 
 
 @pytest.mark.parametrize("workers", [1, 2])
