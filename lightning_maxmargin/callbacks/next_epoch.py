@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytorch_lightning as pl
 
 
@@ -13,6 +15,6 @@ def begin_next_epoch(trainer: pl.Trainer) -> None:
     the same epoch twice, on the batches of before (Lightning 2.6.6, ``FitLoop.reset`` and ``on_advance_start``).
     """
     loop = trainer.fit_loop
-    current = loop.epoch_progress.current
+    current: Any = loop.epoch_progress.current
     if loop.restarted_mid_epoch and current.ready == current.processed:
         loop.reset_restart_stage()
