@@ -41,6 +41,9 @@ NOISE_PREFIXES = (
 #: Lines that say how one names a class: there is a better reason where there is another.
 CLASS_PREFIXES = ("Not a valid subclass", "Subclass types expect", "a class path", "a dict with")
 
+#: Of a whole number that is more than any floating one.
+TOO_LARGE = "it has more digits than any number here; give a smaller one"
+
 UNKNOWN_OPTION_PATTERNS = (
     r"unrecognized arguments: (--[\w.\-]+)",
     r"does not accept option '([\w.]+)'",
@@ -102,6 +105,8 @@ def one_line(
         return _missing(".".join([*keys, missing.group(1)]) if keys else missing.group(1), command)
     denied = re.search(r"Importing '([\w.]+)' is not allowed", text)
     reason = _denied(denied.group(1)) if denied else _unfit(text) or _reason(text)
+    if reason.startswith(TOO_LARGE) and (nested := re.search(r"Given value: NestedArg\(key='([\w.]+)'", text)):
+        keys.append(nested[1])  # the parser names the class alone where a check of its argument raises
     return ": ".join([".".join(keys), reason] if keys else [reason])
 
 
@@ -203,6 +208,7 @@ def _reason(text: str) -> str:
     reason = re.sub(r"Expected an? <class '([\w.]+)'>", r"expected \1", reason)
     reason = re.sub(r"Expected an? typing\.Literal\[([^\]]*)\]", r"expected one of \1", reason)
     reason = re.sub(r"\. Got value: (.+)$", r", got '\1'", reason)
+    reason = reason.replace("int too large to convert to float", TOO_LARGE)
     reason = re.sub(
         r"Expected a dot import path string: (\w+)", r"no class \1 is known here; give its full import path", reason
     )

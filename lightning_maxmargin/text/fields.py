@@ -23,7 +23,7 @@ def plain_texts(table: Table, column: str) -> tuple[list[str], int]:
     Raises:
         InputError: there is no such column, no row, or a text is no string.
     """
-    values = _column(table, column)
+    values = _column(table, column, "text")
     if not values:
         raise InputError(f"{table.where}: there are no rows; expected documents")
     texts, replaced = [], 0
@@ -49,7 +49,7 @@ def label_names(table: Table, column: str | None, needed: bool) -> list[str | No
     if column is None or (not needed and column not in table.columns):
         return [None] * len(table)
     names = []
-    for row, value in enumerate(_column(table, column), 1):
+    for row, value in enumerate(_column(table, column, "label"), 1):
         if isinstance(value, (list, tuple, dict, bytes)):
             raise InputError(f"{table.where}, row {row}: {column} is {_shown(value)}; expected one name or number")
         name = _name(value)
@@ -67,17 +67,19 @@ def rationale_spans(table: Table, column: str, texts: list[str]) -> list[Spans |
     """
     if column not in table.columns and column == "rationale":
         return [None] * len(texts)
-    values = enumerate(_column(table, column), 1)
+    values = enumerate(_column(table, column, "rationale"), 1)
     return [_spans(value, len(texts[row - 1]), f"{table.where}, row {row}: {column}") for row, value in values]
 
 
-def _column(table: Table, name: str) -> list[Any]:
+def _column(table: Table, name: str, word: str) -> list[Any]:
+    """The column of this name, which the user has given by ``data.WORD`` unless it is the word itself."""
     if name in table.columns:
         return table.columns[name]
     if not table.names:
         raise InputError(f"{table.where}: there are no rows; expected documents")
     there = ", ".join(_shown(other) for other in table.names[:MOST_NAMED])
-    raise InputError(f"{table.where}: there is no column {name!r}; the columns are {there}")
+    said = "" if name == word else f"data.{word}: "
+    raise InputError(f"{said}{table.where}: there is no column {name!r}; the columns are {there}")
 
 
 def _name(value: Any) -> str | None:

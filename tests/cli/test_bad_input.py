@@ -39,6 +39,7 @@ def refused(outcome: Any, *said: str) -> None:
         (["--data.example", "nope"], ["data.example", "joint_relaxed", "nope"]),
         (["--model.optimizer", "Nope"], ["model.optimizer", "Nope"]),
         (["--model.attention_lr", "-1"], ["model.attention_lr", "positive"]),
+        (["--model.attention_lr", f"1{'0' * 320}"], ["model.attention_lr", "more digits"]),
         (["--model.inner_steps", "0"], ["model.inner_steps", "positive"]),
         (["--model.attention_init", "[1.0]"], ["model.attention_init", "shape"]),
         (["--model.loss", "cross_entropy"], ["model.loss", "two classes"]),
@@ -56,6 +57,12 @@ def refused(outcome: Any, *said: str) -> None:
 )
 def test_wrong_word(words: list[str], said: list[str], maxmargin: Any) -> None:
     refused(maxmargin(*RELAXED, *words), *said)
+
+
+def test_a_number_that_no_check_can_read_is_named(maxmargin: Any) -> None:
+    outcome = maxmargin("fit", "--config", config("text/finetune"), "--data.train", "x.csv", f"--model.lr=1{'0' * 320}")
+    assert outcome.status == 2
+    assert outcome.error == "maxmargin: error: model.lr: it has more digits than any number here; give a smaller one"
 
 
 @pytest.mark.parametrize("words", [[], ["fir"]])
