@@ -54,6 +54,8 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         begin_next_epoch(trainer)
         self._saved_at, self._watched = time.monotonic(), finite_buffers(pl_module)
+        if trainer.ckpt_path and Path(trainer.ckpt_path).parent.absolute() == self.folder.absolute():
+            self._saved_step = trainer.global_step  # what a run that trains nothing more would save again
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         # At the last step here and not at the end of fit: by then Lightning has closed the epoch and dropped the

@@ -116,7 +116,7 @@ class RefusingCLI(LightningCLI):
             return error
         config = self.config[self.subcommand]
         key = key_of_error(error, config)
-        if self.trainer.global_step != self.step and not key.startswith("trainer."):
+        if self.trainer.global_step > self.step and not key.startswith("trainer."):
             return error
         named = [f"trainer.{word}" for word in given_words(config.trainer) if word in str(error)]
         return InputError(f"{key or ', '.join(named) or 'trainer'}: {quoted(error)}")

@@ -129,11 +129,24 @@ def has_ended(content: Mapping[str, Any], trainer: Mapping[str, Any]) -> bool:
 
 
 def _epochs(content: Mapping[str, Any]) -> int | None:
-    """How many are over, by Lightning's own count; None where there is none."""
-    found: Any = content.get("loops")
-    for key in ("fit_loop", "epoch_progress", "current", "processed"):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found if isinstance(found, int) else None
+    """How many are over, as Lightning will count those of a run that goes on; None where there is no count.
+
+    The epoch of a checkpoint that was saved after its last batch is over, and processed only from then on.
+    """
+
+    def count(*keys: str) -> Any:
+        found: Any = content.get("loops")
+        for key in ("fit_loop", *keys):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return found if isinstance(found, int) else None
+
+    epoch, batch = ("epoch_progress", "current"), "epoch_loop.batch_progress"
+    processed, started = count(*epoch, "processed"), count(*epoch, "started")
+    if processed is None or started is None:
+        return processed
+    batches = count(batch, "current", "ready"), count(batch, "current", "processed")
+    is_over = count(batch, "is_last_batch") and batches[0] == batches[1]
+    return processed + 1 if started > processed and is_over else processed
 
 
 def other_data(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

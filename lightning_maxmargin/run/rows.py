@@ -53,12 +53,17 @@ class RowsLogger(CSVLogger):
         if isinstance(self._experiment, RowsWriter):
             self._experiment.close()
 
+    def wait(self) -> None:
+        """Keeps rows in memory until :meth:`begin`; a run that is refused before drops them."""
+        self.experiment.waits = True
+
     def begin(self) -> None:
         """Leaves the rows up to where the run goes on; for one process, once, when it is about to train.
 
         Not where the logger is made: a run that is refused touches no row, and a process that logs after another, as
         the one that tests after forked ones have trained, finds what that has written.
         """
+        self.experiment.waits = False
         kept = self._kept()
         if kept.is_torn:
             rank_zero_warn(f"{self._path} ends in half a row, as after a power failure; the run goes on without it")
@@ -86,6 +91,8 @@ class RowsWriter(ExperimentWriter):
     long for it.
     """
 
+    #: Whether rows stay in memory.
+    waits = False
     _warned = False
     _safe_until = 0.0
     #: The file, open: what it holds can be read where its name is gone.
@@ -95,7 +102,7 @@ class RowsWriter(ExperimentWriter):
         """Lightning's removes the file, which a run that goes on still has to read should it be killed again."""
 
     def save(self) -> None:
-        if not self.metrics:
+        if self.waits or not self.metrics:
             return
         path = Path(self.metrics_file_path)
         try:

@@ -41,8 +41,18 @@ def _text(config: dict[str, Any]) -> str:
     return str(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
+def _rows_loggers(trainer: pl.Trainer) -> list[RowsLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, RowsLogger)]
+
+
 class RunConfig(SaveConfigCallback):
-    """Keeps ``config.yaml`` in the run directory, ready for ``--config``: without the directory itself."""
+    """Keeps ``config.yaml`` in the run directory, ready for ``--config``: without the directory itself.
+
+    The files of a run that goes on in its directory change at its first step: what is refused before leaves them.
+    """
+
+    #: What ``config.yaml`` holds, when it is there.
+    written: str | None = None
 
     def __init__(self, *args: Any, goes_on: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -65,19 +75,29 @@ class RunConfig(SaveConfigCallback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            config = plain_config(self.parser, self.config)
-            # The same run gone on with begins nowhere else.
-            for name in ("run_dir", "ckpt_path") if self.goes_on else ("run_dir",):
-                config.pop(name, None)
-            self.written = _text(config)
-            write_text(Path(trainer.default_root_dir) / "config.yaml", self.written)
-            for logger in trainer.loggers:
-                if isinstance(logger, RowsLogger):
-                    logger.begin()
-            log_config(trainer, config)
+            if self.goes_on:
+                for logger in _rows_loggers(trainer):
+                    logger.wait()
+            else:
+                self._write(trainer)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.is_global_zero and self.written is None:
+            self._write(trainer)
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        config = plain_config(self.parser, self.config)
+        # The same run gone on with begins nowhere else.
+        for name in ("run_dir", "ckpt_path") if self.goes_on else ("run_dir",):
+            config.pop(name, None)
+        self.written = _text(config)
+        write_text(Path(trainer.default_root_dir) / "config.yaml", self.written)
+        for logger in _rows_loggers(trainer):
+            logger.begin()
+        log_config(trainer, config)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Where the run directory was removed while training, and made again with the rows."""
         path = Path(trainer.default_root_dir) / "config.yaml"
-        if trainer.is_global_zero and not path.is_file():
+        if self.written is not None and not path.is_file():
             write_text(path, self.written)

@@ -190,6 +190,37 @@ def test_nothing_left_to_train_is_said(maxmargin: Any) -> None:
     assert not again.run_dir.exists()
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--monitor.split", "nope"), "monitor.split: no 'nope' sequences here"),
+        (("--trainer.accumulate_grad_batches", "2"), "trainer.accumulate_grad_batches: "),
+        (("--trainer.max_epochs", "5"), "is at epoch 5 of 5; raise --trainer.max_epochs to go on"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+@pytest.mark.parametrize("own", [True, False], ids=["own directory", "new one"])
+def test_what_is_refused_before_a_step_changes_no_file(
+    more: tuple[str, str], said: str, own: bool, maxmargin: Any
+) -> None:
+    """Five epochs of four batches; rows as of a run that was killed after its checkpoint stay as well."""
+    part = maxmargin(*MINIBATCH, "--trainer.max_steps", "20")
+    rows = part.run_dir / "metrics.csv"
+    rows.write_text(rows.read_text() + rows.read_text().splitlines()[-1].replace("20,", "24,", 1) + "\n")
+    before = contents(part.run_dir)
+    where = ("--run_dir", str(part.run_dir), "--ckpt_path", "last") if own else (
+        "--ckpt_path", str(part.run_dir / "checkpoints" / "last.ckpt"))  # fmt: skip
+    again = maxmargin(*MINIBATCH, "--trainer.max_steps", "40", *where, *more)
+    assert again.status == 2, again.err
+    assert said in again.error
+    assert contents(part.run_dir) == before
+    assert own or not again.run_dir.exists()
+
+
 @pytest.mark.parametrize(("steps", "status"), [(1, 0), (50, 1)], ids=["at its last step", "before"])
 def test_a_signal_at_the_last_step_comes_too_late(
     steps: int, status: int, maxmargin: Any, monkeypatch: pytest.MonkeyPatch
