@@ -75,6 +75,8 @@ class SequenceData(pl.LightningDataModule):
             raise InputError(f"data: {name} lacks load(): return {{'train': Sequences(...)}}")
         if not hasattr(self, "num_classes"):
             raise InputError(f"data: {name}.__init__ lacks super().__init__(batch_size, shuffle, seed)")
+        if self.num_classes < 2:
+            raise InputError(f"data.num_classes: {self.num_classes}; 2 for labels in {{-1, 1}}, or more")
         found = self.load()
         if not isinstance(found, dict) or "train" not in found:
             what = ", ".join(map(repr, found)) if isinstance(found, dict) else f"a {type(found).__name__}"

@@ -145,7 +145,7 @@ class JointSelection(pl.LightningModule):
         known = isinstance(self.loss, MarginLoss | CrossEntropy)
         if known and binary != (self.selector.num_classes == 2):
             raise InputError(
-                f"model.loss: {self.loss.name} does not fit {self.selector.num_classes} classes; "
+                f"model.loss: {self.loss.name} does not fit num_classes {self.selector.num_classes}; "
                 "two classes take logistic, exponential or correlation, more take cross_entropy"
             )
         if self.gradient == "exact" and not (binary and self.selector.linear):

@@ -65,6 +65,14 @@ def test_a_number_that_no_check_can_read_is_named(maxmargin: Any) -> None:
     assert outcome.error == "maxmargin: error: model.lr: it has more digits than any number here; give a smaller one"
 
 
+@pytest.mark.parametrize("number", ["-1", "0", "1"])
+@pytest.mark.parametrize("data", ["RandomData", "TensorData"])
+def test_labels_of_fewer_than_two_classes(data: str, number: str, tmp_path: Path, maxmargin: Any) -> None:
+    np.savez(tmp_path / "data.npz", **arrays())
+    words = ("--data.path", "data.npz") if data == "TensorData" else ()
+    refused(maxmargin("fit", "--data", data, *words, "--data.num_classes", number), "data.num_classes", number)
+
+
 @pytest.mark.parametrize("words", [[], ["fir"]])
 def test_no_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
