@@ -84,7 +84,7 @@ def one_line(
 
     Args:
         error: what parsing or instantiation raised.
-        parser: offers near names for an unknown argument.
+        parser: offers near names for an unknown argument; by default the command's, where no Trainer runs it.
         models: classes that ``model`` may name, which offer theirs.
         command: that the words are of.
 
@@ -99,7 +99,8 @@ def one_line(
     keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', text)))
     unknown = next((m for pattern in UNKNOWN_OPTION_PATTERNS if (m := re.search(pattern, text))), None)
     if unknown:
-        return _unknown(".".join([*keys, unknown.group(1).removeprefix("--")]), [parser, *map(_arguments, models)])
+        known_to = [parser or _parser_of(command), *map(_arguments, models)]
+        return _unknown(".".join([*keys, unknown.group(1).removeprefix("--")]), known_to)
     missing = re.search(r"following arguments are required: ([\w.]*\w)", text)
     if missing:
         return _missing(".".join([*keys, missing.group(1)]) if keys else missing.group(1), command)
@@ -135,6 +136,12 @@ def _arguments(model: type) -> ArgumentParser:
     return parser
 
 
+def _parser_of(command: str) -> ArgumentParser | None:
+    """Of a command that no Trainer runs."""
+    maker = getattr(parsers, f"{command}_parser", None)
+    return None if maker is None else maker()
+
+
 def _unknown(name: str, parsers: Sequence[ArgumentParser | None]) -> str:
     known = [o for p in parsers if p is not None for action in p._actions for o in action.option_strings]
     near = difflib.get_close_matches(f"--{name}", known, 1, cutoff=0.8)
@@ -145,12 +152,12 @@ def _unknown(name: str, parsers: Sequence[ArgumentParser | None]) -> str:
 
 def _missing(name: str, command: str) -> str:
     """What to give for a word that has to be given."""
-    maker = getattr(parsers, f"{command}_parser", None)
-    if maker is None:  # of a Trainer, of whose keys some begin with the command
+    parser = _parser_of(command)
+    if parser is None:  # of a Trainer, of whose keys some begin with the command
         first, _, rest = name.partition(".")
         name = rest if first in OF_A_TRAINER and rest else name
         return f"{name} is missing; give --config configs/....yaml, or --{name}"
-    options = {option for action in maker()._actions for option in action.option_strings}
+    options = {option for action in parser._actions for option in action.option_strings}
     if f"--{name}" not in options:
         return f"{name.upper()} is missing; give it after maxmargin {command}"
     return f"{name} is missing; give --{name}" + (" or --config" if "--config" in options else "")

@@ -47,6 +47,7 @@ from lightning_maxmargin.run.finish import finish_fit, refuse_existing
 from lightning_maxmargin.run.flat import flattened
 from lightning_maxmargin.run.last_checkpoint import LastCheckpoint, leave_last_to_the_run
 from lightning_maxmargin.run.loggers import WANDB_WORDS, WandbMode, run_loggers
+from lightning_maxmargin.run.parsers import STRICT
 from lightning_maxmargin.run.processes import (
     check_nodes,
     dtype_of,
@@ -416,8 +417,7 @@ def run_trainer(about: dict[str, str], commands: dict[str, str], more_argv: Sequ
         InputError: the arguments or the configs are wrong: one line that says what, where and what to do.
     """
     MarginCLI.more_argv = more_argv
-    strict: dict[str, Any] = {"exit_on_error": False}
-    helps = {name: {**strict, "description": commands[name]} for name in MarginCLI.subcommands()}
+    helps = {name: {**STRICT, "description": commands[name]} for name in MarginCLI.subcommands()}
     try:
         with launchable_again(), torch_as_before():
             return MarginCLI(
@@ -426,7 +426,7 @@ def run_trainer(about: dict[str, str], commands: dict[str, str], more_argv: Sequ
                 save_config_callback=RunConfig,
                 seed_everything_default=0,
                 trainer_defaults=DEFAULTS,
-                parser_kwargs={"prog": "maxmargin", **about, **strict, **helps},
+                parser_kwargs={"prog": "maxmargin", **about, **STRICT, **helps},
                 subclass_mode_data=True,
                 subclass_mode_model=True,
                 auto_configure_optimizers=False,

@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentParser
 
+#: Of every parser: errors are ours to tell, and a word counts whole or not at all (a beginning of one would be told by
+#: nothing that reads a command line word by word, as a run that goes on does).
+STRICT: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
 PATH = "Solves a regularisation path: a table, path.csv, path.json and figure.png in a new run directory."
 REPORT = "Draws the figures of a finished run and writes its report.html again."
 REPRODUCE = (
@@ -25,7 +28,7 @@ LAYERS = (
 
 def layers_parser() -> ArgumentParser:
     """Of ``maxmargin layers``; what --data takes is as TextData has it."""
-    parser = ArgumentParser(prog="maxmargin layers", description=LAYERS, exit_on_error=False)
+    parser = ArgumentParser(prog="maxmargin layers", description=LAYERS, **STRICT)
     add = parser.add_argument
     add("--data.train", type=str, required=True, help="A file, a folder, a packaged corpus or a hub data set.")
     add("--data.val", type=str | None, default=None, help="What fit will validate on: in the folds as well.")
@@ -52,7 +55,7 @@ def path_parser(data: type | None = None) -> ArgumentParser:
     Args:
         data: the base class of data sources; None for a help that names none of them.
     """
-    parser = ArgumentParser(prog="maxmargin path", description=PATH, exit_on_error=False)
+    parser = ArgumentParser(prog="maxmargin path", description=PATH, **STRICT)
     add = parser.add_argument
     add("--config", action="config", help="A YAML file like those of configs/paths, or the name of one: paths/local.")
     add("--name", type=str, default="path", help="Of the run: in its directory and its figure.")
@@ -76,7 +79,7 @@ def path_parser(data: type | None = None) -> ArgumentParser:
 
 def reproduce_parser() -> ArgumentParser:
     """Of ``maxmargin reproduce``."""
-    parser = ArgumentParser(prog="maxmargin reproduce", description=REPRODUCE, exit_on_error=False)
+    parser = ArgumentParser(prog="maxmargin reproduce", description=REPRODUCE, **STRICT)
     parser.add_argument("names", nargs="*", help="Experiments, 'all', or paths of YAML files like theirs.")
     parser.add_argument("--quick", action="store_true", help="Reduced settings: all of them within five minutes.")
     parser.add_argument(
@@ -87,14 +90,14 @@ def reproduce_parser() -> ArgumentParser:
 
 def report_parser() -> ArgumentParser:
     """Of ``maxmargin report``."""
-    parser = ArgumentParser(prog="maxmargin report", description=REPORT, exit_on_error=False)
+    parser = ArgumentParser(prog="maxmargin report", description=REPORT, **STRICT)
     parser.add_argument("run_dir", type=str, help="The directory of the run.")
     return parser
 
 
 def evaluate_parser() -> ArgumentParser:
     """Of ``maxmargin evaluate``."""
-    parser = ArgumentParser(prog="maxmargin evaluate", description=EVALUATE, exit_on_error=False)
+    parser = ArgumentParser(prog="maxmargin evaluate", description=EVALUATE, **STRICT)
     add = parser.add_argument
     add("run_dir", type=str, help="The directory of the run.")
     add("--data", type=str | None, default=None, help="Labelled documents; the run's own test file if not given.")
@@ -143,7 +146,7 @@ def evaluate_parser() -> ArgumentParser:
 
 def compare_parser() -> ArgumentParser:
     """Of ``maxmargin compare``."""
-    parser = ArgumentParser(prog="maxmargin compare", description=COMPARE, exit_on_error=False)
+    parser = ArgumentParser(prog="maxmargin compare", description=COMPARE, **STRICT)
     add = parser.add_argument
     add("run_a", type=str, help="The directory of a run.")
     add("run_b", type=str, help="Of another, of the same labels.")

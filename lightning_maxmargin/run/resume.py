@@ -17,7 +17,6 @@ from pytorch_lightning.callbacks import Timer
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.run.checkpoints import newest_checkpoint, verify_checkpoint
 from lightning_maxmargin.run.flat import flattened
-from lightning_maxmargin.run.shipped import FLAGS
 
 #: Key of a checkpoint: what its run was told.
 CONFIG = "maxmargin_config"
@@ -204,13 +203,17 @@ def optimizer_name(optimizer: torch.optim.Optimizer) -> str:
 def words_said(argv: Sequence[str], configs: bool = True) -> list[str]:
     """Names of all that this command line says, or (where these count) a config that it names.
 
+    Args:
+        argv: with each config as :func:`~lightning_maxmargin.run.shipped.with_files` writes it.
+        configs: whether what they say counts.
+
     Example:
         >>> words_said(["--model.lr", ".1", "--model.init_args.rank=3", "--config", "{data: {seed: 1}}"])
         ['model.lr', 'model.rank', 'data.seed']
     """
     said = []
     for word, following in zip_longest(argv, argv[1:], fillvalue=""):
-        if word.startswith("--") and word.split("=")[0] not in FLAGS:
+        if word.startswith("--") and word != "--config":
             name, given, value = word.removeprefix("--").replace(".init_args", "").partition("=")
             inner = _read(value if given else following)
             # A class or a dictionary in one word says all that is in it.
@@ -224,11 +227,10 @@ def configs_of(argv: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The configs that this command line names; what is wrong with a file is told elsewhere.
 
     Example:
-        >>> list(configs_of(["--config", "model: {rank: 3}", "--config=model: my.Model"]))
+        >>> list(configs_of(["--config", "model: {rank: 3}", "--config", "model: my.Model"]))
         [{'model': {'rank': 3}}, {'model': 'my.Model'}]
     """
-    named = [b for a, b in pairwise(argv) if a in FLAGS] + [a.partition("=")[2] for a in argv if "--config=" in a]
-    for config in named:
+    for config in (following for word, following in pairwise(argv) if word == "--config"):
         try:
             found = _read(Path(config).read_text(encoding="utf-8") if Path(config).is_file() else config)
         except (OSError, ValueError):

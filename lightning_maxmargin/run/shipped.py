@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from lightning_maxmargin.run.config_text import check_config
 
 PACKAGE = Path(__file__).parents[1]
 FLAGS = ("--config", "-c")
+#: A flag and its config in one word.
+GLUED = re.compile("--config=|-c=?(?=.)", re.DOTALL)
 
 
 def shipped_folder() -> Path:
@@ -74,24 +77,28 @@ def is_file(path: str) -> bool:
 
 
 def with_files(argv: Sequence[str]) -> list[str]:
-    """The arguments of a command, with the file in place of every config's name, and each checked as a text.
+    """The arguments of a command: first each config, checked as a text and named by its file, then the words.
+
+    A parser takes what comes later for the newer word, so that a config after a word would take that word back.
 
     Raises:
         InputError: there is no such config, or it is no mapping of YAML, each key once.
 
     Example:
-        >>> with_files(["fit", "--name", "joint/relaxed"])
-        ['fit', '--name', 'joint/relaxed']
+        >>> with_files(["--name", "mine", "--config={name: theirs}"])
+        ['--config', '{name: theirs}', '--name', 'mine']
     """
-    found: list[str] = []
-    for given in argv:
-        if found and found[-1] in FLAGS:
-            found.append(_checked(given))
-        elif given.startswith("--config="):
-            found.append(f"--config={_checked(given.removeprefix('--config='))}")
+    configs: list[str] = []
+    words: list[str] = []
+    rest = iter(argv)
+    for given in rest:
+        glued = GLUED.match(given)
+        name = given[glued.end() :] if glued else next(rest, None) if given in FLAGS else None
+        if name is None:
+            words.append(given)
         else:
-            found.append(given)
-    return found
+            configs += ["--config", _checked(name)]
+    return configs + words
 
 
 def _checked(name: str) -> str:
@@ -117,6 +124,5 @@ def with_text(argv: Sequence[str]) -> list[str]:
     for given in argv:
         flag, equals, value = given.rpartition("=")
         found.append(f"{flag}{equals}lightning_maxmargin.{value}" if value in TEXT_CLASSES else given)
-    has_config = any(given in FLAGS or given.startswith("--config=") for given in argv)
     is_text = any(given.endswith("lightning_maxmargin.TextData") for given in found)
-    return ["--config", find_config(TEXT_CONFIG), *found] if is_text and not has_config else found
+    return ["--config", find_config(TEXT_CONFIG), *found] if is_text and "--config" not in argv else found

@@ -47,13 +47,51 @@ def test_a_name_that_is_neither_is_told_what_is_near(name: str, hint: str) -> No
         find_config(name)
 
 
-def test_only_configs_are_looked_up() -> None:
+def test_only_configs_are_looked_up_however_they_are_written() -> None:
     written_out = '{"seed_everything": 1}'
-    words = ["--config", written_out, "--config=tensor", "--name", "tensor", "-c", "tensor", "--config", "-"]
     tensor = find_config("tensor")
-    assert with_files(words) == [
-        "--config", written_out, f"--config={tensor}", "--name", "tensor", "-c", tensor, "--config", "-",
-    ]  # fmt: skip
+    words = ["--config", written_out, "--config=tensor", "--name", "tensor", "-c", "tensor", "--config", "-"]
+    configs = ["--config", written_out, "--config", tensor, "--config", tensor, "--config", "-"]
+    assert with_files(words) == [*configs, "--name", "tensor"]
+    assert with_files(["-ctensor", "-c=tensor"]) == ["--config", tensor] * 2
+    assert with_files(["--name", "tensor", "--config"]) == ["--name", "tensor", "--config"]  # the parser says so
+
+
+@pytest.mark.parametrize("config", [("--config", "joint/relaxed"), ("-c", "joint/relaxed"), ("-cjoint/relaxed",)])
+def test_a_word_counts_before_its_config_as_well(config: tuple[str, ...], maxmargin: Any) -> None:
+    outcome = maxmargin("fit", "--name", "mine", "--trainer.max_steps=20", *config, "--config=trainer/bf16")
+    assert outcome.status == 0, outcome.err
+    assert (outcome.summary["name"], outcome.summary["steps"]) == ("mine", 20)
+    assert "precision: bf16-mixed" in (outcome.run_dir / "config.yaml").read_text()
+
+
+def test_a_word_before_the_config_of_a_path_counts(maxmargin: Any) -> None:
+    outcome = maxmargin("path", "--name", "mine", "--config", "paths/local", "--print_config")
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.startswith("name: mine\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "whole"),
+    [
+        (("fit", "--config", "joint/relaxed", "--trainer.max_ste", "20"), "trainer.max_steps"),
+        (("fit", "--conf", "joint/relaxed"), "config"),
+        (("test", "--config", "joint/relaxed", "--ckpt_pa", "last"), "ckpt_path"),
+        (("path", "--conf", "paths/local"), "config"),
+        (("reproduce", "--quic"), "quick"),
+        (("evaluate", "run", "--hel"), "help"),
+        (("compare", "run", "run", "--see", "3"), "seed"),
+        (("layers", "--data.tr", "x"), "data.train"),
+        (("report", "--hel"), "help"),
+    ],
+    ids=lambda value: "-".join(value[::2]) if isinstance(value, tuple) else value,
+)
+def test_the_beginning_of_a_word_is_no_word(words: tuple[str, ...], whole: str, maxmargin: Any) -> None:
+    """What reads a command line word by word, a run that goes on or a search for configs, would not know it."""
+    outcome = maxmargin(*words)
+    assert outcome.status == 2
+    assert outcome.error.endswith(f"did you mean {whole}?")
+    assert not outcome.run_dir.exists()
 
 
 def test_fit_takes_names_as_layers(maxmargin: Any) -> None:

@@ -18,14 +18,14 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.run.config_text import check_config
 from tests.conftest import ROOT
 from tests.reliability.scenario import assert_none_failed
-from tests.reliability.words import CHEAP, TEXTS, Case, Left, judge, path_of, run, trial
+from tests.reliability.words import CHEAP, TEXTS, Case, Left, as_config, judge, path_of, run, trial
 
 
 def judged(
     words: list[str], folder: Path, *names: str, refused: bool = True, config: str = "joint/relaxed", **rest: Any
 ) -> str | None:
     """What is wrong with what became of these words."""
-    return judge(Case(["--config", path_of(config), *CHEAP, *words], names, refused, **rest), folder)
+    return judge(Case(["--config", path_of(config), *as_config(*CHEAP), *words], names, refused, **rest), folder)
 
 
 def test_drawn_cases() -> None:

@@ -159,7 +159,9 @@ def _wrong_run(case: Case, left: Left, folder: Path) -> str | None:
         return f"silent: accepted, {case.names}"
     if case.run_dir is None:
         return None
-    strangers = [name for name in left.new if not name.startswith(f"{case.run_dir}/") and name != case.run_dir]
+    # Where the user has said that hidden states are kept.
+    cache = str(case.said[1]) if case.said is not None and case.said[0].endswith("cache_dir") else case.run_dir
+    strangers = [name for name in left.new if name.split("/")[0] not in (case.run_dir, cache)]
     if strangers and case.run_dir == "run":
         return f"silent: files outside the run: {strangers[:5]}"
     run_dir = folder / case.run_dir
@@ -240,11 +242,23 @@ def _shown(case: Case) -> str:
 
 
 def base(rng: random.Random, text: float = 0.1) -> tuple[str, list[str], dict[str, bytes]]:
-    """A shipped config: its name, cheap words, and files; one of text, which takes seconds, with this probability."""
+    """A shipped config: its name, it and a cheap one, and files; one of text, which takes seconds, this often."""
     names = [name for name in CONFIGS if name != "text/finetune"]
     name = "text/finetune" if rng.random() < text else rng.choice(names)
     files = {"texts.csv": TEXTS.encode()} if name == "text/finetune" else {}
-    return name, ["--config", path_of(name), *CHEAP, *CONFIGS[name]], files
+    return name, ["--config", path_of(name), *as_config(*CHEAP, *CONFIGS[name])], files
+
+
+def as_config(*words: str) -> list[str]:
+    """Words that a config after them says otherwise, as no config does of words: they are one themselves."""
+    config: dict[str, Any] = {}
+    for key, value in zip(words[::2], words[1::2], strict=True):
+        *groups, last = key.removeprefix("--").split(".")
+        inside = config
+        for group in groups:
+            inside = inside.setdefault(group, {})
+        inside[last] = yaml.safe_load(value)
+    return ["--config", yaml.safe_dump(config, default_flow_style=True, width=10**6).strip()]
 
 
 def path_of(name: str) -> str:
@@ -287,7 +301,8 @@ def value_of_an_option(rng: random.Random) -> Case:
         text = yaml.safe_dump(nested(key, value), allow_unicode=True)
         files["bad.yaml"], argv = text.encode(), [*argv, "--config", "bad.yaml"]
     else:
-        argv = [*argv, f"--{key}={word_of(value)}"]
+        word = f"--{key}={word_of(value)}"
+        argv = [word, *argv] if rng.random() < 0.3 else [*argv, word]
     return Case(argv, names_of(key), said=(key, value), files=files)
 
 
@@ -448,7 +463,6 @@ def trainer_word(rng: random.Random) -> Case:
     steps = None if key in NO_STEPS or key == "callbacks" else 2
     if rng.random() < 0.5:
         files["bad.yaml"] = yaml.safe_dump({"trainer": {key: value}}).encode()
-        # After the cheap words, so that no word stands over the value.
         argv = [*argv, "--config", "bad.yaml"]
     else:
         argv = [*argv, f"--trainer.{key}={word_of(value)}"]
