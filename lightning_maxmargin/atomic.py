@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from uuid import uuid4
+
+from lightning_maxmargin.errors import InputError
 
 #: How an error of the system ends in the words of a library in Rust.
 RUST_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -43,6 +45,29 @@ def whole(path: Path, on_disk: bool = False) -> Iterator[Path]:
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def refuse_existing(path: Path) -> None:
+    """Raises InputError where the output file is there already, or its folder cannot be made.
+
+    The folder is not left behind: :func:`write_output` makes it, once there is something to write.
+    """
+    if path.exists():
+        raise InputError(f"output: {path} exists and is never overwritten; name another file with --output")
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output: {path.parent} cannot be made ({error.strerror}); name another file") from error
+    finally:
+        remove_empty(missing)
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Those of these directories that are there and hold nothing, innermost first."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def synchronise(path: Path) -> None:
@@ -109,6 +134,12 @@ def write_text(path: Path, text: str, errors: str = "strict", on_disk: bool = Fa
     """All of the text in UTF-8, or nothing; ``errors`` as of :meth:`str.encode`, ``on_disk`` as of :func:`whole`."""
     with whole(path, on_disk) as part:
         part.write_bytes(text.encode("utf-8", errors))
+
+
+def write_output(path: Path, text: str) -> None:
+    """The file of an ``--output``, and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
 
 
 class ToldFile:

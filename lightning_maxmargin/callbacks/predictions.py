@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import distributed as dist
 
-from lightning_maxmargin.atomic import write_text
+from lightning_maxmargin.atomic import write_output
 
 
 class Predictions(Callback):
@@ -39,4 +39,4 @@ class Predictions(Callback):
             dist.all_gather_object(parts, self.rows)
         if trainer.is_global_zero:
             rows = sorted((row for part in parts for row in part), key=lambda row: row["index"])
-            write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+            write_output(self.path, "".join(json.dumps(row) + "\n" for row in rows))

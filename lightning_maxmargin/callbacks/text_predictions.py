@@ -40,6 +40,7 @@ class TextPredictions(Callback):
         if trainer.is_global_zero:
             if self.page is not None:
                 refuse_existing_page(self.path)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             part = self._stack.enter_context(whole(self.path))
             self._file = self._stack.enter_context(part.open("w", encoding="utf-8"))
 

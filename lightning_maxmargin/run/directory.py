@@ -7,8 +7,6 @@ import os
 import platform
 import sys
 import uuid
-from collections.abc import Iterable
-from contextlib import suppress
 from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
@@ -16,6 +14,7 @@ from pathlib import Path
 
 from pytorch_lightning.utilities import rank_zero_only
 
+from lightning_maxmargin.atomic import remove_empty
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.run.variables import OWNER_VARIABLE, RUN_DIR_VARIABLE
 
@@ -160,13 +159,6 @@ def make_run_dir(path: Path) -> list[Path]:
     if os.environ.get("LOCAL_RANK", "0") == "0":
         os.environ[OWNER_VARIABLE] = str(os.getpid())
     return made
-
-
-def remove_empty(folders: Iterable[Path]) -> None:
-    """Those of these directories that are there and hold nothing, innermost first."""
-    for folder in folders:
-        with suppress(OSError):
-            folder.rmdir()
 
 
 def versions() -> str:

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.keys import LIMITS, as_near
 from lightning_maxmargin.run.summary import write_summary
 
@@ -134,13 +133,3 @@ def _text_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _text(x: float | None, form: str = ".4f") -> str:
     return "-" if x is None else format(x, form)
-
-
-def refuse_existing(path: Path) -> None:
-    """Raises InputError where the output file is there already, or its folder cannot be made."""
-    if path.exists():
-        raise InputError(f"output: {path} exists and is never overwritten; name another file with --output")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"output: {path.parent} cannot be made ({error.strerror}); name another file") from error

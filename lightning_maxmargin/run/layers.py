@@ -12,9 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lightning_maxmargin.atomic import write_text
+from lightning_maxmargin.atomic import refuse_existing, write_output
 from lightning_maxmargin.run.directory import versions
-from lightning_maxmargin.run.finish import refuse_existing
 from lightning_maxmargin.run.parsers import layers_parser
 from lightning_maxmargin.text.columns import Recipe
 from lightning_maxmargin.text.data import TextData
@@ -43,7 +42,7 @@ def layers(args: Sequence[str]) -> None:
     if output is not None:
         settings = {"data": given, "folds": config.folds, "epochs": config.epochs, "seed": config.seed}
         content = {**found.as_json(), "fit": command, "settings": settings, "versions": versions()}
-        write_text(output, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_output(output, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
         print(output)
 
 

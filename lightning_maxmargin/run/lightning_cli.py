@@ -21,6 +21,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 import lightning_maxmargin.text  # noqa: F401  (so that --data knows its classes by their bare names)
+from lightning_maxmargin.atomic import refuse_existing, remove_empty
 from lightning_maxmargin.callbacks import (
     EnsembleMonitor,
     FiniteGuard,
@@ -42,8 +43,8 @@ from lightning_maxmargin.run.config_errors import (
     one_line,
 )
 from lightning_maxmargin.run.content import SUM, load_or_refuse, refuse_other_weights
-from lightning_maxmargin.run.directory import last_checkpoint, make_run_dir, plan_run_dir, remove_empty
-from lightning_maxmargin.run.finish import finish_fit, refuse_existing
+from lightning_maxmargin.run.directory import last_checkpoint, make_run_dir, plan_run_dir
+from lightning_maxmargin.run.finish import finish_fit
 from lightning_maxmargin.run.flat import flattened
 from lightning_maxmargin.run.last_checkpoint import LastCheckpoint, leave_last_to_the_run
 from lightning_maxmargin.run.loggers import WANDB_WORDS, WandbMode, run_loggers

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lightning_maxmargin.atomic import write_text
+from lightning_maxmargin.atomic import write_output
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.choice import print_choice, select
 from lightning_maxmargin.text.faithful import agreement, marks_of
@@ -52,7 +52,7 @@ def compare(options: Any) -> int:
 
 def _written(found: Mapping[str, Any], output: str | None) -> int:
     if output is not None:
-        write_text(Path(output), json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        write_output(Path(output), json.dumps(found, indent=2, ensure_ascii=False) + "\n")
         print(output)
     return 0
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_maxmargin.atomic import write_text
+from lightning_maxmargin.atomic import write_output
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.baselines import fine_tuned, mean_pool, require
 from lightning_maxmargin.text.batches import Split
@@ -54,7 +54,7 @@ def evaluate(options: Any) -> int:
     }  # fmt: skip
     print_tables(table)
     if options.output is not None:
-        write_text(Path(options.output), json.dumps(table, indent=2, ensure_ascii=False) + "\n")
+        write_output(Path(options.output), json.dumps(table, indent=2, ensure_ascii=False) + "\n")
         print(options.output)
     return 0
 

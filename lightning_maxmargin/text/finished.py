@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lightning_maxmargin.atomic import refuse_existing
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification
@@ -150,12 +151,12 @@ def check_options(seed: int, output: str | None) -> None:
     """What ``evaluate`` and ``compare`` have in common.
 
     Raises:
-        InputError: a negative seed, or an output file that is there already.
+        InputError: a negative seed, or an output file that is there already, or whose folder cannot be made.
     """
     if seed < 0:
         raise InputError(f"--seed: {seed}; expected zero or more")
-    if output is not None and Path(output).exists():
-        raise InputError(f"--output: {output} exists and is never overwritten; name another file")
+    if output is not None:
+        refuse_existing(Path(output))
 
 
 def _config(path: Path) -> dict[str, Any]:
