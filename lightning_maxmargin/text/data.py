@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -40,6 +41,16 @@ class TextSpec:
     value_layer: int
     units: str
     max_length: int
+
+
+@contextmanager
+def _told_of(word: str) -> Iterator[None]:
+    """Names the word that named the source, of which those who read it know nothing."""
+    try:
+        yield
+    except InputError as error:
+        told = str(error)
+        raise InputError(f"data.{word}{told.removeprefix('data')}" if told.startswith("data: ") else told) from error
 
 
 class TextData(pl.LightningDataModule):
@@ -155,7 +166,8 @@ class TextData(pl.LightningDataModule):
         """All splits of a fit, labels checked against those of training documents."""
         if self.sources["train"] is None:
             raise InputError("data.train: no file to train on; name a file, a folder, a packaged corpus or a hub name")
-        found = read_splits(self.sources["train"], cache_dir=self.cache_dir, **self.columns)
+        with _told_of("train"):
+            found = read_splits(self.sources["train"], cache_dir=self.cache_dir, **self.columns)
         found |= {name: self._read(name) for name in ("val", "test") if self.sources[name] is not None}
         labels = {name: docs.labels for name, docs in found.items()}
         assert labels["train"] is not None
@@ -170,9 +182,10 @@ class TextData(pl.LightningDataModule):
         source = self.sources[name]
         if source is None:
             raise InputError(f"data.{name}: nothing to read; name a file with --data.{name}")
-        return read_documents(
-            source, split=split_of(source, name), need_labels=need_labels, cache_dir=self.cache_dir, **self.columns
-        )
+        with _told_of(name):
+            return read_documents(
+                source, split=split_of(source, name), need_labels=need_labels, cache_dir=self.cache_dir, **self.columns
+            )
 
     def _split(self, documents: Documents, cached: bool) -> Split:
         layers, hidden = (self.spec.key_layer, self.spec.value_layer), None

@@ -58,7 +58,10 @@ def load_start(model: MaxMarginForSequenceClassification, folder: Path) -> None:
     Raises:
         InputError: it is of another encoder, layer or form.
     """
-    earlier = load_model(folder)
+    try:
+        earlier = load_model(folder)
+    except InputError as error:
+        raise InputError(f"model.init_from: {error}") from error
     for name in ("key_layer", "value_layer", "parametrization", "query", "rank", "per_class", "token_scale", "units"):
         mine, theirs = getattr(model.config, name), getattr(earlier.config, name)
         if mine != theirs:

@@ -65,6 +65,38 @@ def test_a_number_that_no_check_can_read_is_named(maxmargin: Any) -> None:
     assert outcome.error == "maxmargin: error: model.lr: it has more digits than any number here; give a smaller one"
 
 
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("data.val", "-7"), ("data.val", "nope.csv"), ("data.test", "nope.csv"), ("model.init_from", "\U0001f600")],
+)
+def test_a_source_that_is_none_is_told_by_its_word(word: str, value: str, tmp_path: Path, maxmargin: Any) -> None:
+    (tmp_path / "texts.csv").write_text("text,label\n" + "a good film,1\na bad film,0\n" * 6)
+    words = ("--config", config("text/finetune"), "--data.train", "texts.csv", "--trainer.max_steps", "2")
+    refused(maxmargin("fit", *words, f"--{word}={value}"), f"{word}: ", value)
+
+
+def test_a_source_of_another_command_as_well(tmp_path: Path, maxmargin: Any) -> None:
+    (tmp_path / "texts.csv").write_text("text,label\n" + "a good film,1\na bad film,0\n" * 6)
+    refused(maxmargin("layers", "--data.train", "texts.csv", "--data.val=-7"), "data.val: -7 is no file")
+
+
+@pytest.mark.parametrize("command", ["predict", "layers", "evaluate", "compare"])
+def test_an_output_that_cannot_be_is_told_before_the_work_and_leaves_no_folder(
+    command: str, tmp_path: Path, maxmargin: Any
+) -> None:
+    run = maxmargin(*RELAXED, "--trainer.max_steps", "2").run_dir
+    words = {
+        "predict": ("--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "last.ckpt")),
+        "layers": ("--data.train", "none.csv"), "evaluate": (str(run),), "compare": (str(run), str(run)),
+    }[command]  # fmt: skip
+    outcome = maxmargin(command, *words, "--output", "/proc/none/x")
+    assert outcome.status == 2
+    assert outcome.error.startswith("maxmargin: error: output: /proc/none cannot be made")
+    if command != "predict":  # whose words are right
+        assert maxmargin(command, *words, "--output", "new/x.json").status == 2
+        assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("number", ["-1", "0", "1"])
 @pytest.mark.parametrize("data", ["RandomData", "TensorData"])
 def test_labels_of_fewer_than_two_classes(data: str, number: str, tmp_path: Path, maxmargin: Any) -> None:

@@ -199,9 +199,12 @@ def contents(folder: Path) -> dict[Path, bytes]:
     [
         (("--monitor.split", "nope"), "monitor.split: no 'nope' sequences here"),
         (("--trainer.accumulate_grad_batches", "2"), "trainer.accumulate_grad_batches: "),
+        (("--trainer.max_time", "-1:0:0:0"), "trainer.max_time: "),
+        (("--trainer.max_time", "1:2"), "trainer.max_time"),
+        (("--trainer.max_time", "{hour: 1}"), "trainer.max_time: "),
         (("--trainer.max_epochs", "5"), "is at epoch 5 of 5; raise --trainer.max_epochs to go on"),
     ],
-    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+    ids=lambda value: "=".join(value) if isinstance(value, tuple) else "",
 )
 @pytest.mark.parametrize("own", [True, False], ids=["own directory", "new one"])
 def test_what_is_refused_before_a_step_changes_no_file(
@@ -369,6 +372,8 @@ def test_other_data_are_told(scheduled: Path, maxmargin: Any) -> None:
         (["--trainer.max_steps", "0"], "trainer.max_steps: 0 trains nothing"),
         (["--trainer.max_time", "00:00:00:00"], "trainer.max_time: 00:00:00:00 trains nothing"),
         (["--trainer.max_time", "{hours: 0}"], "trains nothing"),
+        (["--trainer.max_time", "-1:0:0:0"], "trainer.max_time: "),
+        (["--trainer.max_time", "{hour: 1}"], "trainer.max_time: "),
     ],
 )
 def test_a_run_that_would_train_nothing_is_refused(

@@ -160,7 +160,7 @@ def _wrong_run(case: Case, left: Left, folder: Path) -> str | None:
     if case.run_dir is None:
         return None
     # Where the user has said that hidden states are kept.
-    cache = str(case.said[1]) if case.said is not None and case.said[0].endswith("cache_dir") else case.run_dir
+    cache = word_of(case.said[1]) if case.said is not None and case.said[0].endswith("cache_dir") else case.run_dir
     strangers = [name for name in left.new if name.split("/")[0] not in (case.run_dir, cache)]
     if strangers and case.run_dir == "run":
         return f"silent: files outside the run: {strangers[:5]}"
@@ -185,8 +185,8 @@ def _overridden(kept: Any, key: str, value: Any) -> str | None:
         return None
     if isinstance(value, str) and (kept == _read(value) or _equal(kept, _read(value))):
         return None  # as YAML reads 0x10
-    if isinstance(kept, str) and _equal(_read(kept), value):
-        return None  # an option that is text keeps the word for a number, .inf
+    if isinstance(kept, str) and (kept == word_of(value) or _equal(_read(kept), value)):
+        return None  # an option that is text keeps the word for a number, .inf, or for none, null
     return f"silent: {key} is {kept!r}, not {value!r}"
 
 
