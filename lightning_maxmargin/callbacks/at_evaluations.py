@@ -141,6 +141,8 @@ class _SeesEvaluations:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._seen = state_dict.get("evaluations_seen", 0)
+        if not isinstance(self._seen, int):
+            raise InputError(f"ckpt_path: its {self._lightnings} has not counted evaluations; use another checkpoint")
         super().load_state_dict(state_dict)  # type: ignore[misc]
 
 

@@ -166,4 +166,17 @@ class HeadMonitor(Monitor):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.rows = state_dict.get("rows", [])
+        rows = state_dict.get("rows", [])
+        if not isinstance(rows, list) or not all(map(_is_map, rows)):
+            raise InputError("ckpt_path: its HeadMonitor has no attention rows; use another checkpoint")
+        self.rows = rows
+
+
+def _is_map(row: Any) -> bool:
+    """Whether a checkpoint's row is one: a step, and the attention by head."""
+    if not isinstance(row, tuple | list) or len(row) != 2:
+        return False
+    step, heads = row
+    return (
+        isinstance(step, int) and isinstance(heads, dict) and all(isinstance(x, torch.Tensor) for x in heads.values())
+    )

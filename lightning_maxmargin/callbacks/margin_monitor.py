@@ -113,6 +113,9 @@ class MarginMonitor(Monitor):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         model, norm = _selector_of(pl_module), _norm_of(trainer.optimizers)
         self.sequences = self._find(trainer)
+        mine = model.direction.shape, head_vector(model).shape
+        if any((direction.shape, head.shape) != mine for _, direction, head in self.paths):
+            raise InputError("ckpt_path: its MarginMonitor has paths of other shapes; use another checkpoint")
         # Another norm and numbers of the user's own need all sequences on one process.
         self.everywhere = trainer.world_size > 1 and norm in ("l2", 2) and self.own is None
         if self.everywhere or trainer.is_global_zero:
@@ -156,7 +159,10 @@ class MarginMonitor(Monitor):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.paths = state_dict["paths"]
+        paths = state_dict.get("paths")
+        if not isinstance(paths, list) or not all(map(_is_point, paths)):
+            raise InputError("ckpt_path: its MarginMonitor has no paths; use another checkpoint")
+        self.paths = paths
 
     def _remember(self, step: int, direction: torch.Tensor, head: torch.Tensor) -> None:
         """Paths in two dimensions, for the figure."""
@@ -177,6 +183,14 @@ class MarginMonitor(Monitor):
                 "this package, or data="
             )
         return found
+
+
+def _is_point(point: Any) -> bool:
+    """Whether a checkpoint's point of the paths is one: a step, and p or W, and v."""
+    if not isinstance(point, tuple | list) or len(point) != 3:
+        return False
+    step, *weights = point
+    return isinstance(step, int) and all(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in weights)
 
 
 def _norm_of(optimizers: Sequence[Any]) -> str | float:

@@ -385,7 +385,7 @@ class Monitor(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         history = state_dict.get("history")
-        if not isinstance(history, list) or not all(isinstance(row, dict) and "step" in row for row in history):
+        if not isinstance(history, list) or not all(map(_is_row, history)):
             raise InputError(f"ckpt_path: its {type(self).__name__} has no history; use another checkpoint")
         elapsed, made = state_dict.get("run_seconds", 0.0), state_dict.get("evaluations", len(history))
         clock: Any = (state_dict.get("seconds"), elapsed, made)
@@ -419,3 +419,12 @@ def loss_of_this_step(trainer: pl.Trainer) -> dict[str, float]:
     # A module of many steps per batch says at which it has logged.
     step = metrics.get("step")
     return {LOSS: float(metrics[LOSS])} if step is None or int(step) == trainer.global_step else {}
+
+
+def _is_row(row: Any) -> bool:
+    """Whether a checkpoint's row of a history is one: its step, and numbers, words or nothing by name."""
+    return isinstance(row, dict) and isinstance(row.get("step"), int) and all(map(_is_value, row.values()))
+
+
+def _is_value(value: Any) -> bool:
+    return value is None or isinstance(value, int | float | str)

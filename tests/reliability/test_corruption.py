@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_maxmargin.callbacks import AttentionSource, HeadMonitor
+from lightning_maxmargin.callbacks.at_evaluations import CheckpointAtEvaluations, EarlyStoppingAtEvaluations
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.run.checkpoints import verify_checkpoint
 from lightning_maxmargin.run.content import SUM
@@ -53,6 +55,11 @@ def test_without_any_sum_it_goes_on_and_that_is_warned_of(saved: Path, tmp_path:
     assert corruption.same(corruption.kept(tmp_path / "run"), corruption.sound("whole").end)
 
 
+def monitor_of(content: dict[str, Any]) -> dict[str, Any]:
+    """What the checkpoint has of its MarginMonitor."""
+    return next(state for state in content["callbacks"].values() if "paths" in state)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -74,6 +81,12 @@ def test_without_any_sum_it_goes_on_and_that_is_warned_of(saved: Path, tmp_path:
         (lambda c: c["optimizer_states"][0]["state"][0].update(momentum=torch.zeros(7)), "cannot be used"),
         (lambda c: c["hyper_parameters"].update(activationx=1), "activationx"),
         (lambda c: next(iter(c["callbacks"].values())).update(history=[3]), "has no history"),
+        (lambda c: monitor_of(c)["history"][0].update(step="1"), "has no history"),
+        (lambda c: monitor_of(c)["history"][0].update({"direction_gap/attention": [1]}), "has no history"),
+        (lambda c: monitor_of(c).pop("paths"), "has no paths"),
+        (lambda c: monitor_of(c).update(paths=[[]]), "has no paths"),
+        (lambda c: monitor_of(c)["paths"].append((1, 2, 3)), "has no paths"),
+        (lambda c: monitor_of(c)["paths"].append((1, *torch.zeros(2, 7).double())), "paths of other shapes"),
     ],
 )  # fmt: skip
 def test_what_no_run_goes_on_from(change: Any, said: str, saved: Path, tmp_path: Path) -> None:
@@ -85,6 +98,22 @@ def test_what_no_run_goes_on_from(change: Any, said: str, saved: Path, tmp_path:
     assert said in errors[0]
     assert "Traceback" not in told.text
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("rows", [3, [3], [(1, 2)], [("1", {})], [(1, {"a": [0.5]})]])
+def test_rows_of_a_head_monitor_that_are_none(rows: Any) -> None:
+    monitor = HeadMonitor(AttentionSource("q", "k", heads=1), data=[torch.zeros(1)])
+    state = monitor.state_dict()
+    monitor.load_state_dict(state)
+    with pytest.raises(InputError, match="ckpt_path: its HeadMonitor has no attention rows"):
+        monitor.load_state_dict({**state, "rows": rows})
+
+
+@pytest.mark.parametrize("callback", [EarlyStoppingAtEvaluations, CheckpointAtEvaluations])
+def test_evaluations_that_are_no_count(callback: Any) -> None:
+    made = callback(monitor="norm/attention")
+    with pytest.raises(InputError, match="has not counted evaluations"):
+        made.load_state_dict({**made.state_dict(), "evaluations_seen": "3"})
 
 
 @pytest.mark.parametrize("seed", range(5))
