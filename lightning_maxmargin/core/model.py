@@ -249,7 +249,7 @@ def _check_choice(name: str, given: str, known: tuple[str, ...]) -> None:
 def _unit_prompt(prompt: ListOf[float] | None, dim: int) -> Tensor:
     if prompt is None:  # no numbers to look at: a model may be made on the meta device, without any
         return torch.eye(dim)[0]
-    z = torch.tensor(prompt, dtype=torch.float64)
+    z = _numbers("prompt", prompt, torch.float64)
     if z.shape != (dim,) or not z.norm() > 0:
         raise InputError(
             f"model.prompt: {list(z.shape)} numbers or all zero; expected a nonzero vector of length {dim}"
@@ -257,12 +257,19 @@ def _unit_prompt(prompt: ListOf[float] | None, dim: int) -> Tensor:
     return (z / z.norm()).to(torch.get_default_dtype())
 
 
+def _numbers(name: str, given: object, dtype: torch.dtype) -> Tensor:
+    try:
+        return torch.tensor(given, dtype=dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"model.{name}: {str(given)[:40]} is no array of numbers ({error})") from error
+
+
 def _initial(name: str, init: Init, shape: tuple[int, ...], std: float, prompt: Tensor | None = None) -> Tensor:
     """The initial numbers; a (d,) start of W under the shared prompt z means p(0), so W(0) = p(0) z'."""
     if isinstance(init, str):
         _check_choice(name, init, ("zeros", "normal"))
         return torch.zeros(shape) if init == "zeros" else std * torch.randn(shape)
-    numbers = torch.tensor(init, dtype=torch.get_default_dtype())
+    numbers = _numbers(name, init, torch.get_default_dtype())
     if len(shape) == 2 and prompt is not None and numbers.shape == shape[:1]:
         numbers = torch.outer(numbers, prompt)
     if numbers.shape != shape:

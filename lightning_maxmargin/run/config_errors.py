@@ -262,6 +262,10 @@ def quoted(error: BaseException) -> str:
     return text if " " in text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
+#: What torch says where an allocation fails, or has more bytes than a number can count.
+LACKS_MEMORY = re.compile(r"allocate memory|not enough memory|size calculation overflowed|multiplication overflow")
+
+
 def key_of_error(error: BaseException, config: Any) -> str:
     """The key of the innermost class of a config that an error was raised in: ``trainer.callbacks``; empty for none.
 
@@ -276,6 +280,24 @@ def key_of_error(error: BaseException, config: Any) -> str:
         if name in classes:
             return f"{classes[name]}: {name}"
     return ""
+
+
+def lacking_memory(error: BaseException, config: Any) -> str | None:
+    """The largest number of the class whose making needed more memory than there is; None for any other error.
+
+    Args:
+        error: with its traceback.
+        config: parsed.
+    """
+    if not isinstance(error, MemoryError) and not LACKS_MEMORY.search(str(error)):
+        return None
+    key = key_of_error(error, config).partition(":")[0]
+    given = getattr(config.get(key), "init_args", None) if key else None
+    sizes = {name: x for name, x in vars(given).items() if type(x) is int} if given is not None else {}
+    if not sizes:
+        return None
+    name = max(sizes, key=lambda name: sizes[name])
+    return f"{key}.{name}: {sizes[name]}; there is no memory for so many numbers"
 
 
 def _raised_in(error: BaseException) -> Iterator[str]:

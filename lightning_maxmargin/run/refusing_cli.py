@@ -21,6 +21,7 @@ from lightning_maxmargin.run.config_errors import (
     is_input,
     is_ours,
     key_of_error,
+    lacking_memory,
     of_lightning,
     of_own_code,
     one_line,
@@ -55,7 +56,10 @@ class RefusingCLI(LightningCLI):
                 raise found from error
             if is_ours(error) or (of_own_code(error) and not isinstance(error, ArgumentError)):
                 raise
-            key = key_of_error(error, self.config[self.subcommand])
+            config = self.config[self.subcommand]
+            if told := lacking_memory(error, config):
+                raise InputError(told) from error
+            key = key_of_error(error, config)
             raise InputError(": ".join(filter(None, [key, one_line(error)]))) from error
 
     def _refusing_trainer(self, kwargs: dict[str, Any]) -> pl.Trainer:

@@ -97,6 +97,32 @@ def test_an_output_that_cannot_be_is_told_before_the_work_and_leaves_no_folder(
         assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("config_name", "words", "word"),
+    [
+        ("joint/random", ("--data.n", "1000000000000"), "data.n"),
+        ("joint/random", ("--data.T", "1000000000000000000"), "data.T"),
+        ("ensemble/random", ("--data.T", "1000000000000"), "data.T"),
+        ("ensemble/random", ("--data.repeats", "1000000000000"), "data.repeats"),
+        ("joint/random", ("--model.parametrization", "KQ", "--model.attention_init", "normal",
+                          "--model.rank", "1000000000000"), "model.rank"),
+        ("joint/random", ("--model.head", "mlp", "--model.gradient", "centred",
+                          "--model.hidden", "1000000000000"), "model.hidden"),
+    ],
+)  # fmt: skip
+def test_what_no_memory_holds_is_told_by_its_word(
+    config_name: str, words: tuple[str, ...], word: str, maxmargin: Any
+) -> None:
+    outcome = maxmargin("fit", "--config", config(config_name), *words)
+    refused(outcome, f"{word}: {words[-1]}; there is no memory for so many numbers")
+
+
+@pytest.mark.parametrize("word", ["model.attention_init", "model.head_init"])
+@pytest.mark.parametrize("value", ["null", "[null]", "[[1, 2], [3]]", "[]"])
+def test_starts_that_are_no_numbers(word: str, value: str, maxmargin: Any) -> None:
+    refused(maxmargin(*RELAXED, f"--{word}={value}"), word)
+
+
 @pytest.mark.parametrize("number", ["-1", "0", "1"])
 @pytest.mark.parametrize("data", ["RandomData", "TensorData"])
 def test_labels_of_fewer_than_two_classes(data: str, number: str, tmp_path: Path, maxmargin: Any) -> None:
