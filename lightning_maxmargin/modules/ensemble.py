@@ -17,6 +17,7 @@ from lightning_maxmargin.core.losses import Loss, MarginLoss, find_loss
 from lightning_maxmargin.core.stack import pack
 from lightning_maxmargin.core.updates import UpdateRule, update_rule
 from lightning_maxmargin.errors import InputError, NonFiniteError
+from lightning_maxmargin.modules.training_data import training_sequences
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
 from lightning_maxmargin.reduce import gather, leave_group_at_exit, number_on, reduce_over
 from lightning_maxmargin.schedule import steps_now
@@ -115,12 +116,12 @@ class Ensemble(pl.LightningModule):
             raise InputError(f"model.init_std: {h['init_std']}; expected a positive number")
 
     def check_data(self, data: Any) -> None:
-        """Refuses data without the heads that ``head_init: data`` needs, or fewer instances than rates.
+        """Refuses data of something else, without the heads of ``head_init: data``, or of fewer instances than rates.
 
         Raises:
             InputError: it is so.
         """
-        instance = data.sequences("train").instance
+        instance = training_sequences(data, self).instance
         count = 1 if instance is None else len(instance.unique())
         for name, values in self._options.items():
             if len(values) > count:

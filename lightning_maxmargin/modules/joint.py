@@ -33,6 +33,7 @@ from lightning_maxmargin.core.losses import loss_per_sequence
 from lightning_maxmargin.core.model import Init, Output
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import SelectionAccuracy, label_rows
+from lightning_maxmargin.modules.training_data import training_sequences
 from lightning_maxmargin.optim import NormalizedGD
 from lightning_maxmargin.reduce import leave_group_at_exit, number_on, reduce_over
 from lightning_maxmargin.schedule import steps_now
@@ -179,9 +180,9 @@ class JointSelection(pl.LightningModule):
         """Refuses data that this model cannot be trained on, before any work.
 
         Raises:
-            InputError: no queries where the model takes them, or no head where the start is the data's.
+            InputError: data of something else, or without the queries or the head that the model takes.
         """
-        self.selector.queries(data.sequences("train"))
+        self.selector.queries(training_sequences(data, self))
         if self.head_from_data and data.head is None:
             raise InputError("model.head_init: 'data' needs data that come with a head; give numbers or zeros")
 

@@ -144,9 +144,19 @@ class TextSelection(pl.LightningModule):
 
     # --- the model --------------------------------------------------------------------------------------------
 
+    def check_data(self, data: Any) -> None:
+        """Refuses data that are no documents, before any work.
+
+        Raises:
+            InputError: it is so.
+        """
+        if not hasattr(data, "labelled"):
+            raise InputError(f"data: {type(data).__name__} has no documents; {type(self).__name__} takes TextData")
+
     def setup(self, stage: str) -> None:
         leave_group_at_exit()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.check_data(data)
         if self.model is None and data.names:
             self.set_model(build_model(data.spec, data.encoder, data.names, self._shape()))
             if self.options.init_from:

@@ -117,6 +117,22 @@ def test_what_no_memory_holds_is_told_by_its_word(
     refused(outcome, f"{word}: {words[-1]}; there is no memory for so many numbers")
 
 
+@pytest.mark.parametrize(
+    ("config_name", "data", "takes"),
+    [
+        ("ensemble/random", ("TextData", "--data.train", "texts.csv"), "TextData has no sequences; Ensemble takes"),
+        ("joint/random", ("TextData", "--data.train", "texts.csv"), "JointSelection takes keys, as of TensorData"),
+        ("text/finetune", ("RandomData",), "data: RandomData has no documents; TextSelection takes TextData"),
+        ("text/finetune", ("PaperData",), "data: PaperData has no documents; TextSelection takes TextData"),
+    ],
+)
+def test_data_of_another_kind_of_model(
+    config_name: str, data: tuple[str, ...], takes: str, tmp_path: Path, maxmargin: Any
+) -> None:
+    (tmp_path / "texts.csv").write_text("text,label\n" + "a good film,1\na bad film,0\n" * 6)
+    refused(maxmargin("fit", "--config", config(config_name), "--data", *data), takes)
+
+
 @pytest.mark.parametrize("word", ["model.attention_init", "model.head_init"])
 @pytest.mark.parametrize("value", ["null", "[null]", "[[1, 2], [3]]", "[]"])
 def test_starts_that_are_no_numbers(word: str, value: str, maxmargin: Any) -> None:
