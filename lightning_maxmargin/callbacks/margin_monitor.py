@@ -114,7 +114,7 @@ class MarginMonitor(Monitor):
         model, norm = _selector_of(pl_module), _norm_of(trainer.optimizers)
         self.sequences = self._find(trainer)
         mine = model.direction.shape, head_vector(model).shape
-        if any((direction.shape, head.shape) != mine for _, direction, head in self.paths):
+        if trainer.ckpt_path and any((direction.shape, head.shape) != mine for _, direction, head in self.paths):
             raise InputError("ckpt_path: its MarginMonitor has paths of other shapes; use another checkpoint")
         # Another norm and numbers of the user's own need all sequences on one process.
         self.everywhere = trainer.world_size > 1 and norm in ("l2", 2) and self.own is None
