@@ -71,6 +71,7 @@ from lightning_maxmargin.run.run_config import RunConfig, plain_config
 from lightning_maxmargin.run.shipped import is_file
 from lightning_maxmargin.run.summary import RunSummary
 from lightning_maxmargin.run.torch_flags import torch_as_before
+from lightning_maxmargin.run.untrained import RefuseUntrained
 from lightning_maxmargin.run.wandb_end import close_wandb, close_where_it_failed, tell_wandb
 from lightning_maxmargin.run.words import check_words
 
@@ -252,6 +253,7 @@ class MarginCLI(RefusingCLI):
         self.ranks.guard(trainer)
         close_where_it_failed(trainer)
         if self.subcommand == "fit":
+            trainer.callbacks.insert(1, RefuseUntrained())  # type: ignore[attr-defined]
             refuse_unlogged(trainer.callbacks, self.model, self.datamodule)  # type: ignore[attr-defined]
             leave_last_to_the_run(trainer.callbacks, self.run_dir / "checkpoints")  # type: ignore[attr-defined]
         elif self._is_text and isinstance(trainer.strategy, ModelParallelStrategy):

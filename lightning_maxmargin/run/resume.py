@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 import yaml
-from pytorch_lightning.callbacks import Timer
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.run.checkpoints import newest_checkpoint, verify_checkpoint
 from lightning_maxmargin.run.flat import flattened
+from lightning_maxmargin.run.words import seconds_of
 
 #: Key of a checkpoint: what its run was told.
 CONFIG = "maxmargin_config"
@@ -123,16 +122,9 @@ def has_ended(content: Mapping[str, Any], trainer: Mapping[str, Any]) -> bool:
     states = [x for x in callbacks.values() if isinstance(x, Mapping)] if isinstance(callbacks, Mapping) else []
     stopped = any(state.get("stopping_reason_message") for state in states)
     used = [state["time_elapsed"].get("train", 0.0) for state in states if isinstance(state.get("time_elapsed"), dict)]
-    most = None if trainer.get("max_time") is None else _seconds(trainer["max_time"])
+    most = None if trainer.get("max_time") is None else seconds_of(trainer["max_time"])
     over = most is not None and any(seconds >= most for seconds in used)
     return nothing_left(content, trainer) is not None or stopped or over
-
-
-def _seconds(max_time: Any) -> float | None:
-    try:
-        return Timer(max_time)._duration
-    except (MisconfigurationException, TypeError, ValueError) as error:
-        raise InputError(f"trainer.max_time: {' '.join(str(error).split())}") from error
 
 
 def _epochs(content: Mapping[str, Any]) -> int | None:

@@ -18,7 +18,6 @@ from lightning_maxmargin.callbacks.interrupt import Interrupt
 from lightning_maxmargin.callbacks.margin_monitor import MarginMonitor
 from lightning_maxmargin.callbacks.monitor import Monitor
 from lightning_maxmargin.core import Sequences
-from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.keys import measured_by
 from lightning_maxmargin.probe.selector import Snapshot
 from lightning_maxmargin.run.directory import versions
@@ -30,22 +29,12 @@ class RunSummary(Callback):
     Args:
         run_dir: the run directory.
         name: of the run.
-
-    Raises:
-        InputError: fit has seen no batch, and nobody has interrupted it: by a limit that a checkpoint is beyond.
     """
 
     def __init__(self, run_dir: Path, name: str) -> None:
-        self.run_dir, self.name, self._has_trained = run_dir, name, False
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self._has_trained = True
+        self.run_dir, self.name = run_dir, name
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        interrupted = any(isinstance(c, Interrupt) and c.stopped for c in trainer.callbacks)  # type: ignore[attr-defined]
-        if not self._has_trained and not interrupted:
-            at = trainer.global_step
-            raise InputError(f"trainer: nothing was trained, the run is at step {at} as before; see max_time")
         if not trainer.is_global_zero:
             return
         values: dict[str, Any] = {}
@@ -61,7 +50,7 @@ class RunSummary(Callback):
                 self._write_instances(pl_module, monitor)
         if not values:
             return
-        if interrupted:
+        if any(isinstance(c, Interrupt) and c.stopped for c in trainer.callbacks):  # type: ignore[attr-defined]
             values["message"] = f"{interrupted_at(trainer)} {values['message']}".rstrip()
         write_summary(self.run_dir, {**values, "name": self.name, "steps": trainer.global_step, "versions": versions()})
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
 from jsonargparse import Namespace
+from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.run.flat import flattened
@@ -75,7 +76,7 @@ def _check_training(trainer: Mapping[str, Any]) -> None:
         if trainer.get(key) is not None and trainer[key] == 0:
             raise InputError(f"trainer.{key}: {trainer[key]} trains nothing; leave it out, or give a positive number")
     time = trainer.get("max_time")
-    if time is not None and not any(map(int, re.findall(r"\d+", str(time)))):
+    if time is not None and not seconds_of(time) > 0:
         raise InputError(f"trainer.max_time: {time} trains nothing; leave it out, or give a longer one")
     interval = trainer.get("val_check_interval")
     if isinstance(interval, int | float) and not interval > 0:
@@ -90,6 +91,22 @@ def _check_training(trainer: Mapping[str, Any]) -> None:
         raise InputError(
             f"trainer.default_root_dir: {trainer['default_root_dir']}, but a run is in --run_dir alone; give that"
         )
+
+
+def seconds_of(max_time: Any) -> float:
+    """How long the Trainer's ``max_time`` is, of a string DD:HH:MM:SS, or days, hours, minutes and seconds by name.
+
+    Raises:
+        InputError: it is neither.
+
+    Example:
+        >>> seconds_of("00:00:01:30"), seconds_of({"minutes": 2, "seconds": -30})
+        (90.0, 90.0)
+    """
+    try:
+        return Timer(max_time)._duration or 0.0
+    except (MisconfigurationException, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"trainer.max_time: {' '.join(str(error).split())}") from error
 
 
 def _check_devices(devices: Any) -> None:

@@ -372,6 +372,8 @@ def test_other_data_are_told(scheduled: Path, maxmargin: Any) -> None:
         (["--trainer.max_steps", "0"], "trainer.max_steps: 0 trains nothing"),
         (["--trainer.max_time", "00:00:00:00"], "trainer.max_time: 00:00:00:00 trains nothing"),
         (["--trainer.max_time", "{hours: 0}"], "trains nothing"),
+        (["--trainer.max_time", "{seconds: -3}"], "trains nothing"),
+        (["--trainer.max_time", "{minutes: 1, hours: -1}"], "trains nothing"),
         (["--trainer.max_time", "-1:0:0:0"], "trainer.max_time: "),
         (["--trainer.max_time", "{hour: 1}"], "trainer.max_time: "),
     ],
@@ -385,7 +387,7 @@ def test_a_run_that_would_train_nothing_is_refused(
     assert not outcome.run_dir.exists()
 
 
-def test_a_run_that_has_trained_nothing_says_so_and_changes_no_summary(
+def test_a_run_that_has_trained_nothing_says_so_and_changes_nothing(
     scheduled: Path, tmp_path: Path, maxmargin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def is_over(self: Interrupt, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -394,12 +396,12 @@ def test_a_run_that_has_trained_nothing_says_so_and_changes_no_summary(
 
     monkeypatch.setattr(Interrupt, "on_train_start", is_over)
     run = Path(shutil.copytree(scheduled, tmp_path / "run"))
-    before = (run / "summary.json").read_bytes()
+    before = contents(run)
     words = ("--config", str(run / "config.yaml"), "--trainer.max_steps", "80", "--run_dir", str(run))
     outcome = maxmargin("fit", *words, "--ckpt_path", "last")
     assert outcome.status == 2
     assert "nothing was trained" in outcome.error
-    assert (run / "summary.json").read_bytes() == before
+    assert contents(run) == before
 
 
 def test_another_option_of_the_optimizer_is_refused(maxmargin: Any, tmp_path: Path) -> None:

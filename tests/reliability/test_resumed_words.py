@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 
+from lightning_maxmargin.callbacks import Interrupt
 from tests.reliability import resumed_words
 from tests.reliability.scenario import assert_none_failed
 from tests.reliability.words import Case
@@ -16,6 +19,20 @@ from tests.reliability.words import Case
 
 def test_words_of_a_run_that_goes_on() -> None:
     assert_none_failed(resumed_words.trial, 12, seed=0)
+
+
+def test_a_text_run_that_has_trained_nothing_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its model and its words would be written at the end of fit, before the summary."""
+
+    def is_over(self: Interrupt, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.fit_loop.epoch_loop.max_steps = trainer.global_step
+
+    folder = tmp_path / "work"
+    shutil.copytree(resumed_words.saved("text/finetune"), folder)
+    monkeypatch.setattr(Interrupt, "on_train_start", is_over)
+    words = ["--config", "run/config.yaml", "--run_dir", "run", "--ckpt_path", "last", "--trainer.max_steps", "4"]
+    case = Case(words, ("nothing was trained",), run_dir="run")
+    assert resumed_words.judge(case, folder, {}) is None
 
 
 @pytest.mark.parametrize(
