@@ -57,6 +57,7 @@ from lightning_maxmargin.run.processes import (
     requeue_job,
 )
 from lightning_maxmargin.run.refusing_cli import RefusingCLI
+from lightning_maxmargin.run.restored_state import RefuseOtherState
 from lightning_maxmargin.run.resume import (
     checkpoint_to_go_on,
     configs_of,
@@ -253,7 +254,7 @@ class MarginCLI(RefusingCLI):
         self.ranks.guard(trainer)
         close_where_it_failed(trainer)
         if self.subcommand == "fit":
-            trainer.callbacks.insert(1, RefuseUntrained())  # type: ignore[attr-defined]
+            trainer.callbacks[1:1] = [RefuseUntrained(), RefuseOtherState(path)]  # type: ignore[attr-defined]
             refuse_unlogged(trainer.callbacks, self.model, self.datamodule)  # type: ignore[attr-defined]
             leave_last_to_the_run(trainer.callbacks, self.run_dir / "checkpoints")  # type: ignore[attr-defined]
         elif self._is_text and isinstance(trainer.strategy, ModelParallelStrategy):

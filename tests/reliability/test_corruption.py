@@ -100,6 +100,42 @@ def test_what_no_run_goes_on_from(change: Any, said: str, saved: Path, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
+def rates_of(content: dict[str, Any]) -> dict[str, Any]:
+    """What the checkpoint has of its schedule of the rate."""
+    found: dict[str, Any] = content["lr_schedulers"][0]
+    return found
+
+
+def progress_of(content: dict[str, Any]) -> dict[str, Any]:
+    """How many epochs the checkpoint says were begun and done."""
+    found: dict[str, Any] = content["loops"]["fit_loop"]["epoch_progress"]["current"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: rates_of(c)["base_lrs"].insert(0, ""), "lr_schedulers.0.base_lrs (3 of them for 2)"),
+        (lambda c: rates_of(c).update(last_epoch="3"), "lr_schedulers.0.last_epoch ('3')"),
+        (lambda c: rates_of(c).pop("lr_lambdas"), "lr_schedulers.0.lr_lambdas (missing)"),
+        (lambda c: c["lr_schedulers"].clear(), "is of 0 schedules of the rate, and this run has 1"),
+        (lambda c: c["lr_schedulers"].append(rates_of(c)), "is of 2 schedules of the rate, and this run has 1"),
+        (lambda c: c["optimizer_states"][0]["param_groups"][1].update(lr="x"), "param_groups.1.lr ('x')"),
+        (lambda c: progress_of(c).update(ready={"x": {}}), "loops.fit_loop.epoch_progress.current.ready"),
+    ],
+)  # fmt: skip
+def test_what_no_schedule_or_loop_goes_on_from(change: Any, said: str, tmp_path: Path) -> None:
+    """Torch puts it in as it is, and a step of training ended in a traceback."""
+    path = Path(shutil.copy(corruption.sound("text").path, tmp_path / "last.ckpt"))
+    saved_anew(path, change)
+    told = corruption.goes_on("text", path, tmp_path / "run")
+    errors = [line for line in told.text.splitlines() if line.startswith("maxmargin: error: ")]
+    assert told.status == 2, told.text
+    assert len(errors) == 1
+    assert said in errors[0]
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("rows", [3, [3], [(1, 2)], [("1", {})], [(1, {"a": [0.5]})]])
 def test_rows_of_a_head_monitor_that_are_none(rows: Any) -> None:
     monitor = HeadMonitor(AttentionSource("q", "k", heads=1), data=[torch.zeros(1)])
