@@ -147,6 +147,8 @@ def _unknown(name: str, parsers: Sequence[ArgumentParser | None]) -> str:
     near = difflib.get_close_matches(f"--{name}", known, 1, cutoff=0.8)
     every = "--print_config" if "--print_config" in known else "--help"
     hint = f"did you mean {near[0].removeprefix('--')}?" if near else f"{every} lists every key"
+    if f"--{name}" in known:
+        hint = f"it is one of another class than this run's; {every} lists every key"
     return f"unknown key {name}; {hint}"
 
 
@@ -273,7 +275,7 @@ def key_of_error(error: BaseException, config: Any) -> str:
         error: with its traceback.
         config: parsed.
     """
-    classes = dict(_classes(config, ""))
+    classes = {path.rpartition(".")[2]: key for key, path, _ in named_classes(config)}
     # A parser that tries several types keeps the class in its text alone.
     tried = re.findall(r"class_path='([\w.]+)'", str(error))[:1]
     for name in [*_raised_in(error), *(path.rpartition(".")[2] for path in tried)]:
@@ -309,15 +311,21 @@ def _raised_in(error: BaseException) -> Iterator[str]:
                 yield type(frame.f_locals["self"]).__qualname__
 
 
-def _classes(config: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Every class that a config names, by its bare name, with its key."""
+def named_classes(config: Any, key: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Every class that a config names, however deep: its key, its path and its options.
+
+    Example:
+        >>> config = {"data": {"class_path": "m.A", "init_args": {"by": {"class_path": "m.B", "init_args": None}}}}
+        >>> [(key, path) for key, path, _ in named_classes(config)]
+        [('data', 'm.A'), ('data.by', 'm.B')]
+    """
     if isinstance(config, Namespace):
         config = vars(config)
     if isinstance(config, Mapping):
         if isinstance(config.get("class_path"), str):
-            yield config["class_path"].rpartition(".")[2], key
+            yield key, config["class_path"], config.get("init_args")
         for name, value in config.items():
-            yield from _classes(value, key if name == "init_args" else f"{key}.{name}".removeprefix("."))
+            yield from named_classes(value, key if name == "init_args" else f"{key}.{name}".removeprefix("."))
     elif isinstance(config, list | tuple):
         for value in config:
-            yield from _classes(value, key)
+            yield from named_classes(value, key)

@@ -48,6 +48,7 @@ from lightning_maxmargin.run.finish import finish_fit
 from lightning_maxmargin.run.flat import flattened
 from lightning_maxmargin.run.last_checkpoint import LastCheckpoint, leave_last_to_the_run
 from lightning_maxmargin.run.loggers import WANDB_WORDS, WandbMode, run_loggers
+from lightning_maxmargin.run.nulls import refuse_nulls
 from lightning_maxmargin.run.parsers import STRICT
 from lightning_maxmargin.run.processes import (
     check_nodes,
@@ -134,7 +135,9 @@ class MarginCLI(RefusingCLI):
             if is_input(error) or of_own_code(error):
                 raise
             raise InputError(one_line(error, parser, OWN_MODELS)) from error
-        check_words(self.config[self.config.subcommand], self.config.subcommand, FIT_CALLBACKS)
+        config = self.config[self.config.subcommand]
+        check_words(config, self.config.subcommand)
+        refuse_nulls(config, FIT_CALLBACKS, LINKED_WORDS)
 
     def _parse_ckpt_path(self) -> None:
         config = self.config[self.config.subcommand]

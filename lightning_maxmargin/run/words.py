@@ -31,13 +31,12 @@ MOST_PROCESSES_PER_CORE = 32
 SEEDS = 2**32 - 1
 
 
-def check_words(config: Mapping[str, Any], subcommand: str, callbacks: Mapping[str, type]) -> None:
+def check_words(config: Mapping[str, Any], subcommand: str) -> None:
     """Refuses words that Lightning would take and then not do, or fail on far from the word.
 
     Args:
         config: of the command, parsed.
         subcommand: its name.
-        callbacks: those that have a group of the config, by its key.
 
     Raises:
         InputError: one is such; the message names the key.
@@ -47,11 +46,6 @@ def check_words(config: Mapping[str, Any], subcommand: str, callbacks: Mapping[s
     for key in ("trainer", "monitor", "tokens"):
         if not isinstance(config.get(key), Mapping | Namespace):
             raise InputError(f"{key}: {config.get(key)} is none of its keys; leave {key} out, or set them")
-    for key, callback in callbacks.items():
-        for name, parameter in inspect.signature(callback).parameters.items():
-            # A parser takes null of any type.
-            if parameter.default is not None and config.get(f"{key}.{name}", parameter.default) is None:
-                raise InputError(f"{key}.{name}: null is no value of it; leave it out for {parameter.default!r}")
     seed = config.get("seed_everything")
     if not isinstance(seed, bool) and seed is not None and not 0 <= seed <= SEEDS:
         raise InputError(f"seed_everything: {seed}; expected a number from 0 to {SEEDS}")

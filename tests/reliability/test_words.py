@@ -140,6 +140,28 @@ def test_word_that_names_nothing(words: list[str], name: str, tmp_path: Path) ->
     assert judged(words, tmp_path, name, files={"texts.csv": TEXTS.encode()}, run_dir=run_dir) is None
 
 
+@pytest.mark.parametrize(
+    ("config", "key", "said"),
+    [
+        ("joint/random", "model.optimizer", "leave it out for NormalizedGD"),
+        ("joint/random", "model.loss", "leave it out for 'logistic'"),
+        ("joint/random", "data.n", "leave it out for 10"),
+        ("ensemble/random", "model.update", "leave it out for "),
+        ("text/finetune", "model.optimizer", "leave it out for AdamW"),
+        ("text/finetune", "model.token_scale", "leave it out for 8.0"),
+        ("text/finetune", "data.batch_size", "leave it out for 32"),
+    ],
+)
+def test_null_of_what_takes_none(config: str, key: str, said: str, tmp_path: Path) -> None:
+    told = f"{key}: null is no value of it; {said}"
+    assert judged([f"--{key}", "null"], tmp_path, told, config=config, files={"texts.csv": TEXTS.encode()}) is None
+
+
+def test_null_of_what_takes_it(tmp_path: Path) -> None:
+    words = ["--monitor.every_n_epochs", "null", "--data.batch_size", "null"]
+    assert judged(words, tmp_path, refused=False, config="joint/random", steps=2) is None
+
+
 @pytest.mark.parametrize("config", ["joint/relaxed", "ensemble/random"])
 def test_rate_that_the_dtype_does_not_hold(config: str, tmp_path: Path) -> None:
     words = ["--model.attention_lr", "1e300", "--trainer.precision", "32-true"]
