@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+#: The largest seed: of 32 bits, as Lightning and numpy take them.
+LARGEST_SEED = 2**32 - 1
+
 
 class InputError(ValueError):
     """The input is wrong: the message says what, where, and what to do. The command line exits with status 2."""
+
+
+def check_seed(seed: int, name: str) -> int:
+    """The seed, where every generator takes it: torch, numpy and Python differ in what they refuse.
+
+    Raises:
+        InputError: it is negative, or has more than 32 bits.
+
+    Example:
+        >>> check_seed(3, "data.seed")
+        3
+    """
+    if not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"{name}: {seed}; expected a number from 0 to {LARGEST_SEED}")
+    return seed
 
 
 class NonFiniteError(ArithmeticError):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_maxmargin.core import Sequences, check_sequences
 from lightning_maxmargin.data.sampling import BatchLoader, Reading
-from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.errors import InputError, check_seed
 
 #: Batches whose keys have fewer numbers than this are made where they are used. Not measured: small enough for the
 #: experiments of the papers, which so have no second thread, and far below the batches of a text.
@@ -49,7 +49,7 @@ class SequenceData(pl.LightningDataModule):
         super().__init__()
         if batch_size is not None and batch_size < 1:
             raise InputError(f"data.batch_size: {batch_size}; a positive number, or null for the full batch")
-        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, check_seed(seed, "data.seed")
         Reading(num_workers, prefetch)  # refuses what is wrong
         self.num_workers, self.prefetch, self.pin_memory = num_workers, prefetch, pin_memory
         self._splits: dict[str, Sequences] | None = None

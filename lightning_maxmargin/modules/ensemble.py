@@ -16,7 +16,7 @@ from lightning_maxmargin.core.ensemble import EnsembleState, Update
 from lightning_maxmargin.core.losses import Loss, MarginLoss, find_loss
 from lightning_maxmargin.core.stack import pack
 from lightning_maxmargin.core.updates import UpdateRule, update_rule
-from lightning_maxmargin.errors import InputError, NonFiniteError
+from lightning_maxmargin.errors import InputError, NonFiniteError, check_seed
 from lightning_maxmargin.modules.training_data import training_sequences
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
 from lightning_maxmargin.reduce import gather, leave_group_at_exit, number_on, reduce_over
@@ -106,6 +106,7 @@ class Ensemble(pl.LightningModule):
             raise InputError(
                 f"model: Ensemble has binary heads, the data {h['num_classes']} classes; use JointSelection"
             )
+        check_seed(h["seed"], "model.seed")
         if h["inner_steps"] < 1:
             raise InputError(f"model.inner_steps: {h['inner_steps']}; expected a positive number")
         for name, values in self._options.items():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_maxmargin.core import MarginLoss, Sequences, check_sequences
 from lightning_maxmargin.core.losses import Loss, find_loss
-from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.errors import InputError, check_seed
 from lightning_maxmargin.paths.ball import Cone, Point
 from lightning_maxmargin.paths.fixed_head import AttentionPath
 from lightning_maxmargin.paths.joint import JointPath
@@ -108,9 +108,9 @@ def regularization_path(
             f"path: the data hold {len(data.instance.unique())} instances, which share no path; pass one problem"
         )
     chosen = find_loss(loss, "path: loss", MarginLoss)
-    for name, number, least in (("starts", starts, 1), ("seed", seed, 0)):
-        if number < least:
-            raise InputError(f"path: {name} is {number}; pass {least} or more")
+    check_seed(seed, "path: seed")
+    if starts < 1:
+        raise InputError(f"path: starts is {starts}; pass 1 or more")
     R = _radii(radii, joint=head is None)
     generator = np.random.default_rng(seed)
     order = np.lexsort(np.atleast_2d(R.T))

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_maxmargin.atomic import refuse_existing, write_output
+from lightning_maxmargin.errors import check_seed
 from lightning_maxmargin.run.directory import versions
 from lightning_maxmargin.run.parsers import layers_parser
 from lightning_maxmargin.text.columns import Recipe
@@ -33,6 +34,7 @@ def layers(args: Sequence[str]) -> None:
     output = None if config.output is None else Path(config.output)
     if output is not None:
         refuse_existing(output)
+    check_seed(config.seed, "--seed")
     given = dict(vars(config.data))
     # As fit seeds its validation split: then it finds these hidden states in the cache.
     data = TextData(**given, seed=config.seed)

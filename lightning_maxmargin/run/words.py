@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.errors import InputError, check_seed
 from lightning_maxmargin.run.flat import flattened
 
 #: The least of what counts something; Lightning takes less than some of these, and divides by it or never ends.
@@ -28,7 +28,6 @@ MOST = 2**63 - 1
 TRAINS_NOTHING = ("max_steps", "max_epochs", "limit_train_batches")
 #: Processes on a core that are a slip of the pen: each takes .5 GB.
 MOST_PROCESSES_PER_CORE = 32
-SEEDS = 2**32 - 1
 
 
 def check_words(config: Mapping[str, Any], subcommand: str) -> None:
@@ -47,8 +46,8 @@ def check_words(config: Mapping[str, Any], subcommand: str) -> None:
         if not isinstance(config.get(key), Mapping | Namespace):
             raise InputError(f"{key}: {config.get(key)} is none of its keys; leave {key} out, or set them")
     seed = config.get("seed_everything")
-    if not isinstance(seed, bool) and seed is not None and not 0 <= seed <= SEEDS:
-        raise InputError(f"seed_everything: {seed}; expected a number from 0 to {SEEDS}")
+    if not isinstance(seed, bool) and seed is not None:
+        check_seed(seed, "seed_everything")
     for key, least in LEAST.items():
         if trainer.get(key) is not None and not least <= trainer[key] <= MOST:
             raise InputError(f"trainer.{key}: {trainer[key]}; expected a number from {least}")

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_maxmargin.data.sampling import BatchLoader, Reading, Rows
-from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.errors import InputError, check_seed
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.encoders import DEFAULT
 from lightning_maxmargin.text.hidden import HiddenStates, cached_hidden
@@ -124,7 +124,7 @@ class TextData(pl.LightningDataModule):
         self.val_share, self.batch_size, self.cache_dir = val_share, batch_size, cache_dir
         Reading(num_workers, prefetch)  # refuses what is wrong
         self.num_workers, self.prefetch, self.pin_memory = num_workers, prefetch, pin_memory
-        self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else check_seed(seed, "data.seed")
         self.encoder: PretrainedEncoder = pretrained_encoder(encoder)
         key = self.encoder.default_layer if key_layer is None else key_layer
         value = key if value_layer is None else value_layer

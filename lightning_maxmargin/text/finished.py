@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lightning_maxmargin.atomic import refuse_existing
-from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.errors import InputError, check_seed
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification
 from lightning_maxmargin.text.pretrained import PretrainedEncoder, word_pieces
@@ -151,10 +151,9 @@ def check_options(seed: int, output: str | None) -> None:
     """What ``evaluate`` and ``compare`` have in common.
 
     Raises:
-        InputError: a negative seed, or an output file that is there already, or whose folder cannot be made.
+        InputError: a seed that is none, or an output file that is there already, or whose folder cannot be made.
     """
-    if seed < 0:
-        raise InputError(f"--seed: {seed}; expected zero or more")
+    check_seed(seed, "--seed")
     if output is not None:
         refuse_existing(Path(output))
 

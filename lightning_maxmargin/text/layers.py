@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.errors import InputError, check_seed
 from lightning_maxmargin.metrics import RationaleAUPRC
 from lightning_maxmargin.probe.text import leads
 from lightning_maxmargin.text.batches import Split
@@ -180,6 +180,7 @@ def compare_layers(
         >>> compare_layers(TextData("reviews.csv")).chosen.layer  # doctest: +SKIP
         4
     """
+    check_seed(seed, "seed")
     recipe = recipe or Recipe()
     splits, labels = _documents(data)
     marked = sum(map(bool, (r for split in splits for r in split.documents.rationales or ())))

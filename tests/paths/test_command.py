@@ -48,7 +48,7 @@ def test_a_run_can_be_repeated_from_its_own_config(maxmargin: Any, tmp_path: Pat
         (["--radii", "many"], "radii"),
         (["--radii", "[1e-200]"], "radii"),
         (["--radii", "[1e200]"], "radii"),
-        (["--seed", "-1"], "seed is -1"),
+        (["--seed", "-1"], "seed: -1; expected a number from 0"),
         (["--starts", "0"], "starts is 0"),
         (["--head", "none"], "radii"),
         (["--head", "[1, 2]"], "head"),

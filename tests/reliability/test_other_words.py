@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.reliability.other_words import trial
+from tests.reliability.other_words import good, judge, trial
 from tests.reliability.scenario import assert_none_failed
+from tests.reliability.words import Case
 
 
 def test_drawn_cases() -> None:
     assert_none_failed(trial, 12, seed=5)
+
+
+@pytest.mark.parametrize("seed", ["-7", str(2**32)])
+@pytest.mark.parametrize("command", ["layers", "path", "evaluate", "compare"])
+def test_seed_that_not_every_generator_takes(command: str, seed: str, tmp_path: Path) -> None:
+    words = [command, *good(command, random.Random(0)), f"--seed={seed}"]
+    assert judge(Case(words, (f"seed: {seed}; expected a number from 0",), refused=True), tmp_path) is None
 
 
 @pytest.mark.parametrize(

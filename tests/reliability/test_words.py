@@ -157,6 +157,23 @@ def test_null_of_what_takes_none(config: str, key: str, said: str, tmp_path: Pat
     assert judged([f"--{key}", "null"], tmp_path, told, config=config, files={"texts.csv": TEXTS.encode()}) is None
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**18])
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ("joint/random", "data.seed"),
+        ("joint/random", "seed_everything"),
+        ("ensemble/random", "data.seed"),
+        ("ensemble/random", "model.seed"),
+        ("text/finetune", "data.seed"),
+        ("text/planted", "data.seed"),
+    ],
+)
+def test_seed_that_not_every_generator_takes(config: str, key: str, seed: int, tmp_path: Path) -> None:
+    files = {"texts.csv": TEXTS.encode()}
+    assert judged([f"--{key}", str(seed)], tmp_path, f"{key}: {seed}; expected", config=config, files=files) is None
+
+
 def test_null_of_what_takes_it(tmp_path: Path) -> None:
     words = ["--monitor.every_n_epochs", "null", "--data.batch_size", "null"]
     assert judged(words, tmp_path, refused=False, config="joint/random", steps=2) is None

@@ -317,7 +317,7 @@ def test_documents_without_marks(maxmargin: Any, finished: Path, tmp_path: Path)
         (["RUN", "--bins", "1,200"], "--bins: '1,200'; expected percentages"),
         (["RUN", "--documents", "0"], "--documents: 0; expected a positive number"),
         (["RUN", "--share", "2"], "--share: 2.0; expected a share"),
-        (["RUN", "--seed", "-1"], "--seed: -1; expected zero or more"),
+        (["RUN", "--seed", "-1"], "--seed: -1; expected a number from 0 to"),
         (["RUN", "--output", "taken.json"], "taken.json exists and is never overwritten"),
         (["RUN", "--data", "missing.jsonl"], "there is no file or folder 'missing.jsonl'; name the test documents"),
         (["RUN", "--data", "other.jsonl"], "document 1 has the label 'new', which the model does not know"),
