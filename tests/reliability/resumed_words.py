@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import functools
 import io
+import json
 import random
 import shutil
 import tempfile
@@ -132,10 +133,17 @@ def wrong_run(case: Case, run_dir: Path, kept: dict[str, Any]) -> str | None:
         return overridden
     if (key.startswith("model") or key in OF_THE_CHECKPOINT) and found(now, key) != found(kept, key):
         return f"silent: {key} is {found(now, key)!r}, and the checkpoint's was {found(kept, key)!r}"
-    step = int(torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"])
+    step = last_step(run_dir, now["trainer"].get("enable_checkpointing") is not False)
     if step <= SAVED_AT or (step != END and key.removeprefix("trainer.") not in LIMITS):
         return f"silent: at step {step}, begun at {SAVED_AT}, to be at {END}"
     return None
+
+
+def last_step(run_dir: Path, saves: bool) -> int:
+    """Of its checkpoint, or of its summary where it was told to save none."""
+    if saves:
+        return int(torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["global_step"])
+    return int(json.loads((run_dir / "summary.json").read_text())["steps"])
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -35,6 +35,17 @@ def test_a_text_run_that_has_trained_nothing_changes_nothing(tmp_path: Path, mon
     assert resumed_words.judge(case, folder, {}) is None
 
 
+def test_a_run_that_saves_nothing_is_judged_by_its_summary(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    shutil.copytree(resumed_words.saved("joint/relaxed"), folder)
+    kept = yaml.safe_load((folder / "run" / "config.yaml").read_text())
+    for where in (["run", "--ckpt_path", "last"], ["new", "--ckpt_path", "run/checkpoints/last.ckpt"]):
+        words = ["--config", "run/config.yaml", "--run_dir", *where, "--trainer.max_steps", "4"]
+        said = ("trainer.enable_checkpointing", False)
+        case = Case([*words, "--trainer.enable_checkpointing=false"], ("trainer.",), said=said, run_dir=where[0])
+        assert resumed_words.judge(case, folder, kept) is None
+
+
 @pytest.mark.parametrize(
     ("said", "now", "told"),
     [
@@ -46,7 +57,7 @@ def test_a_text_run_that_has_trained_nothing_changes_nothing(tmp_path: Path, mon
 )
 def test_a_run_that_does_otherwise_is_seen(said: Any, now: Any, told: str, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(now))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"trainer": {}, **now}))
     torch.save({"global_step": resumed_words.SAVED_AT}, tmp_path / "checkpoints" / "last.ckpt")
     kept = {"model": {"init_args": {"lr": 0.1}}, "seed_everything": 3}
     assert told in str(resumed_words.wrong_run(Case([], (), said=said), tmp_path, kept))
