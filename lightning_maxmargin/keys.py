@@ -179,6 +179,7 @@ def register_key(
     Example:
         >>> register_key("attention/two_tokens", "attention on the two heaviest tokens").group
         'attention'
+        >>> _ = _KEYS.pop("attention/two_tokens")  # of this example alone
     """
     key = Key(name, meaning, ("selector",), format, axis, best)
     if not name or _KEYS.get(name, key) != key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 
 from lightning_maxmargin import JointSelection, MarginMonitor, keys, register_key, solve_att_svm
+from lightning_maxmargin.core import losses, updates
 from lightning_maxmargin.data import PaperData
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.figures import RunFiles
 from lightning_maxmargin.figures.diagnosis import number_table
 from lightning_maxmargin.run.summary import write_summary
+from lightning_maxmargin.svm.norms import registry
 from tests.conftest import ROOT, config
 
 
@@ -122,3 +125,13 @@ def test_a_run_measures_nothing_that_is_not_registered(maxmargin: Any) -> None:
     words = ("--data.train", "60", "--data.test", "30", "--data.T", "4", "--trainer.max_steps", "5")
     summary = maxmargin("fit", "--config", config("text/planted"), *words).summary
     assert set(summary) == set(keys.measured_by("selector", "ensemble", "run"))
+
+
+@pytest.mark.parametrize(
+    ("module", "table"), [(keys, "_KEYS"), (losses, "LOSSES"), (updates, "UPDATES"), (registry, "NORMS")]
+)
+def test_examples_leave_the_tables_as_they_were(module: Any, table: str) -> None:
+    """The runs of later tests in this process would log, or take, what one has registered."""
+    before = dict(getattr(module, table))
+    assert doctest.testmod(module).failed == 0
+    assert getattr(module, table) == before
