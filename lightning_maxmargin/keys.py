@@ -87,13 +87,16 @@ _TABLE = (
     _margin("median", "of an attention head: the same for the median sample; above 1 where that one is easier than the "
             "hardest", "head"),
     _margin("head", "margin of the head over the SVM's; 1 is optimal"),
-    _margin("norm", "that of the attention in the norm whose margin the optimizer maximises (svm/norm)"),
-    _text("svm/norm", "that norm, where it is not l2: linf of sign descent, spectral, a number p of mirror descent",
-          "selector"),
-    _gap("norm", "direction gap to the SVM in that norm, where its optimum is unique"),
+    _text("svm/norm", "the norm whose margin the attention's optimizer maximises, in which its SVMs are solved, where it "
+          "is not l2: linf of sign descent, spectral, a number p of mirror descent", "selector"),
+    _text("svm/head_norm", "likewise that of the head", "selector"),
+    _margin("norm", "that of the attention, where its norm is not l2"),
+    _gap("norm", "likewise its direction gap, where the optimum in that norm is unique"),
     Key("margin/attention", "smallest lead of a selected token's score, over the norm of the weights",
         ("selector", "head")),
     Key("margin/head", "smallest Y v'x over the selected tokens, over the norm of v"),
+    Key("margin/head_tenth", "10 % quantile of Y v'x over the selected tokens, over the norm of v"),
+    Key("margin/head_met", "share of the selected tokens with Y v'x above 0: 1 where v separates the labels"),
     _text("status/attention", "of its SVM: certified (a dual solution proves it), infeasible (with a proof) or "
           "unverified", "selector", "head"),
     _text("status/head", "likewise of the label SVM", "selector"),

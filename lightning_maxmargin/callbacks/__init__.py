@@ -13,6 +13,7 @@ from lightning_maxmargin.callbacks.margin_monitor import MarginMonitor
 from lightning_maxmargin.callbacks.predictions import Predictions
 from lightning_maxmargin.callbacks.progress import StepProgress
 from lightning_maxmargin.callbacks.rank_watch import RankWatch
+from lightning_maxmargin.callbacks.stop_at_limit import StopAtLimit
 from lightning_maxmargin.callbacks.tokens import TokenMonitor
 from lightning_maxmargin.probe.sources import AttentionSource
 
@@ -27,6 +28,7 @@ __all__ = [
     "RankWatch",
     "RunSummary",
     "StepProgress",
+    "StopAtLimit",
     "TokenMonitor",
 ]
 

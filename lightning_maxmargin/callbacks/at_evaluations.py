@@ -96,11 +96,12 @@ def is_of_a_monitor(name: str | None) -> bool:
 
 
 def stopped_early(trainer: pl.Trainer) -> str:
-    """In words, where an EarlyStopping has ended the run; empty elsewhere."""
+    """In words, where an EarlyStopping or a StopAtLimit has ended the run; empty elsewhere."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+        reason = getattr(callback, "stopping_reason_message", None)
+        if isinstance(reason, str) and reason:
             of = f" of {trainer.max_steps:,}" if trainer.max_steps >= 0 else ""
-            reason = callback.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
+            reason = reason.removesuffix(" Signaling Trainer to stop.")
             return f"Stopped early at step {trainer.global_step:,}{of}: {reason}"
     return ""
 

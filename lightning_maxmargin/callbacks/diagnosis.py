@@ -25,7 +25,7 @@ def diagnosis(history: list[dict[str, Any]], pl_module: LightningModule) -> str:
     exact = getattr(selector, "num_classes", 2) == 2 and getattr(selector, "linear", True)
     notes = [
         _stall(history, str(gradient), next(pl_module.parameters()).dtype, exact),
-        _head(history[-1]),
+        _head(history[-1], _is_of_text(pl_module)),
         _converged(history),
     ]
     return " ".join(note for note in notes if note)
@@ -75,13 +75,22 @@ def _stall(history: list[dict[str, Any]], gradient: str, dtype: torch.dtype, exa
     )
 
 
-def _head(last: dict[str, Any]) -> str:
+def _is_of_text(pl_module: LightningModule) -> bool:
+    """Whether the tokens are those of an encoder."""
+    trainer = getattr(pl_module, "_trainer", None)
+    return hasattr(getattr(trainer, "datamodule", None), "encoder")
+
+
+def _head(last: dict[str, Any], of_text: bool) -> str:
     if last.get("status/head") != "infeasible":
         return ""
+    usual = ", as is usual for real text" if of_text else ""
+    met, tenth = last.get("margin/head_met"), last.get("margin/head_tenth")
+    share = "" if met is None else f" It meets {met:.1%} of them; the 10 % quantile of Y v'x/||v|| is {tenth:.2g}."
     return (
-        "The label SVM is infeasible, as is usual for real text: no head separates the labels of the selected tokens, "
-        "which a checked Farkas vector certifies. So the head has no max-margin direction, and of the limits of the "
-        "attention only the strict one is defined."
+        f"The label SVM is infeasible{usual}: no head separates the labels of the selected tokens, which a checked "
+        f"Farkas vector certifies.{share} So the head has no max-margin direction, and of the limits of the attention "
+        "only the strict one is defined."
     )
 
 

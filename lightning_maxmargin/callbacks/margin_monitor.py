@@ -16,12 +16,16 @@ from lightning_maxmargin.callbacks.monitor import Monitor
 from lightning_maxmargin.callbacks.watch import Forward
 from lightning_maxmargin.core import Sequences, TokenSelector
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.optim.per_group import parts_of
+from lightning_maxmargin.probe.geometry import Norms
 from lightning_maxmargin.probe.own import OwnNumbers
 from lightning_maxmargin.probe.sampled import SampledProbe
 from lightning_maxmargin.probe.selector import Snapshot, head_vector
 from lightning_maxmargin.probe.sources import AttentionSource
 from lightning_maxmargin.reduce import measuring_ranks
 
+#: Of torch's own optimizers: Muon's steps are near the polar factors of an average of gradients.
+TORCH_NORMS: dict[type, str] = {torch.optim.Muon: "spectral"}
 #: Sequences of an evaluation before the last.
 SAMPLES = 500
 
@@ -31,8 +35,9 @@ class MarginMonitor(Monitor):
 
     Of a module of this package: attention and label margin and the direction gaps; the keys are listed in
     :mod:`lightning_maxmargin.keys`. Each process measures its own sequences in float64, all receive the numbers (or the
-    error), and all log the same keys; one that is undefined is left out of the log and null in :attr:`last`. In another
-    norm than l2, and with numbers of your own, the first process measures all. The cost is two passes over the samples
+    error), and all log the same keys; one that is undefined is left out of the log and null in :attr:`last`. Attention
+    and head are each measured in the norm whose margin their optimizer maximises (its ``margin_norm``). In another norm
+    than l2, and with numbers of your own, the first process measures all. The cost is two passes over the samples
     per evaluation, plus the SVMs whenever a selected token has changed; it stays within ``budget``.
 
     Any other module is watched by :class:`HeadMonitor`; ``MarginMonitor(sources=...)`` makes one, as it did before
@@ -111,18 +116,18 @@ class MarginMonitor(Monitor):
         self._probes: SampledProbe
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        model, norm = _selector_of(pl_module), _norm_of(trainer.optimizers)
+        model, norms = _selector_of(pl_module), norms_of(trainer.optimizers)
         self.sequences = self._find(trainer)
         mine = model.direction.shape, head_vector(model).shape
         if trainer.ckpt_path and any((direction.shape, head.shape) != mine for _, direction, head in self.paths):
             raise InputError("ckpt_path: its MarginMonitor has paths of other shapes; use another checkpoint")
         # Another norm and numbers of the user's own need all sequences on one process.
-        self.everywhere = trainer.world_size > 1 and norm in ("l2", 2) and self.own is None
+        self.everywhere = trainer.world_size > 1 and norms.is_euclidean and self.own is None
         if self.everywhere or trainer.is_global_zero:
             seed = getattr(trainer.datamodule, "seed", 0)  # type: ignore[attr-defined]
             train = getattr(pl_module, "train_part", "both")
             ranks = measuring_ranks(trainer) if self.everywhere else None
-            self._probes = SampledProbe(self.sequences, self.samples, seed, train, norm, self.own, ranks)
+            self._probes = SampledProbe(self.sequences, self.samples, seed, train, norms, self.own, ranks)
             if not self.paths:
                 self._remember(trainer.global_step, model.direction, head_vector(model))
         super().on_train_start(trainer, pl_module)
@@ -193,17 +198,23 @@ def _is_point(point: Any) -> bool:
     return isinstance(step, int) and all(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in weights)
 
 
-def _norm_of(optimizers: Sequence[Any]) -> str | float:
-    """The norm whose margin the optimizers maximise; l2 where they disagree."""
+def norms_of(optimizers: Sequence[Any]) -> Norms:
+    """Whose margins the optimizers of the groups ``attention`` and ``head`` maximise; l2 where they do not say.
+
+    Raises:
+        InputError: a ``margin_norm`` is none.
+    """
     from lightning_maxmargin.svm.norms.registry import check_norm
 
-    for optimizer in optimizers:
+    found: dict[str, str | float] = {}
+    for optimizer in (part for optimizer in optimizers for part in parts_of(optimizer)):
         try:
-            check_norm(getattr(optimizer, "margin_norm", "l2"), matrix=True)
+            norm = check_norm(getattr(optimizer, "margin_norm", TORCH_NORMS.get(type(optimizer), "l2")), matrix=True)
         except InputError as error:
             raise InputError(f"{type(optimizer).__name__}.margin_norm: {error}") from error
-    norms = {getattr(optimizer, "margin_norm", "l2") for optimizer in optimizers}
-    return norms.pop() if len(norms) == 1 else "l2"
+        found |= {str(group.get("name")): norm for group in optimizer.param_groups}
+    only = next(iter(found.values())) if len(set(found.values())) == 1 else "l2"
+    return Norms(found.get("attention", only), found.get("head", only))
 
 
 def _selector_of(pl_module: pl.LightningModule) -> TokenSelector:

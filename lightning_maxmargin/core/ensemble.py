@@ -73,6 +73,8 @@ class EnsembleState:
         self.attention_lr, self.head_lr = self._rate(attention_lr), self._rate(head_lr)
         #: What the rule remembers of each trained tensor.
         self.remembered: dict[str, State] = {name: self.rule.start(getattr(self, name)) for name in self.trained}
+        #: What both rates are multiplied by: a schedule's.
+        self.rate_scale = 1.0
         self.steps = 0
         self._last: InstanceDirections | None = None
         self._gamma = token_scores(data, self.head)
@@ -132,6 +134,8 @@ class EnsembleState:
         found = {name: -x for name, x in zip(("attention", "head"), gradients, strict=True) if x is not None}
         count, names = self.data.keys.shape[-1], self.trained
         rates = [{"attention": self.attention_lr, "head": self.head_lr}[name].expand(count) for name in names]
+        if self.rate_scale != 1:
+            rates = [rate * self.rate_scale for rate in rates]
         new = self.rule.step_instances(
             [getattr(self, name) for name in names], [found[name] for name in names], rates,
             [self.remembered[name] for name in names], self.steps,

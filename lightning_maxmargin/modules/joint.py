@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
@@ -33,8 +33,10 @@ from lightning_maxmargin.core.losses import loss_per_sequence
 from lightning_maxmargin.core.model import Init, Output
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import SelectionAccuracy, label_rows
+from lightning_maxmargin.modules.schedules import step_schedules
 from lightning_maxmargin.modules.training_data import training_sequences
-from lightning_maxmargin.optim import NormalizedGD
+from lightning_maxmargin.optim import NormalizedGD, OptimizerPerGroup
+from lightning_maxmargin.optim.per_group import parts_of
 from lightning_maxmargin.reduce import leave_group_at_exit, number_on, reduce_over
 from lightning_maxmargin.schedule import steps_now
 
@@ -54,6 +56,8 @@ class JointSelection(pl.LightningModule):
             through centred pooling, true magnitudes, any head and loss) or ``naive`` (autograd through softmax, to show
             how it stalls). None takes ``exact`` where head and optimizer allow it, else ``centred``.
         optimizer: makes the optimizer from parameter groups; any torch optimizer will do.
+        head_optimizer: makes that of the head, where it is another: Muon for W takes no vector.
+        lr_scheduler: makes a schedule of all rates, which is stepped after every optimisation step.
         attention_lr: learning rate of p, W or K and Q; the optimizer's own where None.
         head_lr: learning rate of v or V, likewise; the two rates steer rho = ||v|| / ||p||.
         train: ``both``, ``attention`` (the head stays as it starts) or ``head``.
@@ -94,6 +98,8 @@ class JointSelection(pl.LightningModule):
         loss: str | Loss = "logistic",
         gradient: Gradient | None = None,
         optimizer: OptimizerCallable = NormalizedGD,
+        head_optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
         attention_lr: float | None = None,
         head_lr: float | None = None,
         train: Literal["both", "attention", "head"] = "both",
@@ -119,12 +125,11 @@ class JointSelection(pl.LightningModule):
         # An object is no number of a config: whoever loads the checkpoint gives it again.
         objects = {"head": head, "loss": loss}
         given = [name for name, x in objects.items() if isinstance(x, torch.nn.Module | Loss)]
-        self.save_hyperparameters(ignore=["optimizer", *given])
+        self.save_hyperparameters(ignore=["optimizer", "head_optimizer", "lr_scheduler", *given])
         if parametrization == "KQ" and isinstance(attention_init, str) and attention_init == "zeros":
             raise InputError(
                 "model.attention_init: zeros with KQ is a saddle that nothing leaves; use normal or give K"
             )
-        self.automatic_optimization = False
         self.head_from_data = head_init == "data"
         with _double_default():
             self.selector = TokenSelector(
@@ -134,7 +139,8 @@ class JointSelection(pl.LightningModule):
                 activation=activation,
             )  # fmt: skip
         self.loss: Loss = find_loss(loss, "model.loss")
-        self.make_optimizer, self.gradient = optimizer, gradient
+        self._optimizers = {"attention": optimizer, "head": head_optimizer or optimizer}
+        self.make_scheduler, self.gradient = lr_scheduler, gradient
         self.attention_lr, self.head_lr, self.train_part, self.inner_steps = attention_lr, head_lr, train, inner_steps
         self.pause_at: int | None = None  # a callback that evaluates at this step sets it
         self._check()
@@ -155,18 +161,21 @@ class JointSelection(pl.LightningModule):
             raise InputError(f"model.gradient: exact is for linear binary heads; use centred for {which}")
         if self.head_from_data and not self.selector.linear:
             raise InputError("model.head_init: 'data' is for head: linear; leave it out for another head")
-        # Made once on a number, so that a wrong rate is refused now and not after the data are read.
-        optimizer = self.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
+        if self._optimizers["head"] is not self._optimizers["attention"] and self.train_part != "both":
+            raise InputError(f"model.head_optimizer: with train {self.train_part} there is one optimizer; leave it out")
+        # Made once, so that a wrong rate is refused now and not after the data are read.
+        parts = parts_of(self._make_optimizer())
         if self.gradient is None:
             linear = binary and self.selector.linear
-            self.gradient = "exact" if linear and hasattr(optimizer, "margin_norm") else "centred"
-        if getattr(optimizer, "exact_only", False) and (
-            self.gradient != "exact" or self.selector.parametrization == "KQ"
-        ):
-            raise InputError(
-                f"model.optimizer: {type(optimizer).__name__} needs the exact gradient of p or W; "
-                "use gradient: exact with parametrization p or W, or NormalizedGD"
-            )
+            self.gradient = "exact" if linear and all(hasattr(part, "margin_norm") for part in parts) else "centred"
+        for part in parts:
+            if getattr(part, "exact_only", False) and (
+                self.gradient != "exact" or self.selector.parametrization == "KQ"
+            ):
+                raise InputError(
+                    f"model.optimizer: {type(part).__name__} needs the exact gradient of p or W; "
+                    "use gradient: exact with parametrization p or W, or NormalizedGD"
+                )
         if self.inner_steps < 1:
             raise InputError(f"model.inner_steps: {self.inner_steps}; expected a positive number")
         for name in ("attention_lr", "head_lr"):
@@ -200,7 +209,33 @@ class JointSelection(pl.LightningModule):
         """What floating numbers of a batch are converted to, before the training thread gets it."""
         return self.selector.dtype
 
-    def configure_optimizers(self) -> Optimizer:
+    @property
+    def automatic_optimization(self) -> bool:
+        """Whether Lightning steps: where it is to clip or accumulate gradients, which are autograd's then."""
+        trainer = self._trainer
+        asked = trainer is not None and (
+            trainer.gradient_clip_val is not None or trainer.accumulate_grad_batches != 1  # type: ignore[union-attr]
+        )
+        return asked and self.gradient != "exact"
+
+    def make_optimizer(self, groups: Sequence[dict[str, Any]]) -> Optimizer:
+        """The optimizer of parameter groups that are named ``attention`` and ``head``: one, or each one's own."""
+        make, make_head = self._optimizers["attention"], self._optimizers["head"]
+        if make is make_head:
+            return make(groups)
+        of_head = [group for group in groups if group.get("name") == "head"]
+        return OptimizerPerGroup([make([group for group in groups if group not in of_head]), make_head(of_head)])
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._make_optimizer()
+        if self.make_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
+        }
+
+    def _make_optimizer(self) -> Optimizer:
         parts = {
             "attention": (self.selector.attention_parameters, self.attention_lr),
             "head": (self.selector.head_parameters, self.head_lr),
@@ -216,11 +251,16 @@ class JointSelection(pl.LightningModule):
 
     # --- training ---------------------------------------------------------------------------------------------
 
-    def training_step(self, batch: Sequences, batch_idx: int) -> None:
+    def training_step(self, batch: Sequences, batch_idx: int) -> Tensor | None:
         batch = batch.to(self.selector.dtype)
+        reduce = reduce_over(self.trainer.world_size)
+        if self.automatic_optimization:
+            loss = self._autograd_loss(batch, reduce)
+            self._log_loss(reduce.sum(loss.detach()), batch_idx)
+            # DDP averages gradients over ranks, so the sum over this rank's part is multiplied by their number.
+            return loss * self.trainer.world_size
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        reduce = reduce_over(self.trainer.world_size)
         # One step of a minibatch: many steps on each would be another algorithm.
         inner = self.inner_steps if self.trainer.num_training_batches == 1 else 1
         steps = steps_now(self.trainer, self.pause_at, inner)
@@ -230,10 +270,23 @@ class JointSelection(pl.LightningModule):
             for _ in range(steps):
                 loss = self._fill_autograd(batch, reduce)
                 optimizer.step(partial(_same, loss))
+                self._step_schedules()
+        self._log_loss(loss, batch_idx)
+        return None
+
+    def _log_loss(self, loss: Tensor, batch_idx: int) -> None:
         if self._loss_is_read(batch_idx):
             self.log("train/loss", loss)
             # Lightning would count batches: this puts the loss on the axis of the monitors.
             self.log("step", number_on(self.device, self.global_step))
+
+    def _step_schedules(self) -> None:
+        if self.trainer.lr_scheduler_configs:
+            step_schedules(self.trainer, "step", self.global_step)
+
+    def on_train_epoch_end(self) -> None:
+        if not self.automatic_optimization:
+            step_schedules(self.trainer, "epoch", self.current_epoch + 1)
 
     def _loss_is_read(self, batch_idx: int) -> bool:
         """Whether a logger writes now, a monitor evaluates, or an epoch or the run ends: logging two numbers takes 1 ms
@@ -244,7 +297,7 @@ class JointSelection(pl.LightningModule):
 
     def _train_exact(self, batch: Sequences, optimizer: LightningOptimizer, reduce: Reduce, steps: int) -> Tensor:
         raw = optimizer.optimizer
-        by_loss = getattr(raw, "gradient_scale", "log_loss") == "log_loss"
+        by_loss = _taking_log_loss(raw)
         hooked = self._steps_are_hooked()
         loss = torch.zeros((), device=self.device)
         # Outside autocast: the direction is exact in the dtype of the weights.
@@ -257,6 +310,7 @@ class JointSelection(pl.LightningModule):
                     optimizer._on_before_step()
                     raw.step()
                     optimizer._on_after_step()
+                self._step_schedules()
         return loss
 
     def _steps_are_hooked(self) -> bool:
@@ -266,17 +320,18 @@ class JointSelection(pl.LightningModule):
         # A gradient scaler (16-mixed on a GPU) would undo a scale that exact directions never had.
         return heard and getattr(self.trainer.precision_plugin, "scaler", None) is None
 
-    def _fill_exact(self, batch: Sequences, reduce: Reduce, by_loss: bool) -> Tensor:
+    def _fill_exact(self, batch: Sequences, reduce: Reduce, by_loss: Collection[str]) -> Tensor:
         assert isinstance(self.loss, MarginLoss)
         model = self.selector
         data = batch.with_queries(model.queries(batch))
         scores, token_values = model.scores_and_token_values(data)
         d = exact_directions(data, scores, model.head, self.loss, reduce, token_values)
         attention, head = d.attention, d.head
-        if by_loss:
-            # The correlation loss has no logarithm: its own gradient then.
-            log_loss = d.log_loss.nan_to_num(0.0)
+        # The correlation loss has no logarithm: its own gradient then.
+        log_loss = d.log_loss.nan_to_num(0.0) if by_loss else None
+        if "attention" in by_loss:
             attention = attention * (d.log_attention - log_loss).exp()
+        if "head" in by_loss:
             head = head * (d.log_head - log_loss).exp()
         if self.train_part != "head":
             model.set_attention_gradient(-attention)
@@ -286,12 +341,16 @@ class JointSelection(pl.LightningModule):
 
     def _fill_autograd(self, batch: Sequences, reduce: Reduce) -> Tensor:
         self.optimizers(use_pl_optimizer=False).zero_grad()  # type: ignore[union-attr]
-        size = reduce.sum(number_on(self.device, len(batch)))
-        output = self.selector(batch, "naive" if self.gradient == "naive" else "centred")
+        loss = self._autograd_loss(batch, reduce)
         # DDP averages gradients over ranks, so the sum over this rank's part is multiplied by their number.
-        loss = loss_per_sequence(self.loss, output.logits, batch.labels).sum() / size
         self.manual_backward(loss * self.trainer.world_size)
         return reduce.sum(loss.detach())
+
+    def _autograd_loss(self, batch: Sequences, reduce: Reduce) -> Tensor:
+        """This process's share of the mean loss of a batch."""
+        size = reduce.sum(number_on(self.device, len(batch)))
+        output = self.selector(batch, "naive" if self.gradient == "naive" else "centred")
+        return loss_per_sequence(self.loss, output.logits, batch.labels).sum() / size
 
     def sample_losses(self, batch: Sequences) -> Tensor:
         """l(Y_i f(X_i)) of each sequence, (n,): for a guard that names the one that broke."""
@@ -338,6 +397,16 @@ class JointSelection(pl.LightningModule):
         if batch.planted is not None:
             selection.update(select(output.scores, batch.mask), batch.planted)
             self.log(f"{stage}/selection/accuracy", selection, on_step=False, on_epoch=True)
+
+
+def _taking_log_loss(optimizer: Optimizer) -> set[str]:
+    """Names of the groups whose optimizer takes the gradient of log L, not only its direction."""
+    return {
+        str(group.get("name"))
+        for part in parts_of(optimizer)
+        if getattr(part, "gradient_scale", "log_loss") == "log_loss"
+        for group in part.param_groups
+    }
 
 
 def _same(loss: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from lightning_maxmargin.optim.base import MarginOptimizer
 from lightning_maxmargin.optim.factored import FactoredGD
 from lightning_maxmargin.optim.mirror import MirrorDescent
 from lightning_maxmargin.optim.normalized import NormalizedGD
+from lightning_maxmargin.optim.per_group import OptimizerPerGroup
 from lightning_maxmargin.optim.steepest import SignDescent, Signum, SpectralDescent
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "MarginOptimizer",
     "MirrorDescent",
     "NormalizedGD",
+    "OptimizerPerGroup",
     "SignDescent",
     "Signum",
     "SpectralDescent",

@@ -1,66 +1,60 @@
-"""The limit problem in the norm whose margin the optimizer maximises, where that is not the Euclidean one."""
+"""The norm of each part of a model: whose margin its optimizer maximises, and how long the part is in it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from lightning_maxmargin.core import Sequences, TokenSelector, without_copies
-from lightning_maxmargin.metrics import direction_gap, relative_margin, score_rows
-
-if TYPE_CHECKING:
-    from lightning_maxmargin.svm import Solution
+from lightning_maxmargin.core import TokenSelector
 
 
-class Geometry:
-    """The strict SVM of the selected tokens in another norm; solved again only when a selected token changes.
+class Norms(NamedTuple):
+    """Of attention and head, as ``solve_att_svm`` and ``solve_label_svm`` take them."""
 
-    Args:
-        data: all sequences, in float64 on the CPU.
-        norm: of the optimizer's ``margin_norm``: ``linf``, ``spectral``, ``nuclear``, a number, or a name that
-            ``register_norm`` knows.
-        warm: whether to start at the last answer.
-    """
+    attention: str | float = "l2"
+    head: str | float = "l2"
 
-    def __init__(self, data: Sequences, norm: str | float, warm: bool = True) -> None:
-        self.data, self.norm, self.warm = data, norm, warm
-        self._selected: Tensor | None = None
-        self._solution: Solution | None = None
+    @property
+    def is_euclidean(self) -> bool:
+        """Whether both are l2."""
+        return all(norm in ("l2", 2) for norm in self)
 
-    def applies(self, model: TokenSelector) -> bool:
-        """Whether this norm is one of this model's direction: a vector has no singular values."""
-        from lightning_maxmargin.svm.norms.registry import is_of_matrices
+    def of(self, model: TokenSelector) -> Norms:
+        """Those of this model's parts: a vector has no singular values, so that a norm of these is l2 there.
 
-        return not (is_of_matrices(self.norm) and model.direction.ndim == 1)
-
-    def values(self, model: TokenSelector, scores: Tensor, selected: Tensor) -> dict[str, float | str | None]:
-        """``svm/norm``, and margin and gap in it: ``relative_margin/norm``, ``direction_gap/norm``.
-
-        The gap is None where the optimum need not be unique (linf, spectral, nuclear): there the relative margin, 1
-        exactly at an optimum, is what tells.
+        Example:
+            >>> Norms("spectral", "linf").of(TokenSelector(3, parametrization="p"))
+            Norms(attention='l2', head='linf')
         """
-        from lightning_maxmargin.svm import norm_of, only, solve_att_svm
+        head = model.head if model.linear else model.direction[..., 0]
+        return Norms(_of(self.attention, model.direction), _of(self.head, head))
 
-        if not self.applies(model):
-            return {}
-        if self._selected is None or not torch.equal(selected, self._selected):
-            queries = model.queries(self.data)
-            warm = self._solution if self.warm else None
-            solved = solve_att_svm(
-                self.data.keys, selected, queries=queries, mask=self.data.mask, norm=self.norm, warm_start=warm
-            )
-            self._solution = only(solved)
-            self._selected = selected
-        solution, size = self._solution, norm_of(model.direction, self.norm)
-        assert solution is not None
-        found: dict[str, float | str | None] = {"svm/norm": str(self.norm)}
-        if solution.status != "certified" or size == 0:
-            return found
-        others = without_copies(self.data.keys, selected, self.data.mask)
-        least = float(score_rows(scores, selected, others).min())
-        found["relative_margin/norm"] = relative_margin(least / size, solution.margin)
-        if solution.unique:
-            found["direction_gap/norm"] = direction_gap(model.direction, solution.direction)
-        return found
+
+def _of(norm: str | float, x: Tensor) -> str | float:
+    from lightning_maxmargin.svm.norms.registry import is_of_matrices
+
+    return "l2" if norm == 2 or (x.ndim == 1 and is_of_matrices(norm)) else norm
+
+
+class Sizes(NamedTuple):
+    """||p|| or ||W||, and ||v|| or None of a nonlinear head, each in its own norm."""
+
+    attention: float
+    head: float | None
+
+    @classmethod
+    def of(cls, model: TokenSelector, norms: Norms) -> Sizes:
+        return cls(size_of(model.direction, norms.attention), size_of(model.head, norms.head) if model.linear else None)
+
+    @property
+    def ratio(self) -> float | None:
+        """rho = ||v|| / ||p||."""
+        return self.head / self.attention if self.head is not None and self.attention > 0 else None
+
+
+def size_of(x: Tensor, norm: str | float) -> float:
+    """||x|| in float64."""
+    from lightning_maxmargin.svm import norm_of
+
+    return float(x.norm()) if norm == "l2" else norm_of(x, norm)

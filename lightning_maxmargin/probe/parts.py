@@ -95,7 +95,7 @@ def _double(t: Tensor) -> Tensor:
 
 @dataclass
 class Tally:
-    """Of so many sequences: sums, and smallest numbers (inf where there is none).
+    """Of so many sequences: sums, smallest numbers (inf where there is none), and numbers of each.
 
     Example:
         >>> both = Tally.joined([Tally(2, {"mass": 1.5}, {"row": 0.1}), Tally(1, {"mass": 0.9}, {"row": -0.2})])
@@ -106,6 +106,7 @@ class Tally:
     count: int
     sums: dict[str, float] = field(default_factory=dict)
     least: dict[str, float] = field(default_factory=dict)
+    every: dict[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def joined(parts: Iterable[Tally]) -> Tally:
@@ -115,6 +116,7 @@ class Tally:
             sum(part.count for part in found),
             {name: sum(part.sums[name] for part in found) for name in found[0].sums},
             {name: min(part.least[name] for part in found) for name in found[0].least},
+            {name: torch.cat([part.every[name] for part in found]) for name in found[0].every},
         )
 
     def add(self, **numbers: Tensor) -> None:

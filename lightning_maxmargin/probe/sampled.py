@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_maxmargin.core import Sequences, TokenSelector
 from lightning_maxmargin.core.ranks import Ranks
+from lightning_maxmargin.probe.geometry import Norms
 from lightning_maxmargin.probe.own import OwnNumbers
 from lightning_maxmargin.probe.selector import Probe, Snapshot
 
@@ -30,8 +31,8 @@ class SampledProbe:
         data: all sequences.
         samples: how many are drawn; all where None.
         seed: of the draw.
-        train: as of :class:`Probe`, likewise ``norm`` and ``own``.
-        norm: see ``train``.
+        train: as of :class:`Probe`, likewise ``norms`` and ``own``.
+        norms: see ``train``.
         own: see ``train``.
         ranks: likewise: the processes that measure together.
 
@@ -40,12 +41,12 @@ class SampledProbe:
     """
 
     def __init__(
-        self, data: Sequences, samples: int | None, seed: int, train: str, norm: str | float, own: OwnNumbers | None,
+        self, data: Sequences, samples: int | None, seed: int, train: str, norms: Norms, own: OwnNumbers | None,
         ranks: Ranks | None = None,
     ) -> None:  # fmt: skip
         self.data, self.seed = data, seed
         self.rows = draw_rows(len(data), samples, seed)
-        self._settings = (train, norm, own, ranks)
+        self._settings = (train, norms, own, ranks)
         self._probe: Probe | None = None
 
     def measure(self, model: TokenSelector, everything: bool) -> Snapshot:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +30,7 @@ from lightning_maxmargin.metrics import (
 )
 from lightning_maxmargin.metrics.margin import label_rows
 from lightning_maxmargin.metrics.selection import selected_mass
-from lightning_maxmargin.probe.geometry import Geometry
+from lightning_maxmargin.probe.geometry import Norms, Sizes
 from lightning_maxmargin.probe.own import OwnNumbers
 from lightning_maxmargin.probe.parts import Parts, Tally
 
@@ -95,7 +96,8 @@ class Probe:
         data: all sequences.
         train: ``both``, ``attention`` (the head is given: the limit is the strict problem) or ``head`` (the attention
             is given: the label SVM is about the pooled inputs).
-        norm: whose margin the optimizer maximises; where it is not l2, the strict SVM is solved in it as well.
+        norms: whose margins the optimizers of attention and head maximise: all limit problems are stated in these, and
+            margins measured. Where the optimum of one need not be unique it has no direction gap.
         own: what the user measures besides.
         ranks: the processes that call :meth:`measure` together, with the same data; this one alone where None.
 
@@ -109,18 +111,18 @@ class Probe:
         self,
         data: Sequences,
         train: str = "both",
-        norm: str | float = "l2",
+        norms: Norms = Norms(),
         own: OwnNumbers | None = None,
         ranks: Ranks | None = None,
     ) -> None:
-        needs_all = norm not in ("l2", 2) or own is not None
+        needs_all = not norms.is_euclidean or own is not None
         self._parts = Parts(data, ranks, whole=needs_all)
         self.ranks = self._parts.ranks
         if needs_all and self.ranks.size > 1:
-            raise InputError(f"norm {norm!r} and numbers of your own need all sequences on one process: measure on one")
-        self.train, self._own = train, own
+            which = " and ".join(sorted({repr(norm) for norm in norms if norm not in ("l2", 2)})) or "'l2'"
+            raise InputError(f"norm {which} and numbers of your own need all sequences on one process: measure on one")
+        self.train, self._norms, self._own = train, norms, own
         self._small = data.keys.numel() <= SMALL_DATA_NUMBERS
-        self._geometry = None if norm in ("l2", 2) else Geometry(self._parts.data, norm, warm=not self._small)
         self._selected: Tensor | None = None
         # Selected tokens, and the tokens less copies of these.
         self._others: tuple[Tensor, Tensor] | None = None
@@ -149,19 +151,21 @@ class Probe:
 
         looks = self.ranks.gather(look)
         moved = any(changed for changed, _ in looks)
-        norm, head_norm = float(model.direction.norm()), float(model.head.norm()) if model.linear else None
-        rho = head_norm / norm if head_norm is not None and norm > 0 else None
-        self._solve(seen, moved, model, rho, threads)
-        gaps, nearest = self._gaps(model.direction)
-        tally = Tally.joined(self.ranks.gather(lambda: self._tally(model, seen, nearest)))
+        norms = self._norms.of(model)
+        sizes = Sizes.of(model, norms)
+        self._solve(seen, moved, model, norms, sizes.ratio, threads)
+        gaps = self._gaps(model.direction)
+        tally = Tally.joined(self.ranks.gather(lambda: self._tally(model, seen)))
         values: dict[str, Value] = dict.fromkeys(measured_by("selector"))
         values |= _selection(tally)
-        values |= {"norm/attention": norm, "norm/head": head_norm, "norm_ratio": rho}
-        values |= self._attention(norm, gaps, nearest, tally)
-        if head_norm is not None:
-            values |= self._label(model, head_norm, tally)
-        if self._geometry is not None and self.train != "head":
-            values |= self._geometry.values(model, seen.output.scores, seen.selected)
+        values |= {"norm/attention": float(model.direction.norm()), "norm_ratio": sizes.ratio}
+        values |= self._attention(sizes.attention, gaps, tally)
+        if sizes.head is not None:
+            values |= {"norm/head": float(model.head.norm()), **self._label(model, sizes.head, tally)}
+        if norms.attention != "l2" and self.train != "head":
+            values |= {"svm/norm": str(norms.attention), **_under_norm(values)}
+        if norms.head != "l2" and self._head is not None:
+            values["svm/head_norm"] = str(norms.head)
         if self._own is not None:
             values |= self._own.values(model, self._parts.data, seen.output, seen.selected)
         selected = torch.empty(self._parts.count, dtype=torch.int64)
@@ -230,23 +234,23 @@ class Probe:
             real = without_copies(keys, selected, block.mask)
         return torch.ones(block.keys.shape[:2], dtype=torch.bool) if real is None else real
 
-    def _tally(self, model: TokenSelector, seen: Seen, nearest: str | None) -> Tally:
+    def _tally(self, model: TokenSelector, seen: Seen) -> Tally:
         """What is summed and compared over all sequences."""
         output, alpha = seen.output, seen.selected
         tally = Tally(len(alpha))
         tally.add(mass=selected_mass(output.attention, alpha), entropy=entropy(output.attention))
         rows = score_rows(output.scores, alpha, seen.others)
         tally.lower(row=rows)
-        if nearest is not None:
-            rhs = self._solutions[nearest].rhs
-            asked = torch.ones_like(rows) if rhs is None else rhs[self._parts.rows]
-            tally.lower(
-                met=torch.where(asked > 0, rows / asked.clamp_min(1e-300), torch.inf),
-                broken=rows.where(asked <= 0, torch.zeros_like(rows)),
-            )
+        for limit, solution in self._solutions.items():
+            if solution.rhs is None:
+                continue  # each row asks for 1
+            asked = solution.rhs[self._parts.rows]
+            met = torch.where(asked > 0, rows / asked.clamp_min(1e-300), torch.inf)
+            broken = rows.where(asked <= 0, torch.zeros_like(rows))
+            tally.lower(**{f"met/{limit}": met, f"broken/{limit}": broken})
         if model.linear:
             logits = output.logits if self.train == "head" else model.logits(seen.chosen)
-            tally.lower(label=label_rows(logits.double(), self._parts.labels))
+            tally.every["label"] = label_rows(logits.double(), self._parts.labels)
         if self._parts.data.planted is not None:
             tally.add(planted=alpha == self._parts.data.planted.cpu())
         if seen.gamma is not None:
@@ -285,10 +289,12 @@ class Probe:
         alone = self.ranks.size == 1 and self._parts.in_memory
         return x if alone else DistributedShard(x, self._parts.index, self.ranks, unchanging=unchanging)
 
-    def _solve(self, seen: Seen, moved: bool, model: TokenSelector, rho: float | None, threads: int) -> None:
+    def _solve(
+        self, seen: Seen, moved: bool, model: TokenSelector, norms: Norms, rho: float | None, threads: int
+    ) -> None:
         self._selected = seen.selected
         if self.train == "head" and model.linear:
-            self._head = self._label_svm(seen, model)
+            self._head = self._label_svm(seen, model, norms)
             return
         joint = self.train == "both" and model.linear
         # One for all limits of an evaluation: nothing changes between them.
@@ -297,27 +303,31 @@ class Probe:
             self._solutions.pop("rate_coupled", None)
             # Processes ask one another in one order: there the two are solved in turn.
             threads = threads if self.ranks.size == 1 and not self._parts.in_memory else 1
-            label = partial(self._label_svm, seen, model) if joint else lambda: self._head
-            strict, self._head = beside(partial(self._strict, seen, keys), label, threads)
+            label = partial(self._label_svm, seen, model, norms) if joint else lambda: self._head
+            strict, self._head = beside(partial(self._strict, seen, norms, keys), label, threads)
             self._solutions["strict"] = _joined(strict, self._head, "strict")
         for limit in LIMITS[1:] if joint else ():
             if moved or limit == "rate_coupled":
-                self._solve_limit(limit, seen, rho, keys)
+                self._solve_limit(limit, seen, norms, rho, keys)
 
-    def _label_svm(self, seen: Seen, model: TokenSelector) -> Solution:
+    def _label_svm(self, seen: Seen, model: TokenSelector, norms: Norms) -> Solution:
         from lightning_maxmargin.svm import only, solve_label_svm
 
         # A few sequences may lack a class that the head has.
         classes = None if model.num_classes == 2 else model.num_classes
         warm = None if self._small else self._head
         values = self._shard(seen.chosen)
-        return only(solve_label_svm(values, self._parts.labels, num_classes=classes, warm_start=warm))
+        labels = self._parts.labels
+        return only(solve_label_svm(values, labels, num_classes=classes, norm=norms.head, warm_start=warm))
 
-    def _strict(self, seen: Seen, keys: Any) -> Solution:
+    def _strict(self, seen: Seen, norms: Norms, keys: Any) -> Solution:
         from lightning_maxmargin.svm import only, solve_att_svm
 
         warm = self._before("strict")
-        return only(solve_att_svm(keys, seen.selected, queries=seen.queries, mask=self._parts.mask, warm_start=warm))
+        found = solve_att_svm(
+            keys, seen.selected, queries=seen.queries, mask=self._parts.mask, norm=norms.attention, warm_start=warm
+        )
+        return only(found)
 
     def _before(self, limit: str) -> Solution | None:
         """Takes the attention of the last answer, to begin the next at."""
@@ -326,47 +336,65 @@ class Probe:
         before = self._solutions.pop(limit, None)
         return None if before is None or self._small else only(before.attention)
 
-    def _solve_limit(self, limit: str, seen: Seen, rho: float | None, keys: Any) -> None:
+    def _solve_limit(self, limit: str, seen: Seen, norms: Norms, rho: float | None, keys: Any) -> None:
         from lightning_maxmargin.svm import solve_joint_svm
 
         warm = self._before(limit)
         if self._head is not None and self._head.status == "certified" and (rho or limit == "relaxed"):
             self._solutions[limit] = solve_joint_svm(
                 keys, seen.chosen, self._parts.labels, seen.selected, limit=limit, norm_ratio=rho,
-                queries=seen.queries, mask=self._parts.mask, head=self._head, warm_start=warm,
+                norm=norms.attention, head_norm=norms.head, queries=seen.queries, mask=self._parts.mask, head=self._head, warm_start=warm,
             )  # fmt: skip
 
     # --- what is measured -------------------------------------------------------------------------------------
 
-    def _gaps(self, direction: Tensor) -> tuple[dict[str, float | None], str | None]:
-        """Direction gaps to the certified limits, and the name of the nearest: of equally near ones the first."""
+    def _gaps(self, direction: Tensor) -> dict[str, float]:
+        """Direction gaps to the certified limits that have one optimum only."""
         gaps = {
             limit: direction_gap(direction, solution.attention.direction)
             for limit, solution in self._solutions.items()
-            if solution.attention.status == "certified"
+            if solution.attention.status == "certified" and solution.attention.unique
         }
-        defined = {k: g for k, g in gaps.items() if g is not None}
-        if not defined:
-            return gaps, next(iter(self._solutions), None)
-        least = min(defined.values())
-        return gaps, next(k for k in LIMITS if k in defined and defined[k] <= least + TIE)
+        return {limit: gap for limit, gap in gaps.items() if gap is not None}
 
-    def _attention(
-        self, norm: float, gaps: dict[str, float | None], nearest: str | None, tally: Tally
-    ) -> dict[str, Value]:
+    def _relative_margins(self, norm: float, tally: Tally) -> dict[str, float]:
+        """By certified limit: the smallest row over its right-hand side per unit norm against the SVM's, or a negative
+        row whose right-hand side is 0."""
+        from lightning_maxmargin.svm import only
+
+        found: dict[str, float] = {}
+        for limit, solution in self._solutions.items():
+            met, broken = tally.least.get(f"met/{limit}", tally.least["row"]), tally.least.get(f"broken/{limit}", 0.0)
+            best = only(solution.attention)
+            if best.status == "certified" and norm > 0:
+                relative = relative_margin((min(met, broken) if broken < 0 else met) / norm, best.margin)
+                found |= {} if relative is None else {limit: relative}
+        return found
+
+    def _nearest(self, gaps: dict[str, float], margins: dict[str, float]) -> str | None:
+        """The limit that the attention is nearest to, of equally near ones the first; by the relative margins where no
+        limit has one optimum only."""
+        if gaps:
+            least = min(gaps.values())
+            return next(k for k in LIMITS if k in gaps and gaps[k] <= least + TIE)
+        if margins:
+            largest = max(margins.values())
+            return next(k for k in LIMITS if k in margins and margins[k] >= largest - TIE)
+        return next(iter(self._solutions), None)
+
+    def _attention(self, norm: float, gaps: dict[str, float], tally: Tally) -> dict[str, Value]:
         from lightning_maxmargin.svm import only
 
         values: dict[str, Value] = {"margin/attention": tally.least["row"] / norm if norm > 0 else 0.0}
         values |= {f"direction_gap/{limit}": gap for limit, gap in gaps.items()}
+        margins = self._relative_margins(norm, tally)
+        nearest = self._nearest(gaps, margins)
         if nearest is None:
             return values | {"status/attention": None, "svm/limit": None}
         best = only(self._solutions[nearest].attention)
-        # min row/b over rows with b > 0, per unit norm, against the SVM's; or a negative row where b = 0.
-        least = min(tally.least["met"], tally.least["broken"]) if tally.least["broken"] < 0 else tally.least["met"]
-        measured = best.status == "certified" and norm > 0
         return values | {
             "direction_gap/attention": gaps.get(nearest),
-            "relative_margin/attention": relative_margin(least / norm, best.margin) if measured else None,
+            "relative_margin/attention": margins.get(nearest),
             "status/attention": best.status.value,
             "svm/limit": nearest,
             "svm/duality_gap": best.gap,
@@ -375,13 +403,20 @@ class Probe:
         }
 
     def _label(self, model: TokenSelector, norm: float, tally: Tally) -> dict[str, Value]:
-        margin = tally.least["label"] / norm if norm > 0 else 0.0
-        values: dict[str, Value] = {"margin/head": margin, "status/head": None}
+        rows = tally.every["label"] / norm if norm > 0 else torch.zeros_like(tally.every["label"])
+        margin = float(rows.min())
+        values: dict[str, Value] = {
+            "margin/head": margin,
+            "margin/head_tenth": float(np.quantile(rows.numpy(), 0.1)),
+            "margin/head_met": float((rows > 0).double().mean()),
+            "status/head": None,
+        }
         if self._head is None:
             return values
         values["status/head"] = self._head.status.value
         if self._head.status == "certified":
-            values["direction_gap/head"] = direction_gap(model.head, self._head.direction)
+            if self._head.unique:
+                values["direction_gap/head"] = direction_gap(model.head, self._head.direction)
             values["relative_margin/head"] = relative_margin(margin, self._head.margin)
         return values
 
@@ -390,6 +425,11 @@ def _joined(attention: Solution, head: Solution | None, limit: str) -> JointSolu
     from lightning_maxmargin.svm import JointSolution
 
     return JointSolution(attention, head or attention, limit=limit)
+
+
+def _under_norm(values: dict[str, Value]) -> dict[str, Value]:
+    """The attention's numbers in its norm, under the names that tell that it is not l2."""
+    return {f"{key}/norm": values[f"{key}/attention"] for key in ("relative_margin", "direction_gap")}
 
 
 def _selection(tally: Tally) -> dict[str, Value]:

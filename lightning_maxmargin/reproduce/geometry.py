@@ -56,10 +56,10 @@ class DecayingState(EnsembleState):
     def __init__(self, drawn: Problems, optimizer: str, lr: float, decay: float = 0.0) -> None:
         rule = OPTIMIZERS[optimizer][2]
         super().__init__(drawn.batch(), head=drawn.heads.T, train="attention", attention_lr=lr, update=rule)
-        self.first, self.decay = self.attention_lr, decay
+        self.decay = decay
 
     def move(self, g: InstanceDirections) -> None:
-        self.attention_lr = self.first / (1 + self.steps / 10) ** self.decay
+        self.rate_scale = (1 + self.steps / 10) ** -self.decay
         super().move(g)
 
 

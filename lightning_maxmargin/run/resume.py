@@ -173,7 +173,8 @@ def refuse_other_optimizer(path: str, model: Any, content: Mapping[str, Any]) ->
     states = content.get("optimizer_states") or []
     if not states or not hasattr(model, "make_optimizer"):
         return
-    made = model.make_optimizer([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1.0}])
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1, 1))], "name": x, "lr": 1.0} for x in ("attention", "head")]
+    made = model.make_optimizer(groups)
     own, kept = dict(made.param_groups[0]), dict(states[0]["param_groups"][0])
     names = content.get("optimizers") or []
     name = optimizer_name(made)

@@ -88,40 +88,51 @@ def solve_label_svm(
     labels: Tensor,
     *,
     num_classes: int | None = None,
+    norm: Norm = "l2",
     warm_start: Solution | BatchSolution | None = None,
 ) -> Solution | BatchSolution:
     r"""Label SVM without intercept: ``argmin ||v|| s.t. y_i v'x_i >= 1``, or Crammer-Singer for class indices.
+
+    What a head converges to in direction; each optimizer has its norm, as in :func:`solve_att_svm`, of which this is
+    the problem with keys ``[y_i x_i, 0]``.
 
     Args:
         values: (n, d), or a ``DistributedShard`` of this process's.
         labels: (n,) in {-1, 1} (binary), otherwise class indices 0..K-1 ({0, 1} are two classes).
             With a leading axis (B, n, d) and (B, n) B problems are solved at once and a BatchSolution returned.
         num_classes: K, default the largest label + 1.
+        norm: "l2" (Frobenius for V), "linf", a number p in (1, inf), and for classes "spectral" or "nuclear".
+        warm_start: an earlier Solution, which never changes the answer.
     Returns: Solution with direction (d,) and dual (n,), or (K, d) and (n, K).
-    Raises: InputError on other labels, shapes that disagree, NaN or Inf.
+    Raises: InputError on other labels, shapes that disagree, NaN or Inf, an unknown norm.
 
     Example:
         >>> solve_label_svm(torch.tensor([[0.0, 2.0], [0.0, -1.0]]), torch.tensor([1, -1])).direction.tolist()
         [0.0, 1.0]
+        >>> solve_label_svm(torch.tensor([[2.0, 1.0]]), torch.tensor([1]), norm="linf").margin  # at (1/3, 1/3)
+        3.0
     """
+    norm = check_norm(norm, matrix=True)  # of a binary head once its labels are known
     if isinstance(values, DistributedShard):
-        return labels_of_ranks(values, labels, num_classes, solve_label_svm)
+        return labels_of_ranks(values, labels, num_classes, norm, solve_label_svm)
     if np.ndim(values) == 3 and np.ndim(labels) == 2:
 
         def one(b: int) -> Solution:
             warm = warm_start[b] if isinstance(warm_start, BatchSolution) and b < len(warm_start) else None
-            return _label_svm(values[b], labels[b], num_classes, warm)
+            return _label_svm(values[b], labels[b], num_classes, norm, warm)
 
-        return label_batch(values, labels, num_classes, one)
-    return _label_svm(values, labels, num_classes, warm_start if isinstance(warm_start, Solution) else None)
+        # The batch knows the Euclidean geometry; other norms go one by one.
+        return label_batch(values, labels, num_classes, norm != "l2", one)
+    return _label_svm(values, labels, num_classes, norm, warm_start if isinstance(warm_start, Solution) else None)
 
 
-def _label_svm(values: Tensor, labels: Tensor, num_classes: int | None, warm: Solution | None) -> Solution:
+def _label_svm(values: Tensor, labels: Tensor, num_classes: int | None, norm: Norm, warm: Solution | None) -> Solution:
     n = len(check_values(values))
     _, classes = check_labels(labels, n, num_classes)
+    norm = check_norm(norm, classes is not None)
     if classes is not None:
-        return solve_problem(RowProblem.multiclass(values, labels, classes), warm, "separates the classes")
-    solution = solve_problem(RowProblem.binary(values, labels), _as_pairs(warm), "separates the labels")
+        return solve_problem(RowProblem.multiclass(values, labels, classes), warm, "separates the classes", norm)
+    solution = solve_problem(RowProblem.binary(values, labels), _as_pairs(warm), "separates the labels", norm)
     return replace(solution, dual=solution.dual[:, 1].clone(), support=solution.support[:, 0].clone())
 
 

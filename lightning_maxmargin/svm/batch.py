@@ -69,13 +69,15 @@ def solve_batch(
 
 
 def label_batch(
-    values: Tensor, labels: Tensor, num_classes: int | None, one: Callable[[int], Solution]
+    values: Tensor, labels: Tensor, num_classes: int | None, singly: bool, one: Callable[[int], Solution]
 ) -> BatchSolution:
-    """B label problems, stacked: values (B, n, d), labels (B, n); ``one`` solves an instance alone, as classes need."""
+    """B label problems, stacked: values (B, n, d), labels (B, n); ``one`` solves an instance alone, as classes need and
+    as is asked by ``singly``."""
     x, y = to_array(values, "values"), to_array(labels, "labels")
     B, n, d = x.shape
     if (
-        num_classes is not None
+        singly
+        or num_classes is not None
         or y.shape != (B, n)
         or x.size == 0
         or not np.isin(y, (-1, 1)).all()

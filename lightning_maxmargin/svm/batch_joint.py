@@ -50,7 +50,8 @@ def _rate_coupled(batch: BatchInput, spare: Array, defined: Mask) -> tuple[Batch
         nonlocal solution
         found = _solve(batch, right, at, (solution.direction.numpy()[at], solution.dual.numpy()[at]))
         solution, rhs[at] = solution.with_part(at, found), right
-        return found.direction.flatten(1).norm(dim=1).numpy(), found.dual.sum(2).numpy(), found.certified.numpy()
+        norms = found.direction.flatten(1).norm(dim=1)
+        return norms.numpy(), (found.dual.sum(2) / norms[:, None]).numpy(), found.certified.numpy()
 
     off = unit_norm_root(spare, solution.margin.numpy(), going, solve)
     solution.violation[:] = torch.maximum(solution.violation, torch.from_numpy(np.where(defined, off, 0.0)))

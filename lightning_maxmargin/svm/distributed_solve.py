@@ -56,8 +56,7 @@ def attention_of_ranks(
     def lead(ask: Ask) -> Any:
         if shard.is_small(layout):
             return _packed(only(whole(**_pieces(layout, ask("piece")), norm=norm)))
-        if norm != "l2":
-            raise InputError(f"norm {norm!r} needs the keys on one rank: pass one tensor, or use 'l2'")
+        _refuse_other_norms(norm)
         rows = AskedRows(ask)
         first = _asked(part.working, layout, np.ones(layout.n)) if layout.known and rhs is None else None
         solution, part.working = solve_shards_from(lambda: [rows], layout.grid, GOAL, first)
@@ -67,17 +66,26 @@ def attention_of_ranks(
 
 
 def labels_of_ranks(
-    shard: DistributedShard, labels: Tensor, num_classes: int | None, whole: Callable[..., Solution | BatchSolution]
+    shard: DistributedShard,
+    labels: Tensor,
+    num_classes: int | None,
+    norm: Norm,
+    whole: Callable[..., Solution | BatchSolution],
 ) -> Solution:
     """``solve_label_svm`` of the samples of all processes; ``whole`` solves a small one in one piece."""
-    layout = Layout.agreed(
-        shard.ranks, lambda: _label_facts("solve_label_svm", shard.keys, shard.index, labels, num_classes)
-    )
+
+    def describe() -> Facts:
+        facts = _label_facts("solve_label_svm", shard.keys, shard.index, labels, num_classes)
+        facts.alike["the norm is"] = norm
+        return facts
+
+    layout = Layout.agreed(shard.ranks, describe)
     part = LabelPart(shard.keys, labels, layout.classes, layout.sequences())
 
     def lead(ask: Ask) -> Any:
         if shard.is_small(layout):
-            return _packed(only(whole(**_pieces(layout, ask("piece")), num_classes=layout.classes)))
+            return _packed(only(whole(**_pieces(layout, ask("piece")), num_classes=layout.classes, norm=norm)))
+        _refuse_other_norms(norm)
         return _packed(_label_svm(layout, AskedRows(ask)))
 
     return _unpacked(shard.ranks.led(lead, lambda name, *args: getattr(part, name)(*args)))
@@ -90,6 +98,7 @@ def joint_of_ranks(
     selected: Tensor,
     *,
     limit: str,
+    norms: tuple[Norm, Norm | None],
     check_limit: Callable[[], float],
     queries: Tensor | None,
     mask: Tensor | None,
@@ -109,6 +118,7 @@ def joint_of_ranks(
         x = selected_values(values, alpha, T) if m else np.zeros((0, int(np.shape(values)[-1])))
         told = _label_facts("solve_joint_svm", x, shard.index, labels, None)
         more = {"limit is": limit, "norm_ratio is": rho, "head is": "given" if head is not None else "left out"}
+        more |= {"the norms are": norms}
         return replace(told, **{k: getattr(facts, k) for k in ("count", "tokens", "numbers", "shape", "known")},
                        alike={**facts.alike, **told.alike, **more})  # fmt: skip
 
@@ -126,6 +136,8 @@ def joint_of_ranks(
             pieces.pop("rhs")
             attention, found, rhs = whole(**pieces, head=head)
             return _packed(attention), _packed(found), rhs
+        for norm in norms:
+            _refuse_other_norms(norm)
         attention, found, b, live = _joint(layout, ask, limit, rho, head, rows)
         return _packed(attention), _packed(found), None if live is None else (b, np.packbits(live))
 
@@ -134,6 +146,11 @@ def joint_of_ranks(
         live = np.unpackbits(rhs[1], count=layout.n * layout.tokens).reshape(layout.grid)
         rhs = torch.from_numpy(live * rhs[0][:, None])
     return _unpacked(attention), _unpacked(found), rhs
+
+
+def _refuse_other_norms(norm: Norm | None) -> None:
+    if norm not in ("l2", None):
+        raise InputError(f"norm {norm!r} needs the keys on one rank: pass one tensor, or use 'l2'")
 
 
 # --- what the first process does ---------------------------------------------------------------------------------

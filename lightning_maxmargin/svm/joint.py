@@ -18,6 +18,7 @@ from lightning_maxmargin.svm.distributed import DistributedShard
 from lightning_maxmargin.svm.distributed_solve import joint_of_ranks
 from lightning_maxmargin.svm.doubles import to_array
 from lightning_maxmargin.svm.limits import relaxed_rhs, spare_margins
+from lightning_maxmargin.svm.norms.registry import Norm, check_norm, is_of_matrices
 from lightning_maxmargin.svm.one_joint import margins_of, rate_coupled, selected_values
 from lightning_maxmargin.svm.rows import Array, RowProblem
 from lightning_maxmargin.svm.solution import BatchSolution, Solution, only, stack, undefined
@@ -48,6 +49,8 @@ def solve_joint_svm(
     *,
     limit: str = "strict",
     norm_ratio: float | Tensor | None = None,
+    norm: Norm = "l2",
+    head_norm: Norm | None = None,
     queries: Tensor | None = None,
     mask: Tensor | None = None,
     warm_start: JointSolution | Solution | BatchSolution | None = None,
@@ -59,6 +62,8 @@ def solve_joint_svm(
     (V_y - V_k)'x/||V||) and Gamma = min Gamma_i, attention meets ``p'Delta_it >= b_i`` with smallest norm:
     strict b = 1; relaxed b = 1 for support inputs (Gamma_i = Gamma), 0 for others; rate_coupled maximises
     ``min_it p'Delta_it + rho (Gamma_i - Gamma)`` over ||p|| <= 1, p'Delta_it >= 0, with rho = ||v||/||p|| held.
+    Every norm is that of its part: mirror descent of potential ``||.||_p^p / p`` for both ends at lp in all of these
+    (measured; proved for the attention alone, arXiv 2410.14581), an optimizer of W beside another of v at two norms.
 
     Args:
         keys, values: (n, T, d) and (n, T, dv), values also (n, dv) if already selected. labels, selected: (n,).
@@ -66,6 +71,9 @@ def solve_joint_svm(
             processes: a ``DistributedShard`` of this one's keys, with the other arguments of this one's.
         limit: "strict" | "relaxed" | "rate_coupled". queries: (n, dq).
         norm_ratio: rho > 0, for rate_coupled; (B,) with a leading axis where the instances differ.
+        norm: of the attention, as in ``solve_att_svm``. head_norm: of the head, as in ``solve_label_svm``; ``norm``
+            where None, or "l2" for a binary head where that is one of matrices: of one row all of these are alike. The
+            Gamma_i of a norm whose optimum need not be unique ("linf") are those of the head that was found.
         mask: (n, T). warm_start: an earlier JointSolution or attention Solution. head: the label SVM, if known.
     Returns: JointSolution; the attention direction is scaled so that the largest right-hand side is 1. Without a
         separating head only strict is defined: the others return attention "unverified", zeros, and say so.
@@ -77,15 +85,17 @@ def solve_joint_svm(
         >>> joint.attention.status, round(joint.attention.margin, 9), joint.head.support.tolist()
         ('certified', 1.0, [0, 1])
     """
+    norm = check_norm(norm, queries is not None)
+    head_norm = None if head_norm is None else check_norm(head_norm, matrix=True)
     if isinstance(keys, DistributedShard):
-        return _of_ranks(keys, values, labels, selected, limit, norm_ratio, queries, mask, head)
+        return _of_ranks(keys, values, labels, selected, limit, norm_ratio, (norm, head_norm), queries, mask, head)
     is_batch = np.ndim(keys) == 4
     rho = _check_limit(limit, norm_ratio, len(keys) if is_batch else None)
     if is_batch:
-        return _batch(keys, values, labels, selected, limit, rho, queries, mask, warm_start, head)
+        return _batch(keys, values, labels, selected, limit, rho, (norm, head_norm), queries, mask, warm_start, head)
     problem = RowProblem.attention(keys, selected, queries, mask)
     x = selected_values(to_array(values, "values"), problem.selected, problem.live.shape[1])
-    head = only(solve_label_svm(torch.from_numpy(x), labels) if head is None else head)
+    head = only(_head(torch.from_numpy(x), labels, norm, head_norm) if head is None else head)
     warm = warm_start.attention if isinstance(warm_start, JointSolution) else warm_start
     warm = None if warm is None else only(warm)
     if limit != "strict":
@@ -94,11 +104,19 @@ def solve_joint_svm(
             nothing = undefined(problem.shape, problem.live.shape, limit, head.status, problem.merged)
             return JointSolution(nothing, head, limit, norm_ratio)
         if limit == "rate_coupled":
-            attention, problem = _rate_coupled(problem, float(rho) * spare_margins(margins[None])[0], warm)
+            attention, problem = _rate_coupled(problem, float(rho) * spare_margins(margins[None])[0], warm, norm)
             return JointSolution(attention, head, limit, norm_ratio, torch.from_numpy(problem.rhs))
         problem = problem.with_rhs(np.broadcast_to(relaxed_rhs(margins[None])[0][:, None], problem.live.shape))
-    attention = solve_problem(problem, warm, GOAL)
+    attention = solve_problem(problem, warm, GOAL, norm)
     return JointSolution(attention, head, limit, norm_ratio, torch.from_numpy(problem.rhs))
+
+
+def _head(x: Tensor, labels: Tensor, norm: Norm, head_norm: Norm | None) -> Solution | BatchSolution:
+    """The label SVM in its norm; of x (n, d), or of B instances."""
+    if head_norm is None:
+        binary = bool(np.isin(to_array(labels, "labels"), (-1, 1)).all())
+        head_norm = "l2" if binary and is_of_matrices(norm) else norm
+    return solve_label_svm(x, labels, norm=head_norm)
 
 
 def _of_ranks(
@@ -108,6 +126,7 @@ def _of_ranks(
     selected: Tensor,
     limit: str,
     norm_ratio: float | Tensor | None,
+    norms: tuple[Norm, Norm | None],
     queries: Tensor | None,
     mask: Tensor | None,
     head: Solution | BatchSolution | None,
@@ -115,11 +134,11 @@ def _of_ranks(
     """One problem, whose sequences lie on several processes."""
 
     def whole(**problem: Any) -> tuple[Solution, Solution, Tensor | None]:
-        joint = solve_joint_svm(**problem, limit=limit, norm_ratio=norm_ratio)
+        joint = solve_joint_svm(**problem, limit=limit, norm_ratio=norm_ratio, norm=norms[0], head_norm=norms[1])
         return only(joint.attention), only(joint.head), joint.rhs
 
     attention, head, rhs = joint_of_ranks(
-        shard, values, labels, selected, limit=limit, check_limit=lambda: float(_check_limit(limit, norm_ratio, None)),
+        shard, values, labels, selected, limit=limit, norms=norms, check_limit=lambda: float(_check_limit(limit, norm_ratio, None)),
         queries=queries, mask=mask, head=None if head is None else only(head), whole=whole,
     )  # fmt: skip
     return JointSolution(attention, head, limit, norm_ratio, rhs)
@@ -132,12 +151,13 @@ def _batch(
     selected: Tensor,
     limit: str,
     rho: Array,
+    norms: tuple[Norm, Norm | None],
     queries: Tensor | None,
     mask: Tensor | None,
     warm: JointSolution | Solution | BatchSolution | None,
     head: Solution | BatchSolution | None,
 ) -> JointSolution:
-    """B instances: all at once for binary labels, one by one for classes."""
+    """B instances: all at once for binary labels in l2, one by one for classes and in other norms."""
     batch = check_batch(keys, selected, queries, mask, None)
     B, n, T, _ = batch.keys.shape
     x, y = to_array(values, "values"), to_array(labels, "labels")
@@ -147,7 +167,8 @@ def _batch(
         )
     if x.ndim == 4:
         x = np.take_along_axis(x, batch.selected[:, :, None, None], axis=2)[:, :, 0]
-    heads = solve_label_svm(torch.from_numpy(x), labels) if head is None else head
+    norm, head_norm = norms
+    heads = _head(torch.from_numpy(x), labels, norm, head_norm) if head is None else head
     if not isinstance(heads, BatchSolution):
         raise InputError(f"head is of one problem and keys hold {B}: pass the BatchSolution of their label SVMs")
     norm_ratio = torch.from_numpy(rho) if limit == "rate_coupled" else None
@@ -161,6 +182,8 @@ def _batch(
             selected[b],
             limit=limit,
             norm_ratio=float(rho[b]) if limit == "rate_coupled" else None,
+            norm=norm,
+            head_norm=head_norm,
             queries=z,
             mask=m,
             head=heads[b],
@@ -168,10 +191,10 @@ def _batch(
 
     if limit == "strict":
         old = warm.attention if isinstance(warm, JointSolution) else warm
-        attention = solve_att_svm(keys, selected, queries=queries, mask=mask, warm_start=old)
+        attention = solve_att_svm(keys, selected, queries=queries, mask=mask, norm=norm, warm_start=old)
         rows = batch.rows(slice(None))
         return JointSolution(attention, heads, limit, norm_ratio, torch.from_numpy(rows.spread(rows.rhs)))
-    if heads.direction.ndim == 3:
+    if heads.direction.ndim == 3 or norm != "l2" or heads.norm != "l2":
         parts = [alone(b) for b in range(B)]
         rhs = torch.stack([torch.zeros(n, T, dtype=torch.float64) if p.rhs is None else p.rhs for p in parts])
         return JointSolution(stack([only(p.attention) for p in parts]), heads, limit, norm_ratio, rhs)
@@ -197,14 +220,14 @@ def _check_limit(limit: str, norm_ratio: float | Tensor | None, count: int | Non
     return np.broadcast_to(rho, shape).copy()
 
 
-def _rate_coupled(problem: RowProblem, spare: Array, warm: Solution | None) -> tuple[Solution, RowProblem]:
+def _rate_coupled(problem: RowProblem, spare: Array, warm: Solution | None, norm: Norm) -> tuple[Solution, RowProblem]:
     """The Solution and its rows; spare (n,)."""
-    last = solve_problem(problem, warm, GOAL)
+    last = solve_problem(problem, warm, GOAL, norm)
 
     def solve(rhs: Array) -> Solution:
         nonlocal problem, last
         problem = problem.with_rhs(np.broadcast_to(rhs[:, None], problem.live.shape))
-        last = solve_problem(problem, last, GOAL)
+        last = solve_problem(problem, last, GOAL, norm)
         return last
 
     return rate_coupled(last, spare, solve), problem

@@ -15,7 +15,7 @@ from lightning_maxmargin.svm.rows import Array, Index
 
 Mask = npt.NDArray[np.bool_]
 MAX_NEWTON = 60
-#: Of right-hand sides (b, n) for instances (b,): ||p|| (b,), multipliers of each sequence (b, n), certified (b,).
+#: Of right-hand sides (b, n) for instances (b,): ||p|| (b,), its slope in each sequence's (b, n), certified (b,).
 Solve = Callable[[Array, Index], tuple[Array, Array, Mask]]
 
 
@@ -45,8 +45,10 @@ def relaxed_rhs(margins: Array) -> Array:
 def unit_norm_root(spare: Array, tau: Array, going: Mask, solve: Solve) -> Array:
     r"""p(tau) / tau at the root of ||p(tau)|| = 1, p(tau) the solution for b_it = max(0, tau - spare_i).
 
-    ||p(tau)|| is convex and increasing with derivative sum(lam over b > 0)/||p|| (envelope theorem), so Newton from
-    the right decreases to the root. The bracket guards the steps; the QPs are stated with largest b = 1.
+    ||p(tau)|| in any norm is convex and increasing, and its slope in b_it is a multiplier: lam_it/||p|| of the
+    Euclidean problem, whose objective is half a square, and the dual solution of dual norm 1 of others (envelope
+    theorem). So Newton from the right decreases to the root. The bracket guards the steps; the problems are stated with
+    largest b = 1, which leaves the slopes what they are.
 
     Args: spare (B, n) = rho (Gamma_i - Gamma), tau (B,) to start from, going (B,) for whom there is a root; solve is
         called with the right-hand sides of those who are still on the way, last with those at the root.
@@ -59,13 +61,13 @@ def unit_norm_root(spare: Array, tau: Array, going: Mask, solve: Solve) -> Array
         if len(at) == 0:
             break
         t, own = tau[at], spare[at]
-        norms, multipliers, certified = solve(np.where(own == 0, 1.0, np.maximum(0.0, 1 - own / t[:, None])), at)
+        norms, slopes, certified = solve(np.where(own == 0, 1.0, np.maximum(0.0, 1 - own / t[:, None])), at)
         length = t * norms
         off[at] = np.abs(length - 1)
         low[at], high[at] = np.where(length < 1, t, low[at]), np.where(length < 1, high[at], t)
-        weight = (multipliers * (own < t[:, None])).sum(1)
+        slope = (slopes * (own < t[:, None])).sum(1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            step = t - (length - 1) * length / (t * weight)
+            step = t - (length - 1) / slope
         middle = np.where(np.isfinite(high[at]), 0.5 * (low[at] + high[at]), 2 * t)
         step = np.where((step > low[at]) & (step < high[at]), step, middle)
         going[at] = certified & (off[at] > 0.1 * TOLERANCES.unit) & (step != t)

@@ -15,6 +15,7 @@ from lightning_maxmargin.svm.certificate import TOLERANCES
 from lightning_maxmargin.svm.checks import check_labels, check_values
 from lightning_maxmargin.svm.doubles import to_array
 from lightning_maxmargin.svm.limits import Mask, label_margins, unit_norm_root
+from lightning_maxmargin.svm.norms.names import norm_of
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution, withdrawn
 
@@ -30,7 +31,7 @@ def selected_values(values: Any, selected: Index, tokens: int) -> Array:
 
 
 def margins_of(head: Solution, x: Array, labels: Tensor) -> Array | None:
-    """Gamma_i (n,), or None where the head does not separate."""
+    """Gamma_i (n,) over ||v|| in the norm of the head, or None where it does not separate."""
     v = to_array(head.direction, "head")
     if head.infeasible or not v.any():
         return None
@@ -39,10 +40,11 @@ def margins_of(head: Solution, x: Array, labels: Tensor) -> Array | None:
         raise InputError(f"head of shape {list(v.shape)} does not fit labels or values: solve it on the same data")
     if classes is None:
         margins, separates = label_margins(v[None], x[None], y[None])
-        return margins[0] if separates[0] else None
+        # Of unit length in the head's own norm.
+        return margins[0] * (norm_of(v, "l2") / norm_of(v, head.norm)) if separates[0] else None
     # Over its largest entry, whose square would under- or overflow where values are extreme.
     v = v / np.abs(v).max()
-    margins = RowProblem.multiclass(torch.from_numpy(x), labels, classes).margins(v).min(1) / np.linalg.norm(v)
+    margins = RowProblem.multiclass(torch.from_numpy(x), labels, classes).margins(v).min(1) / norm_of(v, head.norm)
     return margins if margins.min() > 0 else None
 
 
@@ -59,8 +61,10 @@ def rate_coupled(
     def step(rhs: Array, _: Index) -> tuple[Array, Array, Mask]:
         nonlocal solution
         solution = solve(rhs[0])
-        norm, multipliers = solution.direction.norm().numpy()[None], solution.dual.sum(1).numpy()[None]
-        return norm, multipliers, np.array([solution.certified])
+        length, slopes = norm_of(solution.direction, solution.norm), solution.dual.sum(1).numpy()
+        if solution.norm == "l2" and length > 0:
+            slopes = slopes / length
+        return np.array([length]), slopes[None], np.array([solution.certified])
 
     going = np.array([solution.certified and bool(solution.direction.any())])
     off = float(unit_norm_root(spare[None], np.array([start or solution.margin]), going, step)[0])

@@ -24,6 +24,7 @@ from lightning_maxmargin.core import Sequences
 from lightning_maxmargin.data import PaperData, RandomData
 from lightning_maxmargin.data.base import SequenceData
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.probe.geometry import Norms
 from lightning_maxmargin.probe.sampled import SampledProbe, draw_rows
 from lightning_maxmargin.probe.selector import Probe
 from lightning_maxmargin.schedule import affordable
@@ -197,11 +198,11 @@ def test_the_background_finds_the_numbers_of_the_foreground(make: Any) -> None:
 def test_the_default_dtype_of_the_training_thread_changes_no_number(dtype: torch.dtype) -> None:
     """Lightning sets it around every step in true precisions, for all threads."""
     data, model = RandomData(n=40, T=5).sequences("train"), JointSelection(dim=32, attention_init="normal").selector
-    expected = SampledProbe(data, 20, 0, "both", "l2", None).measure(model, False).values
+    expected = SampledProbe(data, 20, 0, "both", Norms(), None).measure(model, False).values
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        found = SampledProbe(data, 20, 0, "both", "l2", None).measure(model, False).values
+        found = SampledProbe(data, 20, 0, "both", Norms(), None).measure(model, False).values
     finally:
         torch.set_default_dtype(before)
     assert found == expected

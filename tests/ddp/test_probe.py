@@ -11,6 +11,7 @@ import torch
 from lightning_maxmargin.core import Sequences, TokenSelector
 from lightning_maxmargin.core.ranks import Ranks
 from lightning_maxmargin.probe import parts
+from lightning_maxmargin.probe.geometry import Norms
 from lightning_maxmargin.probe.selector import Probe, Snapshot
 from tests.ddp.ranks import on_ranks
 
@@ -135,6 +136,6 @@ def test_an_error_of_one_reaches_all(tmp_path: Path) -> None:
 
 def test_what_needs_all_sequences_is_refused(tmp_path: Path) -> None:
     case = Case("p", 5, tmp_path)
-    found = on_ranks(2, tmp_path, lambda rank: Probe(case.data, norm="linf", ranks=Ranks()))
+    found = on_ranks(2, tmp_path, lambda rank: Probe(case.data, norms=Norms("linf"), ranks=Ranks()))
     assert found[0] == found[1]
     assert found[0].startswith("InputError: norm 'linf' and numbers of your own need all sequences on one process")
