@@ -87,8 +87,8 @@ _TABLE = (
     _margin("median", "of an attention head: the same for the median sample; above 1 where that one is easier than the "
             "hardest", "head"),
     _margin("head", "margin of the head over the SVM's; 1 is optimal"),
-    _text("svm/norm", "the norm whose margin the attention's optimizer maximises, in which its SVMs are solved, where it "
-          "is not l2: linf of sign descent, spectral, a number p of mirror descent", "selector"),
+    _text("svm/norm", "the norm whose margin the attention's optimizer maximises, in which its SVMs are solved, where "
+          "it is not l2: linf of sign descent, spectral, a number p of mirror descent", "selector"),
     _text("svm/head_norm", "likewise that of the head", "selector"),
     _margin("norm", "that of the attention, where its norm is not l2"),
     _gap("norm", "likewise its direction gap, where the optimum in that norm is unique"),

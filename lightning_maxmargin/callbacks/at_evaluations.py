@@ -102,7 +102,7 @@ def stopped_early(trainer: pl.Trainer) -> str:
         if isinstance(reason, str) and reason:
             of = f" of {trainer.max_steps:,}" if trainer.max_steps >= 0 else ""
             reason = reason.removesuffix(" Signaling Trainer to stop.")
-            return f"Stopped early at step {trainer.global_step:,}{of}: {reason}"
+            return f"Stopped early at step {trainer.global_step:,}{of}: {reason.rstrip('.')}."
     return ""
 
 

@@ -207,7 +207,7 @@ def norms_of(optimizers: Sequence[Any]) -> Norms:
     from lightning_maxmargin.svm.norms.registry import check_norm
 
     found: dict[str, str | float] = {}
-    for optimizer in (part for optimizer in optimizers for part in parts_of(optimizer)):
+    for optimizer in (part for given in optimizers for part in parts_of(given)):
         try:
             norm = check_norm(getattr(optimizer, "margin_norm", TORCH_NORMS.get(type(optimizer), "l2")), matrix=True)
         except InputError as error:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-from pytorch_lightning.cli import LRSchedulerCallable
 import torch
+from pytorch_lightning.cli import LRSchedulerCallable
 from torch import Tensor
 from torch.optim import Optimizer
 

@@ -57,7 +57,8 @@ class JointSelection(pl.LightningModule):
             how it stalls). None takes ``exact`` where head and optimizer allow it, else ``centred``.
         optimizer: makes the optimizer from parameter groups; any torch optimizer will do.
         head_optimizer: makes that of the head, where it is another: Muon for W takes no vector.
-        lr_scheduler: makes a schedule of all rates, which is stepped after every optimisation step.
+        lr_scheduler: makes a schedule of all rates, which is stepped after every optimisation step;
+            a ReduceLROnPlateau, which looks at what was logged, after Lightning's epochs.
         attention_lr: learning rate of p, W or K and Q; the optimizer's own where None.
         head_lr: learning rate of v or V, likewise; the two rates steer rho = ||v|| / ||p||.
         train: ``both``, ``attention`` (the head stays as it starts) or ``head``.
@@ -216,7 +217,11 @@ class JointSelection(pl.LightningModule):
         asked = trainer is not None and (
             trainer.gradient_clip_val is not None or trainer.accumulate_grad_batches != 1  # type: ignore[union-attr]
         )
-        return asked and self.gradient != "exact"
+        return self._automatic_optimization and asked and self.gradient != "exact"
+
+    @automatic_optimization.setter
+    def automatic_optimization(self, automatic: bool) -> None:
+        self._automatic_optimization = automatic
 
     def make_optimizer(self, groups: Sequence[dict[str, Any]]) -> Optimizer:
         """The optimizer of parameter groups that are named ``attention`` and ``head``: one, or each one's own."""
@@ -224,7 +229,8 @@ class JointSelection(pl.LightningModule):
         if make is make_head:
             return make(groups)
         of_head = [group for group in groups if group.get("name") == "head"]
-        return OptimizerPerGroup([make([group for group in groups if group not in of_head]), make_head(of_head)])
+        of_attention = [group for group in groups if group.get("name") != "head"]
+        return OptimizerPerGroup([make(of_attention), make_head(of_head)])
 
     def configure_optimizers(self) -> Any:
         optimizer = self._make_optimizer()
@@ -328,7 +334,7 @@ class JointSelection(pl.LightningModule):
         d = exact_directions(data, scores, model.head, self.loss, reduce, token_values)
         attention, head = d.attention, d.head
         # The correlation loss has no logarithm: its own gradient then.
-        log_loss = d.log_loss.nan_to_num(0.0) if by_loss else None
+        log_loss = d.log_loss.nan_to_num(0.0)
         if "attention" in by_loss:
             attention = attention * (d.log_attention - log_loss).exp()
         if "head" in by_loss:

@@ -14,6 +14,8 @@ from lightning_maxmargin.errors import InputError
 def step_schedules(trainer: pl.Trainer, interval: str, count: int) -> None:
     """Steps the schedules of this interval whose frequency has come, by the module's ``lr_scheduler_step``.
 
+    A ReduceLROnPlateau looks at what is logged, which is known after a batch of many steps: its interval is ``epoch``.
+
     Args:
         trainer: of the run.
         interval: ``step``, after each optimisation step, or ``epoch``, after each epoch of Lightning's.
@@ -23,9 +25,10 @@ def step_schedules(trainer: pl.Trainer, interval: str, count: int) -> None:
         InputError: a ReduceLROnPlateau does not say what it is to look at, or nothing of that name was logged.
     """
     for config in trainer.lr_scheduler_configs:
-        if config.interval == interval and count % config.frequency == 0:
-            value = _looked_at(trainer, config) if isinstance(config.scheduler, ReduceLROnPlateau) else None
-            trainer.lightning_module.lr_scheduler_step(config.scheduler, value)  # type: ignore[arg-type]
+        looks = isinstance(config.scheduler, ReduceLROnPlateau)
+        if ("epoch" if looks else config.interval) == interval and count % config.frequency == 0:
+            value = _looked_at(trainer, config) if looks else None
+            trainer.lightning_module.lr_scheduler_step(config.scheduler, value)
 
 
 def _looked_at(trainer: pl.Trainer, config: LRSchedulerConfig) -> Any:
@@ -38,5 +41,7 @@ def _looked_at(trainer: pl.Trainer, config: LRSchedulerConfig) -> Any:
         )
     if name not in trainer.callback_metrics:
         known = ", ".join(sorted(map(str, trainer.callback_metrics)))
-        raise InputError(f"model.lr_scheduler: ReduceLROnPlateau looks at {name}, which is not logged; there is {known}")
+        raise InputError(
+            f"model.lr_scheduler: ReduceLROnPlateau looks at {name}, which is not logged; there is {known}"
+        )
     return trainer.callback_metrics[name]

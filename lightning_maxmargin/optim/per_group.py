@@ -69,7 +69,7 @@ class OptimizerPerGroup(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for part in self.parts:
-            part.step(None if closure is None else lambda: loss)
+            part.step(None if closure is None else lambda: loss)  # type: ignore[arg-type]
         return loss
 
 

@@ -31,6 +31,9 @@ class Norms(NamedTuple):
         return Norms(_of(self.attention, model.direction), _of(self.head, head))
 
 
+EUCLIDEAN = Norms()
+
+
 def _of(norm: str | float, x: Tensor) -> str | float:
     from lightning_maxmargin.svm.norms.registry import is_of_matrices
 

@@ -30,7 +30,7 @@ from lightning_maxmargin.metrics import (
 )
 from lightning_maxmargin.metrics.margin import label_rows
 from lightning_maxmargin.metrics.selection import selected_mass
-from lightning_maxmargin.probe.geometry import Norms, Sizes
+from lightning_maxmargin.probe.geometry import EUCLIDEAN, Norms, Sizes
 from lightning_maxmargin.probe.own import OwnNumbers
 from lightning_maxmargin.probe.parts import Parts, Tally
 
@@ -111,7 +111,7 @@ class Probe:
         self,
         data: Sequences,
         train: str = "both",
-        norms: Norms = Norms(),
+        norms: Norms = EUCLIDEAN,
         own: OwnNumbers | None = None,
         ranks: Ranks | None = None,
     ) -> None:
@@ -343,7 +343,8 @@ class Probe:
         if self._head is not None and self._head.status == "certified" and (rho or limit == "relaxed"):
             self._solutions[limit] = solve_joint_svm(
                 keys, seen.chosen, self._parts.labels, seen.selected, limit=limit, norm_ratio=rho,
-                norm=norms.attention, head_norm=norms.head, queries=seen.queries, mask=self._parts.mask, head=self._head, warm_start=warm,
+                norm=norms.attention, head_norm=norms.head, queries=seen.queries, mask=self._parts.mask,
+                head=self._head, warm_start=warm,
             )  # fmt: skip
 
     # --- what is measured -------------------------------------------------------------------------------------

@@ -138,7 +138,8 @@ def _of_ranks(
         return only(joint.attention), only(joint.head), joint.rhs
 
     attention, head, rhs = joint_of_ranks(
-        shard, values, labels, selected, limit=limit, norms=norms, check_limit=lambda: float(_check_limit(limit, norm_ratio, None)),
+        shard, values, labels, selected, limit=limit, norms=norms,
+        check_limit=lambda: float(_check_limit(limit, norm_ratio, None)),
         queries=queries, mask=mask, head=None if head is None else only(head), whole=whole,
     )  # fmt: skip
     return JointSolution(attention, head, limit, norm_ratio, rhs)

@@ -56,12 +56,12 @@ def test_a_vector_has_no_singular_values(maxmargin: Any) -> None:
     assert s["svm/norm"] is None
 
 
-@pytest.mark.parametrize("p", ["1.75", "3"])
-def test_mirror_descent_ends_at_the_limits_of_its_norm(p: str, maxmargin: Any) -> None:
+@pytest.mark.parametrize(("p", "lr"), [("1.75", "1"), ("3", "1e4")])  # ||w||_p grows as (lr steps)^(1/(p-1))
+def test_mirror_descent_ends_at_the_limits_of_its_norm(p: str, lr: str, maxmargin: Any) -> None:
     """Attention and head: .0214 from the Euclidean label SVM, which was called the head's."""
     words = ("fit", "--config", config("joint/random"), "--data.seed", "0", "--trainer.max_steps", MIRROR_STEPS)
-    mirror = ("--model.optimizer", "MirrorDescent", "--model.optimizer.p", p, "--model.attention_lr", "1")
-    s = maxmargin(*words, *mirror, "--model.head_lr", "1").summary
+    mirror = ("--model.optimizer", "MirrorDescent", "--model.optimizer.p", p, "--model.attention_lr", lr)
+    s = maxmargin(*words, *mirror, "--model.head_lr", lr).summary
     assert (s["svm/norm"], s["svm/head_norm"]) == (str(float(p)), str(float(p)))
     assert s["direction_gap/head"] <= 1e-5
     assert s["direction_gap/rate_coupled"] <= 1e-3
@@ -74,8 +74,9 @@ def test_norms_of_the_groups_of_optimizers() -> None:
     assert norms_of([SpectralDescent(both[:1]), SignDescent(both[1:])]) == Norms("spectral", "linf")
     assert norms_of([torch.optim.SGD(both, lr=0.1)]) == Norms("l2", "l2")
     assert norms_of([SpectralDescent([w])]) == Norms("spectral", "spectral")
-    assert Norms("spectral", "nuclear").of(TokenSelector(2)) == Norms("spectral", "l2")
-    assert Norms("spectral", "nuclear").of(TokenSelector(2, num_classes=3)) == Norms("spectral", "nuclear")
+    binary, classes = (TokenSelector(2, query="own", num_classes=k) for k in (2, 3))
+    assert Norms("spectral", "nuclear").of(binary) == Norms("spectral", "l2")
+    assert Norms("spectral", "nuclear").of(classes) == Norms("spectral", "nuclear")
     assert Norms("linf", 2).of(TokenSelector(2, parametrization="p")) == Norms("linf", "l2")
 
 

@@ -18,8 +18,10 @@ NORMS: list[Any] = [1.75, 3.0, "linf"]
 CLOSE = 1e-7
 
 
-def drawn(seed: int, n: int = 6, T: int = 5, d: int = 9) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """keys (n, T, d), values likewise, labels (n,), selected (n,): more dimensions than rows of the labels."""
+def drawn(
+    seed: int, n: int = 10, T: int = 4, d: int = 9
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """keys (n, T, d), values likewise, labels (n,), selected (n,): labels that are not all support vectors."""
     g = torch.Generator().manual_seed(seed)
     keys, values = torch.randn(2, n, T, d, generator=g, dtype=torch.float64)
     labels = torch.where(torch.rand(n, generator=g) < 0.5, -1.0, 1.0).double()
@@ -74,7 +76,9 @@ def test_classes_in_every_norm(norm: Any) -> None:
     found = only(solve_label_svm(x, y, norm=norm))
     assert found.certified, found.message
     V = cp.Variable((3, 7))
-    rows = [(V[int(k)] - V[other]) @ x[i].numpy() >= 1 for i, k in enumerate(y) for other in range(3) if other != int(k)]
+    rows = [
+        (V[int(k)] - V[other]) @ x[i].numpy() >= 1 for i, k in enumerate(y) for other in range(3) if other != int(k)
+    ]
     expression = entry_of(norm).expression
     assert expression is not None
     best = cp.Problem(cp.Minimize(expression(V)), rows).solve(solver="CLARABEL")
@@ -126,7 +130,8 @@ def test_attention_and_head_in_norms_of_their_own() -> None:
             keys, values, labels, selected, limit=limit, norm_ratio=rho, queries=queries, norm="spectral", head_norm=3.0
         )
         assert (only(joint.attention).norm, only(joint.head).norm) == ("spectral", 3.0)
-        assert only(joint.attention).certified and only(joint.head).certified
+        assert only(joint.attention).certified
+        assert only(joint.head).certified
     # A binary head has one row, of which all norms of matrices are its length.
     assert only(solve_joint_svm(keys, values, labels, selected, queries=queries, norm="spectral").head).norm == "l2"
 
@@ -149,7 +154,8 @@ def test_l2_by_its_number_is_l2() -> None:
     keys, values, labels, selected = drawn(1)
     for limit, rho in (("relaxed", None), ("rate_coupled", 2.0)):
         both = [
-            solve_joint_svm(keys, values, labels, selected, limit=limit, norm_ratio=rho, norm=norm) for norm in ("l2", 2)
+            solve_joint_svm(keys, values, labels, selected, limit=limit, norm_ratio=rho, norm=norm)
+            for norm in ("l2", 2)
         ]
         assert torch.equal(*(only(joint.attention).direction for joint in both))
 
