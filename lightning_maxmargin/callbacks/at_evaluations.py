@@ -96,13 +96,15 @@ def is_of_a_monitor(name: str | None) -> bool:
 
 
 def stopped_early(trainer: pl.Trainer) -> str:
-    """In words, where an EarlyStopping or a StopAtLimit has ended the run; empty elsewhere."""
+    """In words, where an EarlyStopping or a StopAtLimit has ended the run, or a limit was not met; empty elsewhere."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        reason = getattr(callback, "stopping_reason_message", None)
+        ending = getattr(callback, "ending", None)
+        reason = getattr(callback, "stopping_reason_message", None) if ending is None else ending(trainer)
         if isinstance(reason, str) and reason:
+            how = "Ended" if trainer.global_step == trainer.max_steps else "Stopped early"
             of = f" of {trainer.max_steps:,}" if trainer.max_steps >= 0 else ""
             reason = reason.removesuffix(" Signaling Trainer to stop.")
-            return f"Stopped early at step {trainer.global_step:,}{of}: {reason.rstrip('.')}."
+            return f"{how} at step {trainer.global_step:,}{of}: {reason.rstrip('.')}."
     return ""
 
 

@@ -57,12 +57,24 @@ class StopAtLimit(Callback):
         self.stopping_reason_message = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        history = _monitor_of(trainer).history
-        for row in history[self._seen :]:
-            self._look(row)
-        self._seen = len(history)
+        self._look_at_all(trainer)
         if self.stopping_reason_message is not None:
             trainer.should_stop = True
+
+    def ending(self, trainer: pl.Trainer) -> str | None:
+        """Why the run has ended here, where it has ended: also after as many steps as it was given."""
+        self._look_at_all(trainer)
+        history = _monitor_of(trainer).history
+        if self.stopping_reason_message is None and history and trainer.global_step == trainer.max_steps:
+            return f"not converged in as many steps as it was given; {_told(history[-1])}"
+        return self.stopping_reason_message
+
+    def _look_at_all(self, trainer: pl.Trainer) -> None:
+        history = _monitor_of(trainer).history
+        for row in history[self._seen :]:
+            if self.stopping_reason_message is None:
+                self._look(row)
+        self._seen = len(history)
 
     def _look(self, row: Mapping[str, Any]) -> None:
         far, step = farthest(row), int(row["step"])

@@ -64,6 +64,13 @@ def test_what_it_says() -> None:
     assert "no limit is certified" in told
 
 
+def test_a_run_that_had_too_few_steps_says_so(maxmargin: Any) -> None:
+    s = maxmargin(*RUN, "--trainer.max_steps", "300").summary
+    assert s["message"].startswith(
+        "Ended at step 300 of 300: not converged in as many steps as it was given; the direction gap is"
+    )
+
+
 def test_one_evaluation_is_counted_once() -> None:
     callback = StopAtLimit(patience=2)
     history = rows(1e-2, 1e-2)

@@ -167,7 +167,7 @@ def test_three_classes(tmp_path: Path, maxmargin: Any) -> None:
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "data.npz", keys=rng.normal(size=(6, 4, 12)), labels=np.array([0, 1, 2, 0, 1, 2]))
     words = ["--data.num_classes", "3", "--model.loss", "cross_entropy", "--model.gradient", "centred"]
-    words += ["--trainer.max_steps", "500"]
+    words += ["--model.optimizer", "NormalizedGD", "--trainer.max_steps", "500"]
     outcome = maxmargin("fit", "--config", config("tensor"), "--data.path", "data.npz", *words)
     assert outcome.status == 0, outcome.err
     assert outcome.summary["status/head"] == "certified"

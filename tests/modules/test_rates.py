@@ -187,8 +187,8 @@ def test_wrong_words_are_a_line(words: tuple[str, ...], said: str, maxmargin: An
 def test_from_the_command_line(maxmargin: Any) -> None:
     words = (
         "--model.optimizer", "torch.optim.Muon", "--model.optimizer.weight_decay", "0", "--model.gradient", "exact",
-        "--model.query", "own", "--model.head_optimizer", "MirrorDescent", "--model.head_optimizer.p", "3", "--model.lr_scheduler",
-        "torch.optim.lr_scheduler.ExponentialLR", "--model.lr_scheduler.gamma", "0.99",
+        "--model.query", "own", "--model.head_optimizer", "MirrorDescent", "--model.head_optimizer.p", "3",
+        "--model.lr_scheduler", "torch.optim.lr_scheduler.ExponentialLR", "--model.lr_scheduler.gamma", "0.99",
     )  # fmt: skip
     outcome = maxmargin("fit", "--config", config("joint/random"), "--trainer.max_steps", "50", *words)
     assert outcome.status == 0, outcome.err
