@@ -26,6 +26,10 @@ from lightning_maxmargin.reduce import measuring_ranks
 
 #: Of torch's own optimizers: Muon's steps are near the polar factors of an average of gradients.
 TORCH_NORMS: dict[type, str] = {torch.optim.Muon: "spectral"}
+#: Those of Adam's kind have the margin of l_inf only while gradients are far above their epsilon, as exact directions
+#: stay: relative l_inf and l2 margins of the head .95 and .88 with these, .50 and .84 with true magnitudes (Adam, 5,000
+#: steps, n = 8, T = 5, d = 16).
+NORMS_OF_EXACT: dict[type, str] = {kind: "linf" for kind in (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam)}
 #: Sequences of an evaluation before the last.
 SAMPLES = 500
 
@@ -116,7 +120,10 @@ class MarginMonitor(Monitor):
         self._probes: SampledProbe
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        model, norms = _selector_of(pl_module), norms_of(trainer.optimizers)
+        model, norms = (
+            _selector_of(pl_module),
+            norms_of(trainer.optimizers, getattr(pl_module, "gradient", None) == "exact"),
+        )
         self.sequences = self._find(trainer)
         mine = model.direction.shape, head_vector(model).shape
         if trainer.ckpt_path and any((direction.shape, head.shape) != mine for _, direction, head in self.paths):
@@ -198,18 +205,23 @@ def _is_point(point: Any) -> bool:
     return isinstance(step, int) and all(isinstance(x, torch.Tensor) and x.dtype == torch.float64 for x in weights)
 
 
-def norms_of(optimizers: Sequence[Any]) -> Norms:
+def norms_of(optimizers: Sequence[Any], exact: bool = False) -> Norms:
     """Whose margins the optimizers of the groups ``attention`` and ``head`` maximise; l2 where they do not say.
+
+    Args:
+        optimizers: of the run.
+        exact: whether they are given exact directions, whose length does not go to 0.
 
     Raises:
         InputError: a ``margin_norm`` is none.
     """
     from lightning_maxmargin.svm.norms.registry import check_norm
 
+    of_torch = TORCH_NORMS | NORMS_OF_EXACT if exact else TORCH_NORMS
     found: dict[str, str | float] = {}
     for optimizer in (part for given in optimizers for part in parts_of(given)):
         try:
-            norm = check_norm(getattr(optimizer, "margin_norm", TORCH_NORMS.get(type(optimizer), "l2")), matrix=True)
+            norm = check_norm(getattr(optimizer, "margin_norm", of_torch.get(type(optimizer), "l2")), matrix=True)
         except InputError as error:
             raise InputError(f"{type(optimizer).__name__}.margin_norm: {error}") from error
         found |= {str(group.get("name")): norm for group in optimizer.param_groups}

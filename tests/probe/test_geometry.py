@@ -74,6 +74,8 @@ def test_norms_of_the_groups_of_optimizers() -> None:
     assert norms_of([SpectralDescent(both[:1]), SignDescent(both[1:])]) == Norms("spectral", "linf")
     assert norms_of([torch.optim.SGD(both, lr=0.1)]) == Norms("l2", "l2")
     assert norms_of([SpectralDescent([w])]) == Norms("spectral", "spectral")
+    adam = [torch.optim.NAdam(both, lr=0.1)]
+    assert (norms_of(adam), norms_of(adam, exact=True)) == (Norms("l2", "l2"), Norms("linf", "linf"))
     binary, classes = (TokenSelector(2, query="own", num_classes=k) for k in (2, 3))
     assert Norms("spectral", "nuclear").of(binary) == Norms("spectral", "l2")
     assert Norms("spectral", "nuclear").of(classes) == Norms("spectral", "nuclear")
