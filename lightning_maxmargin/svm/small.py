@@ -8,6 +8,7 @@ a second look may improve.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,10 +25,12 @@ from lightning_maxmargin.svm.threads import one_thread
 
 # Above this many numbers constraint generation with float32 products and cheaper norms overtakes explicit rows.
 MAX_NUMBERS = 200_000
-# Up to this many numbers, or rows for each dimension, DAQP takes all rows in less time than two rounds of a part.
-AT_ONCE, ROWS_PER_DIM = 20_000, 8
-# Rows to begin with, for each dimension: of 1,860 rows of 32, twice as few or half as many more take 1.3 times as long.
-FIRST_PER_DIM = 4
+# Up to this many numbers DAQP takes all rows in less time than it takes to find out which matter.
+TINY = 4_000
+# OpenBLAS shares no product with so few numbers; to ask for its threads takes a tenth of the time of a small problem.
+SINGLE = 9_000
+# Rows to begin with for each dimension; of 500 rows of 20 with half as many more or less as fast within a tenth.
+FIRST = 6
 MAX_ROUNDS = 8
 # A row that falls short by this much is added; the last answer is held to rounding.
 MISSED = 1e-10
@@ -58,12 +61,10 @@ def attention_svm(keys: Any, selected: Any, mask: Any) -> Solution | None:
     if mask is not None and not live[place].all():
         return None
     live[place] = False
-    ids, flat = live.nonzero()[0], k.reshape(-1, d)
-    chosen = flat[place]
+    ids = live.nonzero()[0]
+    chosen = k.reshape(-1, d).take(place, axis=0)
     with np.errstate(all="ignore"):
-        # No key is longer than its selected one and their difference together.
-        longest = math.sqrt(_largest(np.einsum("nd,nd->n", chosen, chosen)))
-        found = _solved(chosen[ids // T] - flat[ids], longest)
+        found = _solved((chosen[:, None] - k).reshape(-1, d).take(ids, axis=0), math.sqrt(np.vdot(chosen, chosen)))
     if found is None:
         return None
     dual, support = np.zeros((n, T)), np.empty((len(found.tight), 2), np.int64)
@@ -122,7 +123,7 @@ def _largest(x: npt.NDArray[Any]) -> Any:
 def _solved(D: Array, longest: float) -> _Found | None:
     """The answer for rows D (m, d) with right-hand sides 1; None where it is in doubt.
 
-    longest: of the selected keys, from which a difference must be told.
+    longest: at least the length of every selected key; others are no longer than that and their difference together.
     """
     if not len(D):
         return None
@@ -130,28 +131,25 @@ def _solved(D: Array, longest: float) -> _Found | None:
     least, most = _least(squares), _largest(squares)
     if not (least >= SMALLEST**2 and most <= LARGEST**2):
         return None
-    # Of keys that long it might be the copy of one.
-    if least <= (2 * MERGE * (longest + math.sqrt(most))) ** 2:
+    # A difference that small may be one to a copy of the selected key.
+    if not least > (MERGE * (longest + math.sqrt(most))) ** 2:
         return None
-    with one_thread():
+    with nullcontext() if D.size <= SINGLE else one_thread():
         return _by_rounds(D, np.sqrt(squares), math.sqrt(most))
 
 
 def _by_rounds(D: Array, norms: Array, top: float) -> _Found | None:
     """Constraint generation, in one round where the rows are few."""
     m, d = D.shape
-    first = FIRST_PER_DIM * d
-    working, active = None, None
-    if m * d > AT_ONCE and m > ROWS_PER_DIM * d:
-        working = np.argpartition(D @ D.mean(axis=0) / norms, first)[:first]
+    working, active = (None, None) if m * d <= TINY else _first(D, norms)
     for at in range(1, MAX_ROUNDS + 1):
-        rows = D if working is None else D[working]
+        rows = D if working is None else D.take(working, axis=0)
         # DAQP scales rows itself; the right-hand sides must have their size.
         weight = multipliers(rows, np.full(len(rows), top), active)
         if weight is None:
             return None
         on = weight.nonzero()[0]
-        A, lam = rows[on], weight[on] / top
+        A, lam = rows.take(on, axis=0), weight[on] / top
         p = lam @ A
         margins = D @ p
         if working is None:
@@ -159,10 +157,24 @@ def _by_rounds(D: Array, norms: Array, top: float) -> _Found | None:
         missed = (margins < 1 - MISSED).nonzero()[0]
         if not len(missed):
             return _judged(D, norms, A, working[on], lam, p, margins, at)
-        if len(missed) > first:
-            missed = missed[np.argpartition(margins[missed], first)[:first]]
+        if len(missed) > FIRST * d:
+            missed = missed[np.argpartition(margins[missed], FIRST * d)[: FIRST * d]]
         working, active = np.concatenate([working, missed]), np.concatenate([weight, np.zeros(len(missed))])
     return None
+
+
+def _first(D: Array, norms: Array) -> tuple[Index | None, Array]:
+    """Rows to begin with (all: None), those with the smallest cosine to the mean, and which of them may be active."""
+    m, d = D.shape
+    cosine = D @ (np.ones(m) @ D) / norms
+    some, few = max(1, d // 2), FIRST * d
+    if m <= few + 2 * d:
+        active = np.zeros(m)
+        active[np.argpartition(cosine, some)[:some]] = 1
+        return None, active
+    active = np.zeros(few)
+    active[:some] = 1
+    return np.argpartition(cosine, (some, few))[:few], active
 
 
 def _judged(
