@@ -23,8 +23,8 @@ from lightning_maxmargin.svm.rows import EPS, LARGEST, MERGE, SMALLEST, Array, I
 from lightning_maxmargin.svm.solution import Solution, answered
 from lightning_maxmargin.svm.threads import one_thread
 
-# Up to this many numbers half of the general path's time or less; above less is gained, and where no direction meets the
-# rows a fifth of its time is lost.
+# Up to this many numbers half of the general path's time or less; above less is gained, and a fifth lost where no
+# direction meets the rows.
 MAX_NUMBERS = 200_000
 # Up to this many numbers DAQP takes all rows in less time than it takes to find out which matter.
 TINY = 4_000
