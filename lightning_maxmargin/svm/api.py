@@ -17,6 +17,7 @@ from lightning_maxmargin.svm.distributed_solve import attention_of_ranks, labels
 from lightning_maxmargin.svm.norms.registry import Norm, check_norm
 from lightning_maxmargin.svm.rows import RowProblem
 from lightning_maxmargin.svm.shards import GOAL, solve_source
+from lightning_maxmargin.svm.small import attention_svm, label_svm
 from lightning_maxmargin.svm.solution import BatchSolution, Solution
 from lightning_maxmargin.svm.solve import solve_problem
 from lightning_maxmargin.svm.sources import Blocks, as_source
@@ -61,6 +62,10 @@ def solve_att_svm(
         >>> solution.status, [round(x, 4) for x in solution.direction.tolist()]
         ('certified', [-0.099, 0.9901])
     """
+    if norm == "l2" and queries is None and rhs is None and warm_start is None:
+        found = attention_svm(keys, selected, mask)
+        if found is not None:
+            return found
     if isinstance(keys, DistributedShard):
         return attention_of_ranks(keys, selected, queries, mask, rhs, norm, solve_att_svm)
     norm = check_norm(norm, queries is not None)
@@ -112,6 +117,10 @@ def solve_label_svm(
         >>> solve_label_svm(torch.tensor([[2.0, 1.0]]), torch.tensor([1]), norm="linf").margin  # at (1/3, 1/3)
         3.0
     """
+    if norm == "l2" and num_classes is None and warm_start is None:
+        found = label_svm(values, labels)
+        if found is not None:
+            return found
     norm = check_norm(norm, matrix=True)  # of a binary head once its labels are known
     if isinstance(values, DistributedShard):
         return labels_of_ranks(values, labels, num_classes, norm, solve_label_svm)

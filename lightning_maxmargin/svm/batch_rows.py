@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_maxmargin.svm.certificate import is_certified, relative_gap
-from lightning_maxmargin.svm.rows import EPS, LARGEST, MERGE, SMALLEST, Array, Index
+from lightning_maxmargin.svm.rows import EPS, LARGEST, MERGE, SMALLEST, Array, Index, unit_rounding
 
 Mask = npt.NDArray[np.bool_]
 
@@ -42,7 +42,7 @@ class BatchRows:
     def unit_rounding(self) -> float:
         """As of one problem: what a margin may have lost, as a share of ||row|| ||W||."""
         terms = self.delta.shape[2] + (0 if self.queries is None else self.queries.shape[2])
-        return 0.5 * EPS * (terms + 6)
+        return unit_rounding(terms)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -28,8 +28,9 @@ def to_double(x: Tensor) -> Tensor:
         tensor([1., 1.], dtype=torch.float64)
     """
     x = x.detach() if x.requires_grad else x
-    is_there = x.device.type == "cpu" and x.dtype == torch.float64
-    if is_there or x.numel() < LARGE_PAGES or x.layout != torch.strided:
+    if x.is_cpu and x.dtype == torch.float64:
+        return x
+    if x.numel() < LARGE_PAGES or x.layout != torch.strided:
         return x.to("cpu", torch.float64)
     return torch.from_numpy(np.empty(tuple(x.shape))).copy_(x)
 

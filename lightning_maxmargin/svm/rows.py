@@ -197,7 +197,7 @@ class RowProblem:
     def unit_rounding(self) -> float:
         """What a margin may have lost, as a share of ||row|| ||W||: a sum of d (and dq) products, each rounded."""
         terms = self.keys.shape[2] + (0 if self.queries is None else self.queries.shape[1])
-        return 0.5 * EPS * (terms + 6)
+        return unit_rounding(terms)
 
     def is_small(self, numbers: int) -> bool:
         """Whether the rows hold at most so many numbers."""
@@ -334,6 +334,11 @@ class RowProblem:
     def _smallest(self, margins: Array) -> float:
         ratio = margins[self.rhs > 0] / self.rhs[self.rhs > 0]
         return float(ratio.min()) if len(ratio) else 0.0
+
+
+def unit_rounding(terms: int) -> float:
+    """What a sum of so many products of rounded differences may have lost, as a share of the two lengths."""
+    return 0.5 * EPS * (terms + 6)
 
 
 def _is_extreme(norms: Array, vectors: Array) -> bool:

@@ -29,18 +29,32 @@ COLUMNS = ["problem", "solver", "time", "times ours", "short of optimum", "runs"
 
 @dataclass
 class Case:
-    """A shape, the peers with the runs each gets, and the targets as text."""
+    """A shape, the peers with the runs each gets, and the targets as text; ``count`` problems, a batch or ``alone``."""
 
     label: str
     shape: tuple[int, int, int]
     peers: dict[str, int]
     dq: int | None = None
     count: int | None = None
+    alone: bool = False
     runs: int = 5
     targets: tuple[tuple[str, str], ...] = ()
 
 
-FULL = {
+def alone(label: str, shape: tuple[int, int, int], count: int, target: str) -> Case:
+    """Problems of a few hundred microseconds, each solved by a call of its own, and as many runs as they need."""
+    peers = {"daqp": 9, "svc": 1, "linear_svc": 1} if shape[1] == 1 else {"daqp": 9, "quadprog": 9, "piqp": 3}
+    return Case(f"one {label}", shape, peers, count=count, alone=True, runs=9, targets=(("daqp", target),))
+
+
+ALONE = {
+    "one": alone("n=6, T=8, d=10", (6, 8, 10), 50, ">= .125"),
+    "one_16": alone("n=30, T=16, d=16", (30, 16, 16), 20, ">= .5"),
+    "one_32": alone("n=60, T=32, d=32", (60, 32, 32), 10, ">= .83"),
+    "one_short": alone("n=100, T=6, d=128", (100, 6, 128), 5, ">= .83"),
+    "labels_alone": alone("labels n=500, d=20", (500, 1, 20), 20, ">= .67"),
+}
+FULL = ALONE | {
     "tiny": Case(
         "1,000 of n=6, T=8, d=10",
         (6, 8, 10),
@@ -71,7 +85,7 @@ FULL = {
     ),
     "huge": Case("n=2000, T=128, d=384", (2000, 128, 384), {"daqp": 1}, targets=(("daqp", ">= 40"),)),
 }
-QUICK = {
+QUICK = ALONE | {
     "tiny": Case("200 of n=6, T=8, d=10", (6, 8, 10), {"daqp": 3, "quadprog": 3}, count=200, runs=3),
     "medium": Case("n=100, T=64, d=128", (100, 64, 128), {"daqp": 3, "piqp": 1}, runs=3),
     "matrix": Case("W, n=30, T=16, d=24, dq=24", (30, 16, 24), {"cvxopt_dual": 1, "daqp": 1}, dq=24, runs=3),
@@ -89,16 +103,34 @@ def label_problem(case: Case, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def prepare(name: str, case: Case, seed: int) -> tuple[dict[str, Callable[[], Any]], list[peers.Array]]:
     """Our calls, and the explicit rows that the peers get."""
-    if name == "labels":
-        x, y = label_problem(case, seed)
-        return {"ours": lambda: solve_label_svm(x, y)}, [(x * y[:, None]).numpy()]
+    if name.startswith("labels"):
+        given = [label_problem(case, seed + 1000 * at) for at in range(case.count or 1)]
+        return _ours(solve_label_svm, given, case), [(x * y[:, None]).numpy() for x, y in given]
     keys, selected, z = common.planted(*case.shape, seed, case.dq, case.count)
-    ours: dict[str, Callable[[], Any]] = {"ours": lambda: solve_att_svm(keys, selected, queries=z)}
     if case.count is None:
         problem = RowProblem.attention(keys, selected, z)
-        return ours, [problem.rows(problem.ids)]
-    chosen = [RowProblem.attention(keys[b], selected[b]) for b in range(case.count)]
+        return {"ours": lambda: solve_att_svm(keys, selected, queries=z)}, [problem.rows(problem.ids)]
+    given = list(zip(keys, selected, strict=True))
+    chosen = [RowProblem.attention(*one) for one in given]
+    ours = _ours(solve_att_svm, given if case.alone else [(keys, selected)], case)
     return ours, [problem.rows(problem.ids) for problem in chosen]
+
+
+def _ours(
+    solve: Callable[..., Any], given: list[tuple[torch.Tensor, torch.Tensor]], case: Case
+) -> dict[str, Callable[[], Any]]:
+    """One call with the only problem or batch, or a call for each of the problems."""
+    if case.alone:
+        return {"ours": lambda: [solve(*one) for one in given]}
+    return {"ours": lambda: solve(*given[0])}
+
+
+def margins_and_gap(found: Any) -> tuple[list[float], float]:
+    """Of one answer, a batch of them or a list."""
+    if isinstance(found, list):
+        return [one.margin for one in found], max(one.gap for one in found)
+    margins = torch.as_tensor(found.margin, dtype=torch.float64).reshape(-1).tolist()
+    return margins, float(torch.as_tensor(found.gap).max())
 
 
 def run(name: str, case: Case, seed: int) -> list[common.Row]:
@@ -112,8 +144,8 @@ def run(name: str, case: Case, seed: int) -> list[common.Row]:
         for solver, call in ours.items():
             seconds, found = common.clock(call)
             first = first or seconds
-            margin = margin or torch.as_tensor(found.margin, dtype=torch.float64).reshape(-1).tolist()
-            gap = float(torch.as_tensor(found.gap).max())
+            margins, gap = margins_and_gap(found)
+            margin = margin or margins
             if at:
                 rows.setdefault(solver, common.Row(case.label, solver)).add(seconds, count, first, gap)
         for solver, runs in case.peers.items():
@@ -142,9 +174,9 @@ def main() -> None:
     notes = (
         f"Seed {seed}, a new problem each run, every solver on the same ones; medians after a warm-up run, and peers "
         "that take minutes run once, without one. A batch's times are for one of its problems (cvxopt and Clarabel on "
-        "50 of them). Ours starts from keys, the peers from explicit rows that cost them nothing here. Short of "
-        "optimum: 1 - (margin / best margin)^2, the largest seen; for ours its certified gap. CPU "
-        "seconds of one thread."
+        "50 of them), and so are those of problems with a call each. Ours starts from keys, the peers from explicit "
+        "rows that cost them nothing here. Short of optimum: 1 - (margin / best margin)^2, the largest seen; for ours "
+        "its certified gap. CPU seconds of one thread."
     )
     rows: list[list[str]] = []
     for name, case in track(chosen.items(), "solving"):

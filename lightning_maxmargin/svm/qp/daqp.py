@@ -18,8 +18,10 @@ def multipliers(A: Array, b: Array, start: Array | None) -> Array | None:
 
     m, r = A.shape
     sense = np.zeros(m, np.int32)
-    if start is not None and 0 < np.count_nonzero(start > 0) <= r:
-        sense[start > 0] = ACTIVE
+    if start is not None:
+        active = (start > 0).nonzero()[0]
+        if len(active) <= r:
+            sense[active] = ACTIVE
     A = np.ascontiguousarray(A)
     _, _, flag, info = daqp.solve(
         np.eye(r), np.zeros(r), A, np.full(m, 1e30), b.copy(), sense, primal_tol=1e-11, iter_limit=20 * (m + r)
