@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -69,7 +71,9 @@ def test_optimum_is_cvxpys(kind: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: classes(150, 30, 10, 1), lambda: attention(60, 24, 16, 16, 1)])
-def test_answer_is_that_of_constraint_generation(make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answer_is_that_of_constraint_generation(
+    make: Callable[[], RowProblem], monkeypatch: pytest.MonkeyPatch
+) -> None:
     problem = make()
     guess = likely_active(problem)
     assert guess is not None
@@ -82,7 +86,8 @@ def test_answer_is_that_of_constraint_generation(make, monkeypatch: pytest.Monke
     assert on.sum() <= 1.3 * support.sum()
     monkeypatch.setattr(newton, "MIN_ROWS", 10**9)
     before = solve_problem(problem)
-    assert solution.certified and before.certified
+    assert solution.certified
+    assert before.certified
     assert float((solution.direction - before.direction).norm()) <= 1e-9 * float(before.direction.norm())
 
 
