@@ -19,7 +19,7 @@ seeds, exponents = st.integers(0, 10_000), st.floats(-12, -4)
 
 
 def near_copies(seed: int, exponent: float, kind: str, matrix: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """6 sequences of 5 tokens: tokens near the selected ones of the first three, or a second sequence near the first."""
+    """6 sequences of 5 tokens: tokens near the first three's selected ones, or the second sequence near the first."""
     rng, apart = np.random.default_rng(seed), 10.0**exponent
     d = 8 if matrix else 24
     keys, selected = rng.standard_normal((6, 5, d)), rng.integers(5, size=6)
