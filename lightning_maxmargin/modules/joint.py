@@ -214,9 +214,7 @@ class JointSelection(pl.LightningModule):
     def automatic_optimization(self) -> bool:
         """Whether Lightning steps: where it is to clip or accumulate gradients, which are autograd's then."""
         trainer = self._trainer
-        asked = trainer is not None and (
-            trainer.gradient_clip_val is not None or trainer.accumulate_grad_batches != 1
-        )
+        asked = trainer is not None and (trainer.gradient_clip_val is not None or trainer.accumulate_grad_batches != 1)
         return self._automatic_optimization and asked and self.gradient != "exact"
 
     @automatic_optimization.setter

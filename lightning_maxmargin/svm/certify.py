@@ -15,7 +15,7 @@ import numpy as np
 from lightning_maxmargin.svm.certificate import NOTHING, TOLERANCES, Certificate, Status, is_certified, relative_gap
 from lightning_maxmargin.svm.norms.names import Norm, dual_norm_of, norm_of
 from lightning_maxmargin.svm.rational import RationalRows, dot
-from lightning_maxmargin.svm.rows import EPS, Array, Index, RowProblem
+from lightning_maxmargin.svm.rows import EPS, Array, Index, RowProblem, runs
 
 # As float64 on machines without longer numbers.
 LONG_EPS = float(np.finfo(np.longdouble).eps)
@@ -110,7 +110,11 @@ def _long_differences(problem: RowProblem, ids: Index) -> Any:
 def _long_margins(problem: RowProblem, direction: Array, ids: Index) -> Array:
     """Lower bounds on margins, computed with longer numbers where the machine has them (64 bits instead of 53)."""
     long = direction.astype(np.longdouble)
-    p = long if problem.queries is None else problem.queries[ids // problem.keys.shape[1]] @ long.T
+    p = long
+    if problem.queries is not None:
+        sequence = ids // problem.keys.shape[1]
+        first, at = runs(sequence)
+        p = (problem.queries[sequence[first]] @ long.T)[at]
     lost = (
         problem.unit_rounding() * (LONG_EPS / EPS) * float(np.linalg.norm(direction)) * problem.row_norms.ravel()[ids]
     )
@@ -119,9 +123,7 @@ def _long_margins(problem: RowProblem, direction: Array, ids: Index) -> Array:
 
 def _long_combined(problem: RowProblem, ids: Index, lam: Array) -> float:
     """An upper bound on ||D'lam||, computed with longer numbers."""
-    weighted = _long_differences(problem, ids) * lam[:, None]
-    z = None if problem.queries is None else problem.queries[ids // problem.keys.shape[1]]
-    combined = weighted.sum(axis=0) if z is None else weighted.T @ z
+    combined = problem.combined(ids, _long_differences(problem, ids) * lam[:, None])
     return float(np.sqrt((combined**2).sum())) + combination_rounding(problem, ids, lam) * (LONG_EPS / EPS)
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from lightning_maxmargin.svm.certificate import relative_gap
 from lightning_maxmargin.svm.certify import rounding, worst_miss
+from lightning_maxmargin.svm.newton import likely_active
 from lightning_maxmargin.svm.qp.working import SmallResult, solve_small
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
@@ -197,6 +198,8 @@ class MemoryRows(EuclideanRounds):
 
 def generate(problem: RowProblem, warm: Index | None = None, was: Mask | None = None) -> Outcome:
     """Solve ``problem`` (at least one row with b > 0) in the Euclidean norm; arguments as :class:`MemoryRows`."""
+    likely = likely_active(problem) if warm is None else None
+    warm, was = (warm, was) if likely is None else likely
     found = rounds_of(MemoryRows(problem, warm, was))
     assert found is not None
     answer = found.answer

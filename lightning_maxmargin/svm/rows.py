@@ -270,10 +270,16 @@ class RowProblem:
         step = max(1, BLOCK // self.keys.shape[2])
         for at in range(0, len(ids), step):
             part = ids[at : at + step]
-            weighted = self.differences(part) * lam[at : at + step, None]
-            z = None if self.queries is None else self.queries[part // self.keys.shape[1]]
-            out += weighted.sum(0) if z is None else weighted.T @ z
+            out += self.combined(part, self.differences(part) * lam[at : at + step, None])
         return out
+
+    def combined(self, ids: Index, weighted: Array) -> Array:
+        """sum of weighted differences (m, d) times their queries: one vector for each sequence, then its product."""
+        if self.queries is None:
+            return np.asarray(weighted.sum(0))
+        sequence = ids // self.keys.shape[1]
+        first, _ = runs(sequence)
+        return np.asarray(np.add.reduceat(weighted, first).T @ self.queries[sequence[first]])
 
     def mean_row(self) -> Array:
         """The sum over sequences of their mean live row, by one product with the keys; of the direction's shape."""
@@ -339,6 +345,12 @@ class RowProblem:
 def unit_rounding(terms: int) -> float:
     """What a sum of so many products of rounded differences may have lost, as a share of the two lengths."""
     return 0.5 * EPS * (terms + 6)
+
+
+def runs(numbers: Index) -> tuple[Index, Index]:
+    """Where each run of equal numbers >= 0 begins, and which run each is in."""
+    new = np.diff(numbers, prepend=-1) != 0
+    return np.flatnonzero(new), np.cumsum(new) - 1
 
 
 def _is_extreme(norms: Array, vectors: Array) -> bool:

@@ -95,6 +95,14 @@ def linear_svc(D: Array) -> Array:
         return np.asarray(model.fit(np.vstack([D, -D]), _two(D)).coef_[0])
 
 
+def liblinear(x: Array, y: npt.NDArray[np.int64]) -> Array:
+    """LIBLINEAR's Crammer-Singer through scikit-learn, without intercept, of samples (n, d) and classes; V (K, d)."""
+    from sklearn.svm import LinearSVC
+
+    model = LinearSVC(multi_class="crammer_singer", C=1e4, tol=1e-6, fit_intercept=False, max_iter=100_000)
+    return np.asarray(model.fit(x, y).coef_)
+
+
 def _two(D: Array) -> Array:
     return np.repeat([1.0, -1.0], len(D))
 

@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/benchmarks/solve.py [--quick] [--keep] [--cases tiny medium]
 
-Needs the extra ``benchmark``. About fifteen minutes, with --quick one. --keep writes docs/benchmarks.md.
+Needs the extra ``benchmark``. About twenty minutes, with --quick two. --keep writes docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -84,12 +84,19 @@ FULL = ALONE | {
         targets=(("cvxopt", ">= 10"), ("daqp", ">= 10"), ("clarabel", ">= 250")),
     ),
     "huge": Case("n=2000, T=128, d=384", (2000, 128, 384), {"daqp": 1}, targets=(("daqp", ">= 40"),)),
+    "classes10": Case("10 classes, n=600, d=50", (600, 10, 50), {"liblinear": 5}, targets=(("liblinear", ">= .67"),)),
+    "classes30": Case("30 classes, n=600, d=50", (600, 30, 50), {"liblinear": 5}, targets=(("liblinear", ">= .2"),)),
+    "matrix200": Case("W, n=200, T=32, d=64, dq=64", (200, 32, 64), {"cvxopt_dual": 1}, dq=64, runs=3),
+    # The Gram of its 24,800 rows has 5 GB, which no peer here does without.
+    "matrix800": Case("W, n=800, T=32, d=64, dq=64", (800, 32, 64), {}, dq=64, runs=3),
 }
 QUICK = ALONE | {
     "tiny": Case("200 of n=6, T=8, d=10", (6, 8, 10), {"daqp": 3, "quadprog": 3}, count=200, runs=3),
     "medium": Case("n=100, T=64, d=128", (100, 64, 128), {"daqp": 3, "piqp": 1}, runs=3),
     "matrix": Case("W, n=30, T=16, d=24, dq=24", (30, 16, 24), {"cvxopt_dual": 1, "daqp": 1}, dq=24, runs=3),
     "labels": Case("labels n=500, d=20", (500, 1, 20), {"daqp": 3, "svc": 1, "linear_svc": 1}, runs=3),
+    "classes10": Case("10 classes, n=300, d=30", (300, 10, 30), {"liblinear": 3}, runs=3),
+    "matrix200": Case("W, n=60, T=32, d=32, dq=32", (60, 32, 32), {"cvxopt_dual": 1}, dq=32, runs=3),
 }
 
 
@@ -109,7 +116,8 @@ def prepare(name: str, case: Case, seed: int) -> tuple[dict[str, Callable[[], An
     keys, selected, z = common.planted(*case.shape, seed, case.dq, case.count)
     if case.count is None:
         problem = RowProblem.attention(keys, selected, z)
-        return {"ours": lambda: solve_att_svm(keys, selected, queries=z)}, [problem.rows(problem.ids)]
+        rows = [problem.rows(problem.ids)] if case.peers else []
+        return {"ours": lambda: solve_att_svm(keys, selected, queries=z)}, rows
     given = list(zip(keys, selected, strict=True))
     chosen = [RowProblem.attention(*one) for one in given]
     ours = _ours(solve_att_svm, given if case.alone else [(keys, selected)], case)
@@ -162,6 +170,26 @@ def run(name: str, case: Case, seed: int) -> list[common.Row]:
     return list(rows.values())
 
 
+def run_classes(case: Case, seed: int) -> list[common.Row]:
+    """Crammer-Singer beside LIBLINEAR, which gets samples and classes as ours does; case.shape is (n, classes, d)."""
+    n, classes, d = case.shape
+    ours = common.Row(case.label, "ours")
+    theirs = common.Row(case.label, "liblinear", target=dict(case.targets).get("liblinear", ""))
+    for at in range(case.runs + 1):
+        g = torch.Generator().manual_seed(seed + at)
+        x, heads = (torch.randn(m, d, generator=g, dtype=torch.float64) for m in (n, classes))
+        y = (x @ heads.T).argmax(1)
+        x = x + 0.5 * torch.nn.functional.normalize(heads, dim=1)[y]
+        seconds, found = common.clock(lambda x=x, y=y: solve_label_svm(x, y, num_classes=classes))
+        slower, V = common.clock(lambda x=x, y=y: peers.liblinear(x.numpy(), y.numpy()))
+        if at:
+            ours.add(seconds, 1, seconds, found.gap)
+            problem = RowProblem.multiclass(x, y, classes)
+            length = float(np.linalg.norm(V))
+            theirs.add(slower, 1, seconds, 1 - (float(problem.margins(V / length).min()) / found.margin) ** 2)
+    return [ours, theirs]
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = common.flags(str(__doc__))
@@ -180,7 +208,8 @@ def main() -> None:
     )
     rows: list[list[str]] = []
     for name, case in track(chosen.items(), "solving"):
-        rows += [row.cells for row in run(name, case, seed)]
+        found = run_classes(case, seed) if name.startswith("classes") else run(name, case, seed)
+        rows += [row.cells for row in found]
         # Half an hour's work is kept case by case.
         if options.keep:
             common.write("Solving", COLUMNS, rows, notes)

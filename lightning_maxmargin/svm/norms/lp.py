@@ -31,6 +31,14 @@ APART = 0.01
 REACH_ABOVE, REACH_BELOW = 2.0, 4.0
 # Entries this near to the bound, and multipliers this small, are at it.
 AT_BOUND = 1e-7
+# A linear program is stated anew for so many times the change of its answer, to meet rows to 1e-13.
+MAGNIFIED = 1e6
+# Gaps below this are as good as each other.
+AS_GOOD = 1e-10
+# Rounding of A w is 1e-16 ||w||. Next to a row whose b is 1, as that of a token next to the selected one, it moves the
+# ratio A w / b of rows with b = 1e-8 by 1e-8; rows with a smaller share than SMALL of the largest b are met with ROOM,
+# which costs that much of the norm and is no loss: their ratio is then not the smallest.
+SMALL, ROOM = 1e-3, 1e-12
 
 
 def phi(w: Array, p: float) -> Array:
@@ -45,6 +53,11 @@ def gap_of(A: Array, b: Array, w: Array, lam: Array, p: float) -> float:
     combined, length = float(np.linalg.norm(lam @ A, q)), float(np.linalg.norm(w, p))
     gap = relative_gap(float(b @ lam), combined, float((margins[on] / b[on]).min()), length, 1)
     return max(gap, missed_share(margins[~on], np.full(int((~on).sum()), np.linalg.norm(w))))
+
+
+def with_room(b: Array) -> Array:
+    """What A w is to meet, w of norm about 1, for its smallest ratio to b not to be one of rounding."""
+    return b + ROOM * ((b > 0) & (b < SMALL * b.max()))
 
 
 def solve_lp(A: Array, b: Array, p: float, w: Array, lam: Array, rough: float = 0.0) -> Answer:
@@ -77,6 +90,7 @@ def _interior(A: Array, b: Array, p: float, w: Array, lam: Array, target: float)
     """Mehrotra's predictor and corrector on the equations of ``_above`` or ``_below``."""
     q = p / (p - 1)
     b, w, lam, slack = _start(A, b, p, w, lam)
+    asked = with_room(b)
     best: Answer = (w, lam, np.inf)
     since = 0
     for _ in range(MAX_ITER):
@@ -90,7 +104,7 @@ def _interior(A: Array, b: Array, p: float, w: Array, lam: Array, target: float)
         if gap <= target or since > (1 if best[2] < FINE else PATIENCE):
             break
         try:
-            missing = A @ w - b - slack
+            missing = A @ w - asked - slack
             step = _above(A, w, lam, slack, missing, p) if p >= 2 else _below(A, w, lam, slack, missing, q)
         except LinAlgError:
             break
@@ -161,28 +175,46 @@ def longest(x: Array, dx: Array) -> float:
 def solve_linf(A: Array, b: Array) -> Answer | None:
     """w (r,), lam (m,) >= 0 and their gap: max g s.t. A w >= g b, -1 <= w <= 1, a program with m rows; None on failure.
 
-    HiGHS meets rows to 1e-7. Its basis (tight rows, entries off the bound) is solved again in float64.
+    HiGHS meets rows to 1e-7. Its basis is solved again in float64; where rows differ by less than that, so that it is
+    the wrong one, the program is stated once more for a small change of w, in units in which they differ by more.
     """
-    r = A.shape[1]
+    found = _vertex(A, b, np.zeros(A.shape[1]), 0.0, 1.0)
+    if found is None:
+        return None
+    best = _finished(A, b, found[0], found[2])
+    if best[2] > FINE:
+        found = _vertex(A, b, *found[:2], MAGNIFIED)
+        best = best if found is None else min(best, _finished(A, b, found[0], found[2]), key=lambda answer: answer[2])
+    return best
+
+
+def _vertex(A: Array, b: Array, w: Array, g: float, scale: float) -> tuple[Array, float, Array] | None:
+    """w, g and lam of the program, stated for ``scale`` times the change of w and g."""
     found = linprog(
-        np.append(np.zeros(r), -1.0),
+        np.append(np.zeros(len(w)), -1.0),
         A_ub=np.column_stack([-A, b]),
-        b_ub=np.zeros(len(b)),
-        bounds=[(-1.0, 1.0)] * r + [(None, None)],
+        b_ub=scale * (A @ w - g * b),
+        bounds=[*zip(-scale * (1 + w), scale * (1 - w), strict=True), (None, None)],
         method="highs",
     )
     if found.status != 0:
         return None
-    w, lam = np.asarray(found.x[:-1]), np.maximum(-np.asarray(found.ineqlin.marginals), 0.0)
+    change = np.asarray(found.x) / scale
+    return np.clip(w + change[:-1], -1, 1), g + float(change[-1]), np.maximum(-np.asarray(found.ineqlin.marginals), 0.0)
+
+
+def _finished(A: Array, b: Array, w: Array, lam: Array) -> Answer:
+    """The basis of a vertex, tight rows and entries off the bound, solved in float64, where that is better."""
     best = (w, lam, gap_of(A, b, w, lam, np.inf))
     tight, free = np.flatnonzero(lam > AT_BOUND * lam.max()), np.abs(w) < 1 - AT_BOUND
     if len(tight) == 0:
         return best
     basis = np.column_stack([A[np.ix_(tight, np.flatnonzero(free))], -b[tight]])
     fixed = np.where(free, 0.0, np.sign(w))
-    inner = np.linalg.lstsq(basis, -A[tight] @ fixed, rcond=None)[0]
+    inner = np.linalg.lstsq(basis, (with_room(b) - b)[tight] - A[tight] @ fixed, rcond=None)[0]
     fixed[free] = np.clip(inner[:-1], -1, 1)
     exact = np.zeros(len(b))
     exact[tight] = np.maximum(np.linalg.lstsq(basis.T, np.append(np.zeros(free.sum()), -1.0), rcond=None)[0], 0.0)
-    pairs = [(x, y, gap_of(A, b, x, y, np.inf)) for x in (w, fixed) for y in (lam, exact)]
-    return min(pairs, key=lambda pair: pair[2])
+    pairs = [(x, y, gap_of(A, b, x, y, np.inf)) for x in (fixed, w) for y in (exact, lam)]
+    # The basis comes first among those as good: it has room, where the vertex may meet its rows by luck of rounding.
+    return min(pairs, key=lambda pair: max(pair[2], AS_GOOD))

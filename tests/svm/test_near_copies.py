@@ -1,0 +1,66 @@
+"""Tokens and sequences within 1e-12 to 1e-4 of one another: other norms end certified wherever the Euclidean one does.
+
+Next to a token that nearly equals the selected one the optimum has norm 1e4 to 1e12 and all other rows are long.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lightning_maxmargin.svm import Solution, only, solve_att_svm
+
+NORMS = (1.2, 1.75, 3.0, 8.0, "linf")
+seeds, exponents = st.integers(0, 10_000), st.floats(-12, -4)
+
+
+def near_copies(seed: int, exponent: float, kind: str, matrix: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """6 sequences of 5 tokens: tokens near the first three's selected ones, or the second sequence near the first."""
+    rng, apart = np.random.default_rng(seed), 10.0**exponent
+    d = 8 if matrix else 24
+    keys, selected = rng.standard_normal((6, 5, d)), rng.integers(5, size=6)
+    z = rng.standard_normal((6, 4)) if matrix else None
+    if kind == "tokens":
+        for i in range(3):
+            keys[i, selected[i] - 1] = keys[i, selected[i]] + apart * rng.standard_normal(d)
+    else:
+        keys[1], selected[1] = keys[0] + apart * rng.standard_normal((5, d)), selected[0]
+        if z is not None:
+            z[1] = z[0]
+    return torch.from_numpy(keys), torch.from_numpy(selected), None if z is None else torch.from_numpy(z)
+
+
+def check(solution: Solution, keys: Tensor, selected: Tensor, z: Tensor | None, p: float) -> None:
+    """Primal and dual values within 1e-8, by longer numbers and from the keys alone."""
+    k = keys.numpy().astype(np.longdouble)
+    delta = k[np.arange(len(k)), selected.numpy()][:, None] - k
+    rows = delta if z is None else delta[..., None] * z.numpy()[:, None, None, :]
+    rows = rows.reshape(*k.shape[:2], -1)
+    w, lam = solution.direction.numpy().ravel().astype(np.longdouble), solution.dual.numpy().astype(np.longdouble)
+    others = np.arange(k.shape[1]) != selected.numpy()[:, None]
+    smallest = (rows @ w)[others].min()
+    assert (lam >= 0).all()
+    q = 1 / (1 - 1 / p)
+    combined = np.einsum("nt,ntr->r", lam, rows)
+    bound = lam.sum() / (np.abs(combined) ** q).sum() ** (1 / q)
+    value = np.abs(w).max() if p == np.inf else (np.abs(w) ** p).sum() ** (1 / p)
+    assert 0 <= 1 - bound * smallest / value + 1e-15 <= 1.1e-8
+    assert abs(smallest - 1) <= 1e-9
+
+
+@pytest.mark.parametrize("matrix", [False, True])
+@pytest.mark.parametrize("kind", ["tokens", "sequences"])
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(seed=seeds, exponent=exponents)
+def test_certified_in_every_norm(kind: str, matrix: bool, seed: int, exponent: float) -> None:
+    keys, selected, z = near_copies(seed, exponent, kind, matrix)
+    euclidean = only(solve_att_svm(keys, selected, queries=z))
+    for norm in NORMS:
+        solution = only(solve_att_svm(keys, selected, queries=z, norm=norm))
+        assert solution.status == euclidean.status, (norm, solution.message)
+        if solution.certified:
+            check(solution, keys, selected, z, np.inf if norm == "linf" else float(norm))
