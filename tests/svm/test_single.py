@@ -19,7 +19,7 @@ N, T, D = 60, 16, 12
 
 
 def drawn(seed: int, dq: int | None, masked: bool, rhs: bool, offset: float = 0.0) -> tuple[Any, ...]:
-    """float32 keys, where masked with a copy of a selected one and NaN on padding; right-hand sides, of which many 0."""
+    """float32 keys, where masked with a copy of a selected one and NaN on padding; right-hand sides, many of them 0."""
     draw = np.random.default_rng(seed)
     keys = (draw.normal(size=(N, T, D)) + offset).astype(np.float32)
     selected = (keys @ draw.normal(size=D)).argmax(1)
