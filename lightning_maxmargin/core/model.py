@@ -166,7 +166,9 @@ class TokenSelector(nn.Module):
         """What the limit problem is about: p = W z (d,) for the shared prompt, W (d, dq) otherwise."""
         if self.query != "shared":
             return self.matrix
-        return self.matrix[:, 0] if self.parametrization == "p" else self.matrix @ self.prompt
+        if self.parametrization == "KQ":
+            return self.K @ (self.Q.T @ self.prompt)
+        return self.p if self.parametrization == "p" else self.W @ self.prompt
 
     def queries(self, data: Sequences) -> Tensor | None:
         """z_i (n, dq), or None for the shared prompt.
@@ -217,12 +219,17 @@ class TokenSelector(nn.Module):
         """logits (n,) or (n, K), attention (n, T) and scores (n, T)."""
         # Outside autocast: bfloat16 scores have 3 digits, so at norm 1,000 they would be off by more than 1.
         with torch.autocast(data.keys.device.type, enabled=False):
-            scores = self.scores(data)
-            if pooling == "centred":
-                centred = self._centred_scores(data, scores)
-                pooled, attention = centred_pool(scores, data.values, data.mask, centred)
-            else:
+            if pooling == "naive":
+                scores = self.scores(data)
                 pooled, attention = naive_pool(scores, data.values, data.mask)
+                return Output(self.logits(pooled), attention, scores)
+            scores, token_values = self.scores_and_token_values(data)
+            centred = self._centred_scores(data, scores)
+            if token_values is not None and centred is None:
+                # v' of the pooled token is the pooled v'x: tokens are read twice in a step, and not four times.
+                pooled, attention = centred_pool(scores, token_values[:, :, None], data.mask)
+                return Output(pooled[:, 0], attention, scores)
+            pooled, attention = centred_pool(scores, data.values, data.mask, centred)
             return Output(self.logits(pooled), attention, scores)
 
     def set_attention_gradient(self, direction: Tensor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
@@ -19,12 +21,17 @@ def check_finite(x: Array, name: str) -> None:
     raise InputError(f"{name} hold {x[where]} at {list(where)}: remove or replace NaN and Inf")
 
 
-def check_keys(keys: Tensor | Array, single: bool = False) -> Array:
-    """keys (n, T, d) as float64; with ``single`` as they are."""
-    k: Array = keys if single and isinstance(keys, np.ndarray) else to_array(keys, "keys")
-    if k.ndim != 3 or 0 in k.shape:
-        raise InputError(f"keys have shape {list(k.shape)}: pass (sequences, tokens, features), none of them empty")
+def check_keys(keys: Tensor | Array) -> Array:
+    """keys (n, T, d) as float64."""
+    k: Array = to_array(keys, "keys")
+    check_shape(k)
     return k
+
+
+def check_shape(keys: npt.NDArray[Any]) -> None:
+    """Refuses keys that are not (n, T, d)."""
+    if keys.ndim != 3 or 0 in keys.shape:
+        raise InputError(f"keys have shape {list(keys.shape)}: pass (sequences, tokens, features), none of them empty")
 
 
 def check_mask(mask: Tensor | None, keys: Array) -> npt.NDArray[np.bool_]:

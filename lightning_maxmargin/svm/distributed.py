@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lightning_maxmargin.core.ranks import Ask, Ranks
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.svm.blocks import BlockShards
 from lightning_maxmargin.svm.checks import check_labels, check_values
 from lightning_maxmargin.svm.device import shard_on_device
 from lightning_maxmargin.svm.doubles import to_array
@@ -28,7 +29,6 @@ from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution
 from lightning_maxmargin.svm.sources import (
     NUMBERS,
-    BlockShards,
     LocalShard,
     ShardCertificate,
     ShardSummary,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,6 @@ from lightning_maxmargin.svm.sizes import difference_norms, norms_and_products, 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 EPS = float(np.finfo(np.float64).eps)
-EPS_SINGLE = float(np.finfo(np.float32).eps)
 # A difference of two keys below this many roundings of their norm is no direction at all.
 MERGE = 8 * EPS
 # Numbers outside of these are not squared as they are: products of two squares keep all their digits inside.
@@ -45,8 +45,7 @@ class RowProblem:
     r"""Rows ``Delta_it`` or ``vec(Delta_it z_i')`` with right-hand sides, never formed for the full data.
 
     Rows are numbered ``i * T + t``; ``live`` marks the ones that count: not padding, not the selected token, and not
-    a token equal to the selected one (its row would read 0 >= 1; these are counted in ``merged``). All float64, or the
-    keys float32: their products are then rounded like that, and what it leaves in doubt is computed again in float64.
+    a token equal to the selected one (its row would read 0 >= 1; these are counted in ``merged``). All float64.
 
     Shapes: keys (n, T, d), selected (n,), queries (n, dq) or None, rhs and live (n, T).
 
@@ -77,16 +76,13 @@ class RowProblem:
         queries: Tensor | None = None,
         mask: Tensor | None = None,
         rhs: Tensor | None = None,
-        *,
-        single: bool = False,
     ) -> RowProblem:
         """The Att-SVM of "Max-Margin Token Selection in Attention Mechanism" (arXiv 2306.13596), or with W.
 
-        Args: keys (n, T, d), selected (n,), queries (n, dq), mask (n, T) true on tokens, rhs (n, T) >= 0;
-            single, whether keys are a float32 array that stays so: products are of it, all else is in float64.
+        Args: keys (n, T, d), selected (n,), queries (n, dq), mask (n, T) true on tokens, rhs (n, T) >= 0.
         Raises: InputError where shapes, indices or numbers are wrong.
         """
-        k = check_keys(keys, single)
+        k = check_keys(keys)
         live = check_mask(mask, k)
         alpha = check_selected(selected, live)
         z = check_queries(queries, len(k))
@@ -243,7 +239,7 @@ class RowProblem:
     def differences(self, ids: Index) -> Array:
         """Delta of the given rows, subtracted before anything else so that near ties keep their digits: (m, d)."""
         i, t = np.divmod(ids, self.keys.shape[1])
-        return np.subtract(self.keys[i, self.selected[i]], self.keys[i, t], dtype=np.float64)
+        return np.asarray(self.keys[i, self.selected[i]] - self.keys[i, t])
 
     def rows(self, ids: Index) -> Array:
         """The given rows explicitly: (m, dim)."""
@@ -282,14 +278,8 @@ class RowProblem:
         return np.asarray(np.add.reduceat(weighted, first).T @ self.queries[sequence[first]])
 
     def mean_row(self) -> Array:
-        """The sum over sequences of their mean live row, by one product with the keys; of the direction's shape."""
-        count = self.live.sum(1)
-        weight = (self.live / np.maximum(count, 1)[:, None]).astype(self.keys.dtype)
-        chosen = self.keys[np.arange(len(count)), self.selected] * (count > 0)[:, None]
-        if self.queries is None:
-            n, T, d = self.keys.shape
-            return chosen.sum(0) - weight.reshape(-1) @ self.keys.reshape(n * T, d)
-        return (chosen - np.matmul(weight[:, None, :], self.keys)[:, 0]).T @ self.queries
+        """As :func:`mean_row`, of these rows."""
+        return mean_row(self.keys, self.live, self.selected, self.queries)
 
     def projected(self, W: Array) -> Array:
         """p or W z_i, what each sequence's keys are scored with: (d,) or (n, d)."""
@@ -321,20 +311,14 @@ class RowProblem:
 
     def _product(self, W: Array) -> tuple[Array, Array]:
         n, T, d = self.keys.shape
-        length, single = float(np.linalg.norm(W)), self.keys.dtype == np.float32
-        p = self.projected(W / length if single and length > 0 else W)
-        by = p.astype(self.keys.dtype)
-        scores = self.keys.reshape(n * T, d) @ by if p.ndim == 1 else np.matmul(self.keys, by[:, :, None])
-        scores = scores.reshape(n, T).astype(np.float64)
-        if single:
-            scores *= length
+        p, length = self.projected(W), float(np.linalg.norm(W))
+        scores = self.keys.reshape(n * T, d) @ p if p.ndim == 1 else np.matmul(self.keys, p[:, :, None])
+        scores = scores.reshape(n, T)
         chosen = (np.arange(n), self.selected)
         margins = np.where(self.live, scores[chosen][:, None] - scores, np.inf)
         if self.queries is not None:
             length = length * np.linalg.norm(self.queries, axis=1)[:, None]
         error = self.unit_rounding() * (self.key_norms + self.key_norms[chosen][:, None]) * length
-        if single:
-            error *= EPS_SINGLE / EPS
         return margins, error
 
     def _smallest(self, margins: Array) -> float:
@@ -351,6 +335,16 @@ def runs(numbers: Index) -> tuple[Index, Index]:
     """Where each run of equal numbers >= 0 begins, and which run each is in."""
     new = np.diff(numbers, prepend=-1) != 0
     return np.flatnonzero(new), np.cumsum(new) - 1
+
+
+def mean_row(keys: Any, live: npt.NDArray[np.bool_], selected: Index, queries: Array | None) -> Array:
+    """The sum over sequences of their mean live row, by one product with the keys; of the direction's shape."""
+    count, (n, T, d) = live.sum(1), keys.shape
+    weight = live * (1 / np.maximum(count, 1)).astype(keys.dtype)[:, None]
+    weight[np.arange(n), selected] = -(count > 0).astype(keys.dtype)
+    if queries is None:
+        return -np.asarray(weight.reshape(-1) @ keys.reshape(n * T, d), np.float64)
+    return -np.asarray(np.matmul(weight[:, None, :], keys)[:, 0].T @ queries, np.float64)
 
 
 def _is_extreme(norms: Array, vectors: Array) -> bool:

@@ -14,8 +14,10 @@ import numpy as np
 from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.svm.blocks import BlockShards
 from lightning_maxmargin.svm.certificate import TOLERANCES, Certificate, relative_gap
 from lightning_maxmargin.svm.certify import combination_rounding, missed_share
+from lightning_maxmargin.svm.doubles import sparse_zeros
 from lightning_maxmargin.svm.generate import (
     MAX_ADDED_ROWS,
     MAX_ROWS_AT_ONCE,
@@ -31,7 +33,6 @@ from lightning_maxmargin.svm.proofs import refuted, what_is_known
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution, answered, infeasible, nothing_to_separate
 from lightning_maxmargin.svm.sources import (
-    BlockShards,
     PairShard,
     ShardCertificate,
     ShardSummary,
@@ -199,7 +200,7 @@ def _gap(problem: RowProblem, rhs: Array, lam: Array, smallest: float, length: f
 
 
 def _spread(grid: tuple[int, int], ids: Index, lam: Array) -> Array:
-    dual = np.zeros(grid)
+    dual = sparse_zeros(grid)
     dual.ravel()[ids] = lam
     return dual
 

@@ -16,15 +16,13 @@ from torch import Tensor
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm.certificate import TOLERANCES
 from lightning_maxmargin.svm.certify import sharp_smallest
-from lightning_maxmargin.svm.doubles import Block, Room, is_narrow
+from lightning_maxmargin.svm.doubles import Block
 from lightning_maxmargin.svm.generate import worst_rows
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 
 # A block of a memory-mapped array, in numbers: 40 MB of float64. Above 32 MiB glibc gives memory back as soon as it is
 # free; below, what is kept of each block lies between the blocks' own and the heap grows, by 1.5 GB for keys of 1 GB.
 NUMBERS = 5_000_000
-# Lengths from here to its inverse keep the digits of float32 in products of two.
-SMALLEST_SINGLE = 2.0**-50
 # What a summary holds of each row, besides its query.
 BY_ROW = ("delta", "rhs", "depth", "ids", "rounded")
 
@@ -369,89 +367,3 @@ def joined(parts: Iterable[tuple[ShardSummary, ShardCertificate]], k: int) -> tu
 def longest(mask: Tensor | None, own: int) -> int:
     """Tokens of the longest sequence: the mask's, or those of a block where there is no mask (or none to be used)."""
     return own if mask is None or np.ndim(mask) != 2 else int(mask.shape[1])
-
-
-class BlockShards:
-    """Every block as a checked problem of its own; the other arguments hold all sequences of the source.
-
-    A block may leave out padding that all of its sequences have. Called once for each evaluation, it reads the blocks
-    anew; of a source that never changes the sizes of keys and rows are kept (25 bytes a token), and the keys where they
-    are in memory, or mapped, in float64.
-
-    Args: tokens of the longest sequence anywhere; sequences (n,), their numbers where they do not begin at 0.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        selected: Tensor,
-        queries: Tensor | None,
-        mask: Tensor | None,
-        rhs: Tensor | None,
-        tokens: int,
-        sequences: Index | None = None,
-    ) -> None:
-        self.source, self.selected, self.tokens, self.sequences = source, selected, tokens, sequences
-        self.rest = (queries, mask, rhs)
-        self._kept: dict[int, LocalShard] = {}
-        self._room = Room()
-
-    def __call__(self) -> Iterator[LocalShard]:
-        """The blocks one after the other.
-
-        Raises: InputError where they and the arguments disagree, or hold wrong numbers.
-        """
-        n, seen = len(self.selected), 0
-        for start, block in self.source.blocks():
-            stop = start + len(block)
-            if start != seen or stop > n:
-                raise InputError(f"keys hold sequences {start} to {stop}, of {n} selected: give each one token")
-            kept = self._kept.get(start)
-            yield self._checked(start, stop, block) if kept is None else self._with_keys(kept, block)
-            seen = stop
-        if seen != n:
-            raise InputError(f"keys hold {seen} sequences and selected {n}: give one selected token each")
-
-    def _checked(self, start: int, stop: int, block: Block) -> LocalShard:
-        own, mask = np.shape(block)[1], self.rest[1]
-        if own > self.tokens:
-            raise InputError(f"block from sequence {start}: {own} tokens, and the longest sequence has {self.tokens}")
-        if mask is not None and np.ndim(mask) == 2 and mask[start:stop, own:].any():
-            raise InputError(f"block from sequence {start}: {own} tokens, but its mask has later ones")
-        cut = [None if x is None else x[start:stop] for x in self.rest]
-        cut[1:] = [None if x is None else x[:, :own] if x.ndim == 2 else x for x in cut[1:]]
-        single = isinstance(block, Tensor | np.ndarray) and is_narrow(block)
-        keys: Any = self._room.singles(block) if single else self._room.doubles(block)
-        try:
-            problem = RowProblem.attention(keys, self.selected[start:stop], *cut, single=single)
-            if single and not _is_single(problem):
-                keys = self._room.doubles(block)
-                problem = RowProblem.attention(keys, self.selected[start:stop], *cut)
-        except InputError as error:
-            raise InputError(f"block from sequence {start}: {error}") from error
-        if problem.extreme:
-            raise InputError(f"block from sequence {start}: sizes that float64 cannot square; rescale the keys")
-        shard = LocalShard(problem, start, self.tokens, None if self.sequences is None else self.sequences[start:stop])
-        if getattr(self.source, "never_changes", False) and problem.keys is keys:
-            there = isinstance(self.source, MappedSource | ListedSource) and str(block.dtype).endswith("float64")
-            self._kept[start] = shard if there else _without_keys(shard)
-        return shard
-
-    def _with_keys(self, shard: LocalShard, block: Block) -> LocalShard:
-        """The shard with the keys of its block, until the next one is asked for."""
-        problem = shard.problem
-        if len(problem.keys):
-            return shard
-        # In float32 products take half the time, and a copy in float64 took more than they.
-        keys: Any = self._room.singles(block) if is_narrow(block) and _is_single(problem) else self._room.doubles(block)
-        return replace(shard, problem=replace(problem, keys=keys))
-
-
-def _without_keys(shard: LocalShard) -> LocalShard:
-    return replace(shard, problem=replace(shard.problem, keys=np.zeros((0, 0, 0))))
-
-
-def _is_single(problem: RowProblem) -> bool:
-    """Whether products of the keys stay within float32."""
-    lengths = [problem.key_norms] + ([] if problem.queries is None else [np.linalg.norm(problem.queries, axis=1)])
-    return all(bool(((x == 0) | ((x > SMALLEST_SINGLE) & (x < 1 / SMALLEST_SINGLE))).all()) for x in lengths)

@@ -161,6 +161,33 @@ def test_training_W_with_a_unit_prompt_equals_training_p(make: Any) -> None:
     torch.testing.assert_close(models[1].matrix.detach(), torch.outer(q, UNIT), rtol=0, atol=1e-12 * float(q.norm()))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("size", [1.0, 60.0])
+@pytest.mark.parametrize("parametrization", ["p", "W", "KQ"])
+def test_tokens_read_once_give_the_gradient_of_tokens_read_twice(
+    parametrization: Any, size: float, masked: bool
+) -> None:
+    """Also where all but one in 1e26 of a sequence's attention is on one token."""
+    g = torch.Generator().manual_seed(0)
+    keys, labels = torch.randn(40, 64, 128, generator=g, dtype=torch.float64), f64([1.0, -1.0]).repeat(20)
+    mask = torch.arange(64) < torch.arange(1, 41)[:, None] if masked else None
+    once = Sequences(keys, labels, mask=mask)
+    twice = Sequences(keys, labels, keys.clone(), mask=mask)
+    assert once.is_read_once
+    assert not twice.is_read_once
+    model = fill(build(128, parametrization=parametrization, prompt=[1.0] + [0.0] * 127))
+    with torch.no_grad():
+        for weight in model.attention_parameters.values():
+            weight *= (size / model.direction.norm()) ** (0.5 if parametrization == "KQ" else 1.0)
+    found = []
+    for data in (once, twice):
+        output = model(data)
+        loss = torch.nn.functional.softplus(-labels * output.logits).mean() + output.attention.square().sum()
+        found.append((output.logits, output.attention, *torch.autograd.grad(loss, list(model.parameters()))))
+    for got, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-13 * float(wanted.detach().abs().max()))
+
+
 def test_parameters_are_named_by_part() -> None:
     for parametrization, names in (("p", {"p"}), ("W", {"W"}), ("KQ", {"K", "Q"})):
         model = build(parametrization=parametrization)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.svm import RowProblem, Solution, certify, certify_infeasible, only, solve_att_svm
+from lightning_maxmargin.svm.blocks import BlockShards
 from lightning_maxmargin.svm.shards import solve_shards
 from lightning_maxmargin.svm.sources import (
-    BlockShards,
     ListedSource,
     LocalShard,
     MappedSource,
