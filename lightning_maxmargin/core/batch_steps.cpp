@@ -1,5 +1,6 @@
 // Steps of many small instances by exact directions: what batch_directions.py and three rules of updates.py compute,
 // with a few instances in cache for all steps. A lane is a sequence: of as many instances, or of one (`one_instance`).
+// One exponential a token: relative to the best of the others, which serves the weights as the logarithms would.
 #include <cstddef>
 #include <vector>
 

@@ -234,7 +234,7 @@ def test_what_cannot_be_compiled() -> None:
 def test_a_compiler_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.cpp").write_text("this is no C++")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(compiler.CompileError, match="failed: .*error") as said:
+    with pytest.raises(compiler.CompileError, match=r"failed: .*error") as said:
         compiler.library(tmp_path / "broken.cpp")
     assert "\n" not in str(said.value)
     assert list((tmp_path / "cache").rglob("*.*o*")) == [], "nothing half made is left"
