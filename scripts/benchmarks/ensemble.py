@@ -157,7 +157,7 @@ def main() -> None:
     rows = [row for shape, steps in BESIDE_PEERS for row in beside_peers(shape, steps, seed, runs)]
     notes = (
         f"Seed {seed}; p under given heads, float32, normalised steps; ours exact, the peers' naive by hand. "
-        f"Medians of {runs} runs in turns, each of 100 or 200 steps, after one that compiles. CPU seconds of one thread."
+        f"Medians of {runs} runs in turns, each of 100 or 200 steps, after one that compiles. CPU seconds, one thread."
     )
     common.show("Ensembles beside compiled code by hand", PEER_COLUMNS, rows, notes, options.keep)
 
