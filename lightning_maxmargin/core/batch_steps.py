@@ -64,13 +64,8 @@ class CompiledSteps:
     """
 
     def __init__(self, data: Instances, losses: Sequence[int], train: str) -> None:
-        dtype = data.keys.dtype
-        kind = {torch.float32: "float", torch.float64: "double"}[dtype]
-        code = library(HERE / "batch_steps.cpp", HERE / "lanes.h")
-        self._run: Any = getattr(code, f"run_{kind}")
-        self._run.argtypes, self._run.restype = [ctypes.c_void_p, ctypes.c_int64], None
-        self._lanes: int = getattr(code, f"lanes_of_{kind}")()
-        self.data, self.fresh = data, True
+        self.data, self.fresh, dtype = data, True, data.keys.dtype
+        self._lanes: int = self._code("lanes_of")()
         d, T, n, B = data.keys.shape
         dv = len(data.values)
         bytes_of_a_block = (d + dv * (data.values is not data.keys)) * T * n * self._lanes * dtype.itemsize
@@ -95,6 +90,11 @@ class CompiledSteps:
             "query_dim": 0 if data.queries is None else len(data.queries), "near": near,
             "train_attention": train != "head", "train_head": train != "attention",
         }  # fmt: skip
+
+    def _code(self, name: str) -> Any:
+        # Not kept: a pointer to a function cannot be copied, and ensembles are.
+        kind = {torch.float32: "float", torch.float64: "double"}[self.data.keys.dtype]
+        return getattr(library(HERE / "batch_steps.cpp", HERE / "lanes.h"), f"{name}_{kind}")
 
     def _shown(self, tokens: Tensor) -> Tensor:
         # Padding may hold anything, and infinity times the weight 0 is no number.
@@ -143,6 +143,6 @@ class CompiledSteps:
         pointers = {name: None if (x := tensors[name]) is None else x.data_ptr() for name in _POINTERS}
         number = 0 if rule is None else RULES[type(rule)]
         call = _Call(**self._numbers, **pointers, rule=number, steps=len(scales), count=count, fresh=self.fresh)
-        self._run(ctypes.byref(call), self._count)
+        self._code("run")(ctypes.byref(call), ctypes.c_int64(self._count))
         self.fresh = False
         return InstanceDirections(attention, head, log_attention, margins, data.labels, loss)

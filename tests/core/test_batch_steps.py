@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,16 @@ def test_weights_that_are_no_numbers_stay_so() -> None:
     ours.run(5)
     bad = ~ours.attention.isfinite().all(0)
     assert bad.nonzero().flatten().tolist() == [3]
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    ours, theirs = pair(problem(SHAPES["a few"]))
+    other = copy.deepcopy(ours)
+    ours.run(4)
+    assert other.steps == 0
+    for state in (other, theirs):
+        state.run(9)
+    assert_same(other, theirs, 1e-12)
 
 
 def test_a_head_that_is_set_counts_from_refresh_on() -> None:
