@@ -13,7 +13,7 @@ from pytorch_lightning.cli import LRSchedulerCallable
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_maxmargin.core.ensemble import EnsembleState, Update
+from lightning_maxmargin.core.ensemble import Compile, EnsembleState, Update
 from lightning_maxmargin.core.losses import Loss, MarginLoss, find_loss
 from lightning_maxmargin.core.stack import pack
 from lightning_maxmargin.core.updates import UpdateRule, update_rule
@@ -50,6 +50,8 @@ class Ensemble(pl.LightningModule):
         init_std: of the draws.
         seed: of the draws.
         inner_steps: most optimisation steps per ``training_step``.
+        compile: whether steps are those of C++ compiled on this machine: ``auto`` where that can be, see
+            :class:`~lightning_maxmargin.core.ensemble.EnsembleState`.
         lr_scheduler: makes a schedule of an optimizer of rate 1, by whose rate those of all instances are multiplied;
             it is stepped after every optimisation step.
 
@@ -86,6 +88,7 @@ class Ensemble(pl.LightningModule):
         init_std: float = 1.0,
         seed: int = 0,
         inner_steps: int = 100,
+        compile: Compile = "auto",
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
@@ -103,6 +106,8 @@ class Ensemble(pl.LightningModule):
         # The weights of all processes do not fit one another, so they are no parameters; Lightning wants one to exist.
         self.anchor = torch.nn.Parameter(torch.zeros(1))
         self.pause_at: int | None = None
+        #: What the rates of the steps that are counted and not yet made are multiplied by.
+        self.due: list[float] = []
         self._threads = 0
         self._check()
 
@@ -175,7 +180,7 @@ class Ensemble(pl.LightningModule):
             batch.to(dtype, self.trainer.strategy.root_device),
             attention=start.movedim(0, -1), head=head.movedim(0, -1), train=h["train"],
             attention_lr=self._rates("attention_lr"), head_lr=self._rates("head_lr"),
-            loss=self._of_instances("loss"), update=self.rule,
+            loss=self._of_instances("loss"), update=self.rule, compile=h["compile"],
         )  # fmt: skip
 
     def _start(self, kind: str, shape: tuple[int, ...], which: int) -> Tensor:
@@ -223,10 +228,15 @@ class Ensemble(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        for _ in range(steps_now(self.trainer, self.pause_at, int(self.hparams["inner_steps"]))):
-            optimizer.step()
-            if self.trainer.lr_scheduler_configs:
-                step_schedules(self.trainer, "step", self.global_step)
+        try:
+            for _ in range(steps_now(self.trainer, self.pause_at, int(self.hparams["inner_steps"]))):
+                optimizer.step()
+                if self.trainer.lr_scheduler_configs:
+                    step_schedules(self.trainer, "step", self.global_step)
+        finally:
+            # Also after an interrupt: a checkpoint of it has as many steps as Lightning counted.
+            scales, self.due = self.due, []
+            self.state.run(len(scales), rate_scales=scales)
         loss = reduce_over(self.trainer.world_size).sum(self.state.loss_now.double().sum()) / self.count
         self.log("train/loss", loss.float())
         self.log("step", number_on(self.device, self.global_step))
@@ -313,15 +323,14 @@ class Ensemble(pl.LightningModule):
 
 
 class EnsembleSteps(Optimizer):
-    """One step of all instances; an optimizer, so that Lightning counts it."""
+    """One step of all instances, made at the end of its ``training_step``: an optimizer, for Lightning to count it."""
 
     def __init__(self, module: Ensemble) -> None:
         super().__init__([module.anchor], {"lr": 1.0})
         self._module = module
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        self._module.state.rate_scale = float(self.param_groups[0]["lr"])
-        self._module.state.step()
+        self._module.due.append(float(self.param_groups[0]["lr"]))
 
 
 def _listed(x: Any) -> list[Any]:

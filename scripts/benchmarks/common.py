@@ -19,7 +19,7 @@ from rich.table import Table
 from torch import Tensor
 
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-PACKAGES = ("torch", "numpy", "scipy", "daqp", "quadprog", "piqp", "cvxopt", "clarabel", "cvxpy", "scikit-learn")
+PACKAGES = ("torch", "numpy", "scipy", "daqp", "quadprog", "piqp", "cvxopt", "clarabel", "cvxpy", "scikit-learn", "jax")
 # One problem of the batched case, one of a table's row: keys, selected, queries.
 Problem = tuple[Tensor, Tensor, Tensor | None]
 

@@ -259,13 +259,13 @@ def test_no_steps_and_few_settled_are_said(maxmargin: Any) -> None:
 def test_weights_that_are_not_finite_end_the_fit(maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from lightning_maxmargin.core.ensemble import EnsembleState
 
-    real = EnsembleState.step
+    real = EnsembleState.run
 
-    def broken(self: EnsembleState) -> Any:
+    def broken(self: EnsembleState, *args: Any, **options: Any) -> Any:
         self.attention[:, 3] = float("nan")
-        return real(self)
+        return real(self, *args, **options)
 
-    monkeypatch.setattr(EnsembleState, "step", broken)
+    monkeypatch.setattr(EnsembleState, "run", broken)
     outcome = maxmargin(*RANDOM, "--trainer.max_steps", "50")
     assert outcome.status == 1
     assert "the weights of an ensemble are not finite at step" in outcome.error
