@@ -14,7 +14,7 @@ from typing import Any, TextIO
 class Pipe(io.FileIO):
     """A pipe whose reader may go: what is written afterwards is dropped."""
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except BrokenPipeError:

@@ -26,4 +26,4 @@ def launch_where_staged() -> None:
         if STAGING in sys.modules:
             ask(run)
 
-    Run._detect_and_apply_job_inputs = ask_where_staged
+    Run._detect_and_apply_job_inputs = ask_where_staged  # type: ignore[method-assign, assignment]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import re
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from lightning_maxmargin import __version__
 from lightning_maxmargin.cli import TRAINER_COMMANDS
+from lightning_maxmargin.run.imports import collected_later
 from lightning_maxmargin.run.streams import readers_may_go
 
 
@@ -83,3 +85,17 @@ def test_streams_that_are_no_pipes_stay_as_they_are(monkeypatch: pytest.MonkeyPa
         before = sys.stdout, sys.stderr
         with readers_may_go():
             assert (sys.stdout, sys.stderr) == before
+
+
+def test_garbage_is_looked_for_again_after_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    with collected_later():
+        assert gc.isenabled(), "torch is there"
+    monkeypatch.delitem(sys.modules, "torch")
+    before = gc.get_freeze_count()
+    kept = [[] for _ in range(1000)]
+    with pytest.raises(ImportError), collected_later():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()
+    assert gc.get_freeze_count() >= before + len(kept)
+    gc.unfreeze()
