@@ -52,7 +52,7 @@ def test_version(maxmargin: Any) -> None:
     assert (outcome.status, outcome.out) == (0, f"maxmargin {__version__}\n")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["reproduce"]])
+@pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["path", "--help"]])
 def test_a_reader_that_goes_away_is_no_error(words: list[str]) -> None:
     """As ``| head`` does."""
     read, write = os.pipe()
@@ -93,9 +93,8 @@ def test_garbage_is_looked_for_again_after_imports(monkeypatch: pytest.MonkeyPat
     monkeypatch.delitem(sys.modules, "torch")
     before = gc.get_freeze_count()
     kept = [[] for _ in range(1000)]
-    with pytest.raises(ImportError), collected_later():
+    with collected_later():
         assert not gc.isenabled()
-        raise ImportError
     assert gc.isenabled()
     assert gc.get_freeze_count() >= before + len(kept)
     gc.unfreeze()
