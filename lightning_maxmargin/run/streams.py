@@ -29,9 +29,8 @@ def readers_may_go() -> Iterator[None]:
     try:
         yield
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
+        for stream in {sys.stdout, sys.stderr} - set(before):
+            stream.flush()
         sys.stdout, sys.stderr = before
 
 
@@ -40,7 +39,7 @@ def _quiet(stream: TextIO | None) -> Any:
     try:
         number = stream.fileno() if stream is not None else -1
         mode = os.fstat(number).st_mode
-    except (OSError, ValueError):
+    except (AttributeError, OSError, ValueError):
         return stream
     if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)) or not isinstance(stream, io.TextIOWrapper):
         return stream
