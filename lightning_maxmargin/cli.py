@@ -13,8 +13,11 @@ from itertools import count
 from pathlib import Path
 from typing import NoReturn
 
+from lightning_maxmargin import __version__
 from lightning_maxmargin.errors import InputError, NonFiniteError, OutputError, RankError
+from lightning_maxmargin.run.imports import collected_later
 from lightning_maxmargin.run.shipped import with_files, with_text
+from lightning_maxmargin.run.streams import readers_may_go
 from lightning_maxmargin.run.variables import RUN_DIR_VARIABLE
 
 TRUST_FLAG = "--trust-config"
@@ -22,7 +25,9 @@ TRUST_FLAG = "--trust-config"
 OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
 #: Tells the processes that a launcher starts by the same script which of its calls they are for: PID:NUMBER.
 CALL_VARIABLE = "MAXMARGIN_CALL"
-HELP_ARGV = (["--help"], ["-h"])
+HELP = ("--help", "-h")
+#: Of a command with a Trainer: every option, as Lightning has them, some 600 lines.
+FULL_HELP = "--help.full"
 ABOUT = "Max-margin token selection in attention."
 TRAINER_COMMANDS = {
     "fit": "Trains, watches both margins against their SVMs, and ends with a table and a report.",
@@ -50,14 +55,16 @@ def overview() -> str:
         "Start with: maxmargin fit --config joint/relaxed",
         "A config is a file, or the name of one that comes with the package, as above.",
         f"Classes of your own in a config or --data need {TRUST_FLAG}: naming one runs its module.",
-        "More of each: maxmargin COMMAND --help",
+        "More of each: maxmargin COMMAND --help; which version this is: maxmargin --version",
     ]
     return "\n".join(["usage: maxmargin COMMAND ...", "", ABOUT, "", *lines, "", *end])
 
 
 def command() -> NoReturn:
     """``maxmargin`` as a process of its own, which ends with the status of ``main``."""
-    end(main())
+    with readers_may_go():
+        status = main()
+    end(status)
 
 
 def end(status: int) -> NoReturn:
@@ -138,8 +145,11 @@ def _main(args: Sequence[str] | None) -> int:
 
 def _run(argv: list[str], trusted: bool) -> int:
     """Runs the command; nothing is imported before it is needed."""
-    if argv in HELP_ARGV:
+    if argv in ([word] for word in HELP):
         print(overview())
+        return 0
+    if argv == ["--version"]:
+        print(f"maxmargin {__version__}")
         return 0
     if not argv or not (argv[0].startswith("-") or argv[0] in COMMANDS):
         message = f"{argv[0]} is no command" if argv else "a command is missing"
@@ -147,9 +157,11 @@ def _run(argv: list[str], trusted: bool) -> int:
     command, rest = argv[0], with_files(argv[1:])
     if command in TRAINER_COMMANDS:
         rest = with_text(rest)
-    if rest in HELP_ARGV and command not in TRAINER_COMMANDS:
+    if set(HELP) & set(rest):
         _print_help(command)
         return 0
+    if command in TRAINER_COMMANDS:
+        rest = ["--help" if word == FULL_HELP else word for word in rest]
     _quiet()
     from lightning_maxmargin.run.config_errors import imports_allowed
 
@@ -161,21 +173,25 @@ def _run_command(command: str, rest: list[str], trusted: bool) -> int:
     if command == "report":
         return _report(rest)
     if command == "layers":
-        from lightning_maxmargin.run.layers import layers
+        with collected_later():
+            from lightning_maxmargin.run.layers import layers
 
         layers(rest)
     elif command == "path":
-        from lightning_maxmargin.paths.command import path
+        with collected_later():
+            from lightning_maxmargin.paths.command import path
 
         path(rest)
     elif command == "reproduce":
-        from lightning_maxmargin.reproduce.command import reproduce
+        with collected_later():
+            from lightning_maxmargin.reproduce.command import reproduce
 
         return reproduce(rest, trusted)
     elif command in ("evaluate", "compare"):
         return _text_command(command, rest)
     else:
-        from lightning_maxmargin.run.lightning_cli import run_trainer
+        with collected_later():
+            from lightning_maxmargin.run.lightning_cli import run_trainer
 
         # LightningCLI reads sys.argv itself, also in the processes that a launcher starts with the same argv.
         sys.argv[1:] = [command, *rest]
@@ -184,6 +200,11 @@ def _run_command(command: str, rest: list[str], trusted: bool) -> int:
 
 
 def _print_help(command: str) -> None:
+    if command in TRAINER_COMMANDS:
+        from lightning_maxmargin.run.trainer_help import trainer_help
+
+        print(trainer_help(command, TRAINER_COMMANDS[command], f"maxmargin {command} {FULL_HELP}"), end="")
+        return
     from lightning_maxmargin.run import parsers
 
     getattr(parsers, f"{command}_parser")().print_help()
@@ -193,7 +214,8 @@ def _report(args: list[str]) -> int:
     from lightning_maxmargin.run.parsers import report_parser
 
     run_dir = Path(report_parser().parse_args(args).run_dir)
-    from lightning_maxmargin.figures.report import write_report
+    with collected_later():
+        from lightning_maxmargin.figures.report import write_report
 
     print(write_report(run_dir))
     return 0
@@ -205,10 +227,12 @@ def _text_command(command: str, args: list[str]) -> int:
 
     require_text_extra("transformers")
     if command == "compare":
-        from lightning_maxmargin.text.compare import compare
+        with collected_later():
+            from lightning_maxmargin.text.compare import compare
 
         return compare(parsers.compare_parser().parse_args(args))
-    from lightning_maxmargin.text.evaluate import evaluate
+    with collected_later():
+        from lightning_maxmargin.text.evaluate import evaluate
 
     return evaluate(parsers.evaluate_parser().parse_args(args))
 

@@ -177,7 +177,7 @@ def _text(x: Any) -> str:
 
 def run_sweep(file: Path, runs: str | None, wandb: str, keys: list[str]) -> int:
     """Runs the grid and prints the table; returns the exit status."""
-    from lightning_maxmargin.run.loggers import WandbMode
+    from lightning_maxmargin.run.options import WandbMode
 
     sweep = read(file)
     if wandb not in get_args(WandbMode):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -44,8 +45,19 @@ class Outcome:
         return next(line for line in reversed(self.err.splitlines()) if line.startswith("maxmargin: error: "))
 
 
+@pytest.fixture(scope="session")
+def imported() -> None:
+    """What a command imports, once, where the garbage collector does not look at it again: .2 s each time."""
+    import lightning_maxmargin.run.lightning_cli  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
-def maxmargin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+def maxmargin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], imported: None
+) -> Any:
     """Runs the command in this process, in an empty directory, with W&B and the report off unless asked for."""
     from lightning_maxmargin.cli import main
 

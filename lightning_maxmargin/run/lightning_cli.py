@@ -47,8 +47,9 @@ from lightning_maxmargin.run.directory import last_checkpoint, make_run_dir, pla
 from lightning_maxmargin.run.finish import finish_fit
 from lightning_maxmargin.run.flat import flattened
 from lightning_maxmargin.run.last_checkpoint import LastCheckpoint, leave_last_to_the_run
-from lightning_maxmargin.run.loggers import WANDB_WORDS, WandbMode, run_loggers
+from lightning_maxmargin.run.loggers import run_loggers
 from lightning_maxmargin.run.nulls import refuse_nulls
+from lightning_maxmargin.run.options import TRAINER_DEFAULTS, add_run_options
 from lightning_maxmargin.run.parsers import STRICT
 from lightning_maxmargin.run.processes import (
     check_nodes,
@@ -79,9 +80,6 @@ from lightning_maxmargin.run.words import check_words
 
 #: What ``--ckpt_path`` says for the newest whole checkpoint of the run in ``--run_dir``, which then goes on there.
 GO_ON = "last"
-DEFAULTS = {
-    "max_steps": 10_000, "max_epochs": -1, "enable_model_summary": False, "devices": 1, "log_every_n_steps": 10,
-}  # fmt: skip
 LINKED = ("dim", "value_dim", "query_dim", "num_classes")  # options of the model that follow from the data
 LINKED_WORDS = [f"model.{key}" for key in LINKED]
 OWN_MODELS = (JointSelection, Ensemble)
@@ -101,24 +99,15 @@ class MarginCLI(RefusingCLI):
     #: Directories that it has made for itself.
     made: Sequence[Path] = ()
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The command of this line alone: to make the parsers of the other three takes a third of a short fit."""
+        known = RefusingCLI.subcommands()
+        return {name: known[name] for name in sys.argv[1:2] if name in known} or known
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         MarginCLI.latest_parser = parser
-        parser.add_argument(
-            "--name", type=str, default="run", help="Name of the run, in its directory, report and W&B."
-        )
-        parser.add_argument(
-            "--run_dir", type=str | None, default=None, help="A new directory; runs/NAME-DATE-ID if not given."
-        )
-        parser.add_argument("--wandb", type=WandbMode | None, default=None, help="Where W&B writes: to disk (offline), "
-                            "to its server (online), or nowhere (disabled); WANDB_MODE, else offline.")  # fmt: skip
-        for word, (kind, about) in WANDB_WORDS.items():
-            parser.add_argument(f"--wandb_{word}", type=kind, default=None, help=about)
-        parser.add_argument(
-            "--report", type=bool, default=True, help="Whether fit draws figures and writes report.html."
-        )
-        parser.add_argument("--timeout", type=float | None, default=None, help="Seconds that processes wait for one "
-                            "another before the run ends; 600 where trainer.strategy has none.")  # fmt: skip
-        parser.add_argument("--output", type=str, default="predictions.jsonl", help="The file that predict writes.")
+        add_run_options(parser)
         for key, callback in FIT_CALLBACKS.items():
             parser.add_lightning_class_args(callback, key)
         for key in LINKED:
@@ -432,7 +421,7 @@ def run_trainer(about: dict[str, str], commands: dict[str, str], more_argv: Sequ
                 pl.LightningDataModule,
                 save_config_callback=RunConfig,
                 seed_everything_default=0,
-                trainer_defaults=DEFAULTS,
+                trainer_defaults=TRAINER_DEFAULTS,
                 parser_kwargs={"prog": "maxmargin", **about, **STRICT, **helps},
                 subclass_mode_data=True,
                 subclass_mode_model=True,

@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from jsonargparse import Namespace
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.run.options import WANDB_WORDS, WandbMode
 from lightning_maxmargin.run.rows import RowsLogger
 from lightning_maxmargin.run.wandb_logger import MarginWandbLogger
-
-WandbMode = Literal["offline", "online", "disabled"]
-
-#: What the command line says of W&B as ``--wandb_NAME``: its type, and what it is. Each counts before W&B's variable.
-WANDB_WORDS: dict[str, tuple[Any, str]] = {
-    "project": (str | None, "Project of W&B; WANDB_PROJECT, else lightning-maxmargin."),
-    "entity": (str | None, "User or team of W&B; WANDB_ENTITY, else W&B's own default."),
-    "group": (str | None, "Group of W&B's runs that belong together; else WANDB_RUN_GROUP."),
-    "job_type": (str | None, "Kind of run inside a group of W&B's; else WANDB_JOB_TYPE."),
-    "tags": (list[str] | None, "Tags of the W&B run; else WANDB_TAGS."),
-    "notes": (str | None, "Notes on the W&B run; else WANDB_NOTES."),
-    "id": (str | None, "Id of the W&B run; WANDB_RUN_ID, else a new one."),
-    "log_model": (bool | None, "Whether W&B gets checkpoints/last.ckpt as an artifact at the end."),
-    "wait": (float | None, "Seconds that a run which is over waits for W&B; 8, or 600 with wandb_log_model."),
-}
 
 #: Seconds of a day.
 LONGEST_WAIT = 86_400.0

@@ -34,7 +34,7 @@ def log_config(trainer: pl.Trainer, config: dict[str, Any]) -> None:
 
 def plain_config(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
     """A parsed config in YAML's own kinds, with all that nobody has said."""
-    return dict(yaml.safe_load(parser.dump(config, skip_unset=False)))
+    return dict(yaml.safe_load(parser.dump(config, skip_unset=False, skip_validation=True)))
 
 
 def _text(config: dict[str, Any]) -> str:
@@ -68,9 +68,13 @@ class RunConfig(SaveConfigCallback):
         checkpoint[CONFIG] = dict(self._words)
 
     @cached_property
+    def _plain(self) -> dict[str, Any]:
+        return plain_config(self.parser, self.config)
+
+    @cached_property
     def _words(self) -> dict[str, Any]:
         """The config by the names of the command line, in the kinds that weights_only loads."""
-        words = dict(flattened(plain_config(self.parser, self.config)))
+        words = dict(flattened(self._plain))
         return dict(json.loads(json.dumps(words, default=str)))
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -86,7 +90,7 @@ class RunConfig(SaveConfigCallback):
             self._write(trainer)
 
     def _write(self, trainer: pl.Trainer) -> None:
-        config = plain_config(self.parser, self.config)
+        config = dict(self._plain)
         # The same run gone on with begins nowhere else.
         for name in ("run_dir", "ckpt_path") if self.goes_on else ("run_dir",):
             config.pop(name, None)

@@ -18,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.callbacks.axes import define_axes
 from lightning_maxmargin.run.patience import PATIENCE, Patience
+from lightning_maxmargin.run.wandb_launch import launch_where_staged
 from lightning_maxmargin.run.wandb_run import NO_RUN, RunToCome
 from lightning_maxmargin.run.wandb_service import end_service, kill_services, service_is_stopped
 
@@ -148,6 +149,7 @@ class MarginWandbLogger(WandbLogger):
 
     def _open(self) -> None:
         """Opens the run, offline where it cannot be opened online."""
+        launch_where_staged()
         try:
             run = WandbLogger.experiment.fget(self)  # type: ignore[attr-defined]
         except Exception as error:

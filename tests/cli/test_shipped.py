@@ -167,6 +167,10 @@ def test_a_wheel_holds_every_config(installed: Path) -> None:
     ("words", "status"),
     [
         (["--help"], 0),
+        (["--version"], 0),
+        (["fit", "--help"], 0),
+        (["fit", "--config", "joint/relaxed", "-h"], 0),
+        (["predict", "--help"], 0),
         (["path", "--help"], 0),
         (["report", "--help"], 0),
         (["reproduce", "--help"], 0),

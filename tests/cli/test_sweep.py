@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,25 @@ SCRIPT = str(ROOT / "scripts" / "sweep.py")
 
 def sweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True, cwd=folder, timeout=300)
+
+
+@pytest.fixture
+def sweep_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The script in this process, which has imported Lightning; by ``sweep`` it is a process of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", [SCRIPT, *words])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(SCRIPT, run_name="__main__")
+        return subprocess.CompletedProcess(words, int(str(ended.value.code)), *capfd.readouterr())
+
+    return call
 
 
 def small(folder: Path, **changed: object) -> str:
@@ -60,8 +81,8 @@ def reader(patch: pytest.MonkeyPatch) -> Any:
     return read
 
 
-def test_every_combination_is_run_once(tmp_path: Path) -> None:
-    done = sweep(tmp_path, small(tmp_path), "--runs", "runs", "--wandb", "disabled")
+def test_every_combination_is_run_once(tmp_path: Path, sweep_here: Any) -> None:
+    done = sweep_here(small(tmp_path), "--runs", "runs", "--wandb", "disabled")
     assert done.returncode == 0, done.stderr
     rates = []
     for run in sorted((tmp_path / "runs").iterdir()):
@@ -69,7 +90,7 @@ def test_every_combination_is_run_once(tmp_path: Path) -> None:
         assert json.loads((run / "summary.json").read_text())["steps"] == 5
     assert rates == [0.1, 0.4]
     written = [(tmp_path / "runs" / name / "summary.json").stat().st_mtime_ns for name in ("000", "001")]
-    assert sweep(tmp_path, "sweep.yaml", "--runs", "runs", "--wandb", "disabled").returncode == 0
+    assert sweep_here("sweep.yaml", "--runs", "runs", "--wandb", "disabled").returncode == 0
     assert written == [(tmp_path / "runs" / name / "summary.json").stat().st_mtime_ns for name in ("000", "001")]
 
 
@@ -140,9 +161,9 @@ def test_what_cannot_be_run_is_refused_in_a_line_that_names_the_key(
     ],
 )
 def test_nothing_is_run_or_made_where_the_sweep_is_refused(
-    changed: dict[str, Any], words: tuple[str, ...], said: str, tmp_path: Path
+    changed: dict[str, Any], words: tuple[str, ...], said: str, tmp_path: Path, sweep_here: Any
 ) -> None:
-    done = sweep(tmp_path, small(tmp_path, **changed), "--runs", "runs", *words)
+    done = sweep_here(small(tmp_path, **changed), "--runs", "runs", *words)
     assert done.returncode == 2
     assert done.stderr.startswith("sweep: error: ")
     assert said in done.stderr
@@ -196,13 +217,14 @@ command()
 
 def test_a_program_of_ones_own_by_the_command_that_wandb_has_where_a_file_says_none(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PROGRAM)
-    file = small(tmp_path, program="mine.py", metric={"name": "norm/heed"})
+    parameters = {"model.head_lr": {"values": [0.1]}}
+    file = small(tmp_path, program="mine.py", metric={"name": "norm/heed"}, parameters=parameters)
     found = yaml.safe_load((tmp_path / file).read_text())
     del found["command"]
     (tmp_path / file).write_text(yaml.safe_dump(found))
     done = sweep(tmp_path, file, "--runs", "runs", "--wandb", "disabled")
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "runs" / "001" / "summary.json").read_text())["steps"] == 5
+    assert json.loads((tmp_path / "runs" / "000" / "summary.json").read_text())["steps"] == 5
     assert "sweep: no run has a norm/heed in its summary.json" in done.stderr
 
 
@@ -271,6 +293,19 @@ def test_runs_of_a_sweep_that_was_edited_are_not_taken_for_its_own(tmp_path: Pat
 
 
 def test_a_run_that_fails_is_told_and_the_others_are_made(tmp_path: Path) -> None:
+    file = plain(tmp_path)
+    with (tmp_path / "mine.py").open("a") as program:
+        program.write(
+            "if words['a'] == '1':\n    print('first\\nmine: error: no 1', file=sys.stderr)\n    sys.exit(2)\n"
+        )
+    done = sweep(tmp_path, file, "--runs", "runs")
+    assert done.returncode == 1
+    assert done.stderr.startswith("000: mine: error: no 1\nsweep: ")
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["001", "002"]
+
+
+@pytest.mark.slow
+def test_a_run_of_ours_that_fails_is_told_and_the_others_are_made(tmp_path: Path) -> None:
     # In the plane, so that one of three numbers is wrong, which the parser cannot know.
     file = small(tmp_path, parameters={"model.attention_init": {"values": ["[0.0, 0.0, 1.0]", "[0.0, -1.0]"]}})
     done = sweep(tmp_path, file, "--runs", "runs", "--wandb", "disabled")

@@ -13,6 +13,7 @@ import sys
 import threading
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from lightning_maxmargin import JointSelection, MarginMonitor
 from lightning_maxmargin.data import RandomData
 from lightning_maxmargin.run.loggers import mode_of
+from lightning_maxmargin.run.wandb_launch import STAGING, launch_where_staged
 from lightning_maxmargin.run.wandb_logger import MarginWandbLogger
 from tests.conftest import Outcome, config, fit_once
 from tests.wandb_files import records, said, summary
@@ -574,3 +576,18 @@ def test_unreachable_server_goes_on_offline(tmp_path: Path, maxmargin: Any) -> N
     assert "going on offline" in done.stderr
     same_training(sound, Outcome(done.returncode, done.stdout, done.stderr, tmp_path / "other"))
     assert records(tmp_path / "other")
+
+
+def test_the_launcher_is_asked_only_where_a_job_is_staged(monkeypatch: pytest.MonkeyPatch) -> None:
+    from wandb.sdk.wandb_run import Run
+
+    asked: list[Any] = []
+    monkeypatch.setattr(Run, "_detect_and_apply_job_inputs", asked.append)
+    monkeypatch.delitem(sys.modules, STAGING, raising=False)
+    for _ in range(2):
+        launch_where_staged()
+    Run._detect_and_apply_job_inputs(1)
+    assert asked == []
+    monkeypatch.setitem(sys.modules, STAGING, ModuleType(STAGING))
+    Run._detect_and_apply_job_inputs(2)
+    assert asked == [2]

@@ -122,11 +122,11 @@ def good(command: str, rng: random.Random) -> list[str]:
 @functools.cache
 def options_of(command: str) -> tuple[str, ...]:
     """Names of its options, as its help has them."""
-    from lightning_maxmargin.cli import main
+    from lightning_maxmargin.cli import TRAINER_COMMANDS, main
 
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        main([command, "--help"])
+        main([command, "--help.full" if command in TRAINER_COMMANDS else "--help"])
     found = set(re.findall(r"^  (?:-\w, )?--([a-z_.]+)", out.getvalue(), re.MULTILINE))
     return tuple(sorted(name for name in found if name.rpartition(".")[2] not in HELPS))
 

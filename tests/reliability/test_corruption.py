@@ -20,8 +20,9 @@ from tests.reliability import corruption
 from tests.reliability.scenario import assert_none_failed
 
 
-def test_damaged_checkpoints() -> None:
-    assert_none_failed(corruption.trial, 60, seed=0)
+@pytest.mark.parametrize("cases", [20, pytest.param(60, marks=pytest.mark.slow)])
+def test_damaged_checkpoints(cases: int) -> None:
+    assert_none_failed(corruption.trial, cases, seed=0)
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from tests.reliability.scenario import assert_none_failed
 from tests.reliability.words import Case
 
 
-def test_drawn_cases() -> None:
-    assert_none_failed(trial, 12, seed=5)
+@pytest.mark.parametrize("cases", [6, pytest.param(12, marks=pytest.mark.slow)])
+def test_drawn_cases(cases: int) -> None:
+    assert_none_failed(trial, cases, seed=5)
 
 
 @pytest.mark.parametrize("seed", ["-7", str(2**32)])

@@ -42,6 +42,10 @@ ADAM = (
 )
 
 
+#: Steps of a run that is not stopped.
+END = "60"
+
+
 def checkpoint(run_dir: Path, name: str = "last") -> dict[str, Any]:
     return torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
@@ -78,30 +82,32 @@ def assert_same_run(a: dict[str, Any], b: dict[str, Any]) -> None:
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], Outcome]:
     """The words of a run, and the run that was not stopped."""
     words = request.param
-    return words, fit_once(tmp_path_factory.mktemp("whole"), *words[1:], "--trainer.max_steps", "150")
+    return words, fit_once(tmp_path_factory.mktemp("whole"), *words[1:], "--trainer.max_steps", END)
 
 
 # 4 batches an epoch: in the middle of one, at its last batch, and in the middle again.
-@pytest.mark.parametrize("stop", [77, 76, 80, 2])
+@pytest.mark.parametrize("stop", [33, 32, pytest.param(36, marks=pytest.mark.slow), 2])
 def test_resumed_run_is_the_whole_run(whole: tuple[tuple[str, ...], Outcome], stop: int, maxmargin: Any) -> None:
     words, unbroken = whole
     part = maxmargin(*words, "--trainer.max_steps", str(stop))
     assert part.status == 0, part.err
     resumed = maxmargin(
-        *words, "--trainer.max_steps", "150", "--ckpt_path", str(part.run_dir / "checkpoints" / "last.ckpt")
+        *words, "--trainer.max_steps", END, "--ckpt_path", str(part.run_dir / "checkpoints" / "last.ckpt")
     )
     assert resumed.status == 0, resumed.err
     assert_same_run(checkpoint(unbroken.run_dir), checkpoint(resumed.run_dir))
 
 
 # Saved after the last batch of an epoch, Lightning's own count of epochs was one behind from then on.
-@pytest.mark.parametrize("stops", [(76, 80), (76, 81), (76, 80, 84), (77, 80, 82)])
+@pytest.mark.parametrize(
+    "stops", [(32, 36, 40), (33, 36, 38), *(pytest.param(x, marks=pytest.mark.slow) for x in ((32, 36), (32, 37)))]
+)
 def test_a_run_that_goes_on_again_is_the_whole_run(
     whole: tuple[tuple[str, ...], Outcome], stops: tuple[int, ...], maxmargin: Any
 ) -> None:
     words, unbroken = whole
     last: tuple[str, ...] = ()
-    for stop in (*stops, 150):
+    for stop in (*stops, int(END)):
         part = maxmargin(*words, "--trainer.max_steps", str(stop), *last)
         assert part.status == 0, part.err
         last = ("--ckpt_path", str(part.run_dir / "checkpoints" / "last.ckpt"))
@@ -194,6 +200,15 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.fixture(scope="module")
+def twenty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five epochs of four batches; rows as of a run that was killed after its checkpoint."""
+    run = fit_once(tmp_path_factory.mktemp("twenty"), *MINIBATCH[1:], "--trainer.max_steps", "20").run_dir
+    rows = run / "metrics.csv"
+    rows.write_text(rows.read_text() + rows.read_text().splitlines()[-1].replace("20,", "24,", 1) + "\n")
+    return run
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -208,19 +223,16 @@ def contents(folder: Path) -> dict[Path, bytes]:
 )
 @pytest.mark.parametrize("own", [True, False], ids=["own directory", "new one"])
 def test_what_is_refused_before_a_step_changes_no_file(
-    more: tuple[str, str], said: str, own: bool, maxmargin: Any
+    more: tuple[str, str], said: str, own: bool, twenty: Path, tmp_path: Path, maxmargin: Any
 ) -> None:
-    """Five epochs of four batches; rows as of a run that was killed after its checkpoint stay as well."""
-    part = maxmargin(*MINIBATCH, "--trainer.max_steps", "20")
-    rows = part.run_dir / "metrics.csv"
-    rows.write_text(rows.read_text() + rows.read_text().splitlines()[-1].replace("20,", "24,", 1) + "\n")
-    before = contents(part.run_dir)
-    where = ("--run_dir", str(part.run_dir), "--ckpt_path", "last") if own else (
-        "--ckpt_path", str(part.run_dir / "checkpoints" / "last.ckpt"))  # fmt: skip
+    part = Path(shutil.copytree(twenty, tmp_path / "part"))
+    before = contents(part)
+    where = ("--run_dir", str(part), "--ckpt_path", "last") if own else (
+        "--ckpt_path", str(part / "checkpoints" / "last.ckpt"))  # fmt: skip
     again = maxmargin(*MINIBATCH, "--trainer.max_steps", "40", *where, *more)
     assert again.status == 2, again.err
     assert said in again.error
-    assert contents(part.run_dir) == before
+    assert contents(part) == before
     assert own or not again.run_dir.exists()
 
 

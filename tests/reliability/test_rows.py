@@ -279,7 +279,7 @@ def removing(**options: Any) -> str:
     return json.dumps([{"class_path": "tests.reliability.test_rows.Removes", "init_args": options}])
 
 
-@pytest.mark.parametrize("name", ["joint/relaxed", "text/planted"])
+@pytest.mark.parametrize("name", ["joint/relaxed", pytest.param("text/planted", marks=pytest.mark.slow)])
 def test_a_run_directory_that_is_removed_is_made_again(name: str, maxmargin: Any) -> None:
     # With rows before it is removed, and at the same steps in both runs.
     steps = ("--model.inner_steps", "10", "--monitor.budget", "1") if name == "text/planted" else ()
