@@ -9,10 +9,12 @@ from lightning_maxmargin.probe.selector import SMALL_DATA_NUMBERS
 from lightning_maxmargin.schedule import affordable
 
 DEFAULT_SHARE = 0.05
-#: What an evaluation is expected to take until one has been made, and more of it for each number in the keys: 500
-#: sequences of 8 x 384 took .31 s, 500 of 128 x 384 with all limits defined 1.8, and 72 heads 12.8 s for 2.3e8 numbers
-#: (scripts/benchmarks/watching.py).
-SECONDS_AT_LEAST, SECONDS_PER_NUMBER = 0.3, 8e-8
+#: What an evaluation is expected to take until one has been made, and more of it for each of the first numbers in the
+#: keys and for each of the others: 150 sequences of 8 x 384 took .09 to .18 s, 500 .28, 500 of 128 x 384 .8 and 2,000
+#: of these 1.9, 72 heads 12.8 s for 2.3e8 numbers (scripts/benchmarks/watching.py).
+SECONDS_AT_LEAST, FIRST_NUMBERS, SECONDS_PER_FIRST, SECONDS_PER_NUMBER = 0.06, 2_000_000, 1.5e-7, 5.5e-8
+#: Parts of the samples that are thought of for the last evaluation, each this share of the one before.
+FEWER = 0.8
 
 
 def check_budget(budget: float | None) -> None:
@@ -41,14 +43,15 @@ def guess(numbers: int) -> float:
     """Seconds of the first evaluation of so many numbers in the keys.
 
     Example:
-        >>> guess(1_000_000)
-        0.38
+        >>> round(guess(1_000_000), 2), round(guess(12_000_000), 2)
+        (0.21, 0.91)
     """
-    return SECONDS_AT_LEAST + numbers * SECONDS_PER_NUMBER
+    first = min(numbers, FIRST_NUMBERS)
+    return SECONDS_AT_LEAST + first * SECONDS_PER_FIRST + (numbers - first) * SECONDS_PER_NUMBER
 
 
 class Budget:
-    """The clock of one monitor in one run: the evaluations before the last must stay within a share of it.
+    """The clock of one monitor in one run: all its evaluations must stay within a share of it, the last one included.
 
     Args:
         share: of the run's time.
@@ -62,13 +65,14 @@ class Budget:
         self, share: float = 1.0, numbers: int = 0, spent: float = 0.0, elapsed: float = 0.0, evaluations: int = 0
     ) -> None:
         self.share, self.spent, self.evaluations = share, spent, evaluations
-        self._guess, self._last = guess(numbers), 0.0
-        self._before = elapsed
+        self._numbers = self._whole = numbers
+        self._last, self._before = 0.0, elapsed
         self._started: float | None = None
 
-    def start(self, share: float, numbers: int) -> None:
-        """Training begins, or goes on."""
-        self.share, self._guess, self._started = share, guess(numbers), time.perf_counter()
+    def start(self, share: float, numbers: int, whole: int | None = None) -> None:
+        """Training begins, or goes on; ``whole``: numbers in all keys, where an evaluation measures some."""
+        self.share, self._numbers, self._started = share, numbers, time.perf_counter()
+        self._whole = numbers if whole is None else whole
 
     def stop(self) -> None:
         """Training is over."""
@@ -82,7 +86,16 @@ class Budget:
     @property
     def expected(self) -> float:
         """Seconds of the next evaluation: as the last or as they are on average, whichever is more."""
-        return max(self._last, self.spent / self.evaluations) if self.evaluations else self._guess
+        return max(self._last, self.spent / self.evaluations) if self.evaluations else guess(self._numbers)
+
+    def expected_of(self, part: float) -> float:
+        """Seconds of an evaluation of this part of the samples."""
+        return self.expected * part if self.evaluations else guess(int(self._numbers * part))
+
+    @property
+    def expected_of_all(self) -> float:
+        """Seconds of an evaluation of everything: as much more as there is to measure."""
+        return self.expected * self._whole / max(1, self._numbers) if self.evaluations else guess(self._whole)
 
     def spend(self, seconds: float) -> None:
         """Counts an evaluation."""
@@ -95,5 +108,18 @@ class Budget:
         return seconds
 
     def covers_another(self) -> bool:
-        """Whether one more may be made now."""
-        return affordable(self.spent, self.expected, self.elapsed, self.share)
+        """Whether one more may be made now, with room left for the last one: for that of everything where half of the
+        share holds it."""
+        reserve = max(self.expected, min(self.expected_of_all, self.share * self.elapsed / 2))
+        return affordable(self.spent + reserve, self.expected, self.elapsed, self.share)
+
+    def covers_all(self) -> bool:
+        """Whether the last one may be of everything."""
+        return affordable(self.spent, self.expected_of_all, self.elapsed, self.share)
+
+    def covered_part(self, least: float) -> float:
+        """The part of the samples that the last one may be of: as many as what is left covers, ``least`` if fewer."""
+        part = 1.0
+        while part > least and not affordable(self.spent, self.expected_of(part), self.elapsed, self.share):
+            part *= FEWER
+        return max(part, least)
