@@ -11,7 +11,7 @@ from lightning_maxmargin.schedule import affordable
 DEFAULT_SHARE = 0.05
 #: What an evaluation is expected to take until one has been made, and more of it for each of the first numbers in the
 #: keys and for each of the others: 150 sequences of 8 x 384 took .09 to .18 s, 500 .28, 500 of 128 x 384 .8 and 2,000
-#: of these 1.9, 72 heads 12.8 s for 2.3e8 numbers (scripts/benchmarks/watching.py).
+#: of these 1.9 (scripts/benchmarks/watching.py).
 SECONDS_AT_LEAST, FIRST_NUMBERS, SECONDS_PER_FIRST, SECONDS_PER_NUMBER = 0.06, 2_000_000, 1.5e-7, 5.5e-8
 #: Parts of the samples that are thought of for the last evaluation, each this share of the one before.
 FEWER = 0.8
@@ -39,15 +39,19 @@ def share_of(budget: float | None, numbers: int) -> float:
     return 1.0 if numbers <= SMALL_DATA_NUMBERS else DEFAULT_SHARE
 
 
-def guess(numbers: int) -> float:
-    """Seconds of the first evaluation of so many numbers in the keys.
+def guess(numbers: int, each: float = SECONDS_PER_NUMBER) -> float:
+    """Seconds of the first evaluation of so many numbers in the keys, ``each`` of all but the first.
 
     Example:
         >>> round(guess(1_000_000), 2), round(guess(12_000_000), 2)
         (0.21, 0.91)
     """
     first = min(numbers, FIRST_NUMBERS)
-    return SECONDS_AT_LEAST + first * SECONDS_PER_FIRST + (numbers - first) * SECONDS_PER_NUMBER
+    return SECONDS_AT_LEAST + first * SECONDS_PER_FIRST + (numbers - first) * each
+
+
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
 
 
 class Budget:
@@ -66,12 +70,23 @@ class Budget:
     ) -> None:
         self.share, self.spent, self.evaluations = share, spent, evaluations
         self._numbers = self._whole = numbers
+        self._each = SECONDS_PER_NUMBER
         self._last, self._before = 0.0, elapsed
-        self._started: float | None = None
+        self._started: tuple[float, float] | None = None
 
-    def start(self, share: float, numbers: int, whole: int | None = None) -> None:
-        """Training begins, or goes on; ``whole``: numbers in all keys, where an evaluation measures some."""
-        self.share, self._numbers, self._started = share, numbers, time.perf_counter()
+    def start(
+        self, share: float, numbers: int, whole: int | None = None, each: float = SECONDS_PER_NUMBER
+    ) -> None:  # fmt: skip
+        """Training begins, or goes on.
+
+        Args:
+            share: of the run's time.
+            numbers: in the keys that an evaluation measures.
+            whole: in all keys, where it measures some.
+            each: seconds that a number is guessed to take until an evaluation has been made.
+        """
+        self._each = each
+        self.share, self._numbers, self._started = share, numbers, _now()
         self._whole = numbers if whole is None else whole
 
     def stop(self) -> None:
@@ -80,22 +95,30 @@ class Budget:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of training so far."""
-        return self._before + (0.0 if self._started is None else time.perf_counter() - self._started)
+        """Seconds of training so far: of the clock, or of the processor where these are fewer.
+
+        An evaluation is counted in the processor's; where other programs have most of it, seconds of the clock would
+        cover several times as many.
+        """
+        if self._started is None:
+            return self._before
+        return self._before + min(now - then for now, then in zip(_now(), self._started, strict=True))
 
     @property
     def expected(self) -> float:
         """Seconds of the next evaluation: as the last or as they are on average, whichever is more."""
-        return max(self._last, self.spent / self.evaluations) if self.evaluations else guess(self._numbers)
+        return max(self._last, self.spent / self.evaluations) if self.evaluations else guess(self._numbers, self._each)
 
     def expected_of(self, part: float) -> float:
         """Seconds of an evaluation of this part of the samples."""
-        return self.expected * part if self.evaluations else guess(int(self._numbers * part))
+        return self.expected * part if self.evaluations else guess(int(self._numbers * part), self._each)
 
     @property
     def expected_of_all(self) -> float:
         """Seconds of an evaluation of everything: as much more as there is to measure."""
-        return self.expected * self._whole / max(1, self._numbers) if self.evaluations else guess(self._whole)
+        return (
+            self.expected * self._whole / max(1, self._numbers) if self.evaluations else guess(self._whole, self._each)
+        )
 
     def spend(self, seconds: float) -> None:
         """Counts an evaluation."""

@@ -13,7 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_maxmargin.callbacks.axes import define_axes_of
-from lightning_maxmargin.callbacks.budget import Budget, check_budget, share_of
+from lightning_maxmargin.callbacks.budget import SECONDS_PER_NUMBER, Budget, check_budget, share_of
 from lightning_maxmargin.callbacks.evaluation import Measured, Pending, Size
 from lightning_maxmargin.callbacks.next_epoch import begin_next_epoch
 from lightning_maxmargin.callbacks.restored import keep_words
@@ -74,6 +74,8 @@ class Monitor(Callback):
     everywhere: bool = False
     #: Of the keys that it measures, as the table of keys names them.
     sources_of_keys: ClassVar[tuple[Source, ...]] = ()
+    #: What an evaluation is guessed to take until one has been made.
+    seconds_per_number: ClassVar[float] = SECONDS_PER_NUMBER
     #: Whether the weights that training starts from are evaluated too.
     from_start: ClassVar[bool] = False
 
@@ -185,7 +187,7 @@ class Monitor(Callback):
         begin_next_epoch(trainer)
         size = self.size() if trainer.is_global_zero else Size(0, 0, "")
         size = trainer.strategy.broadcast(size)
-        self._clock.start(share_of(self.budget, size.whole), size.measured, size.whole)
+        self._clock.start(share_of(self.budget, size.whole), size.measured, size.whole, self.seconds_per_number)
         self._size, self._has_said = size, False
         self._trainer, self._worker, self.final_seconds = trainer, Worker(), None
         if trainer.is_global_zero:

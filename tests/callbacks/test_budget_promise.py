@@ -27,7 +27,7 @@ class Clock:
     def perf_counter(self) -> float:
         return self.now
 
-    thread_time = perf_counter
+    thread_time = process_time = perf_counter
 
 
 class Costly(Monitor):
