@@ -70,7 +70,7 @@ class HeadMonitor(Monitor):
     """
 
     sources_of_keys = ("head", "heads")
-    #: Of heads at random weights: one on 128 samples of 32 tokens of 384 took .5 to 1.9 s, on 50 of 16 tokens .04 to .15.
+    #: Of heads at random weights: one on 128 samples of 32 tokens of 384 took .5 to 1.9 s, on 50 of 16 .04 to .15.
     seconds_per_number = 8e-7
 
     def __init__(

@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import torch
 
-from lightning_maxmargin import JointSelection
+from lightning_maxmargin import HeadMonitor, JointSelection, MarginMonitor
 from lightning_maxmargin.callbacks import budget, monitor, worker
 from lightning_maxmargin.callbacks.evaluation import Measured, Size
 from lightning_maxmargin.callbacks.monitor import Monitor
-from lightning_maxmargin.data import PaperData
+from lightning_maxmargin.data import PaperData, RandomData
+from lightning_maxmargin.probe.sampled import draw_rows
+from lightning_maxmargin.probe.selector import Probe
+from tests.callbacks.test_head_monitor import SEPARATE, Foreign, some_data
 from tests.callbacks.test_margin_monitor import trainer
 
 SAMPLE_SECONDS, ALL_SECONDS = 1.0, 10.0
@@ -111,3 +115,29 @@ def test_that_evaluations_are_left_out_is_said_once(
         "Costly: the last evaluation is of 500 sequences, for 0.05 of the run's time does not cover the 10 s that one "
         "of everything takes; monitor.budget: 1 makes it",
     ]
+
+
+def test_a_short_run_ends_with_the_first_of_the_sequences_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "FEWEST", 10)
+    watching, module = MarginMonitor(budget=1e-9, samples=20), JointSelection(dim=32)
+    trainer([watching], 5, precision="64-true").fit(module, datamodule=RandomData(n=40))
+    assert watching.snapshot is not None
+    rows = draw_rows(40, 10, seed=0)
+    assert rows is not None
+    expected = Probe(RandomData(n=40).sequences("train")[rows]).measure(module.selector)
+    assert torch.equal(watching.snapshot.selected, expected.selected)
+    assert watching.snapshot.values["margin/attention"] == expected.values["margin/attention"]
+
+
+def test_a_short_run_ends_with_the_first_samples_of_the_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "FEWEST", 4)
+    found = []
+    for settings in ({"budget": 1e-9}, {"samples": 4, "budget": 1.0}):
+        torch.manual_seed(0)
+        heads = HeadMonitor(SEPARATE, some_data().tensors, **settings)  # type: ignore[arg-type]
+        run = trainer([heads], 3, precision="64-true")
+        run.fit(Foreign(), torch.utils.data.DataLoader(some_data(), 4))
+        assert heads.heads is not None
+        assert {len(selected) for selected in heads.heads.selected.values()} == {4}
+        found.append(heads.heads.values)
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
