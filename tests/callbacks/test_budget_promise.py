@@ -140,4 +140,5 @@ def test_a_short_run_ends_with_the_first_samples_of_the_heads(monkeypatch: pytes
         assert heads.heads is not None
         assert {len(selected) for selected in heads.heads.selected.values()} == {4}
         found.append(heads.heads.values)
-    assert found[0] == pytest.approx(found[1], rel=1e-9)
+    numbers = [{key: x for key, x in values.items() if isinstance(x, float)} for values in found]
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-9)
