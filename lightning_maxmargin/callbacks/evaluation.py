@@ -24,7 +24,7 @@ class Size(NamedTuple):
     whole: int
     measured: int
     which: str
-    count: int = 0
+    sequences: int = 0
 
 
 @dataclass(frozen=True)

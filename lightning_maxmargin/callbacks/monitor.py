@@ -324,7 +324,7 @@ class Monitor(Callback):
 
     def _last_samples(self, trainer: pl.Trainer) -> int | None:
         """Of how many sequences the last evaluation is: None for all, which is said where the budget covers fewer."""
-        clock, count = self._clock, self._size.count
+        clock, count = self._clock, self._size.sequences
         if clock.share >= 1 or not trainer.strategy.broadcast(count > FEWEST and not clock.covers_all()):
             return None
         part = clock.covered_part(FEWEST / count) if trainer.is_global_zero else 1.0
