@@ -150,7 +150,7 @@ _TABLE = (
     Key("seconds", "duration of the run", ("run",)),
     Key("monitor/seconds", "of these, spent on watching (SVMs and metrics) before the last evaluation; of the "
         "processor's time where training went on meanwhile", ("selector", "heads", "ensemble")),
-    Key("monitor/final_seconds", "of these, spent on the last evaluation, on everything",
+    Key("monitor/final_seconds", "of these, spent on the last evaluation, on everything where the budget covers it",
         ("selector", "heads", "ensemble")),
     Key("monitor/lag_steps", "steps that training had gone on when the numbers of an evaluation were there",
         ("selector", "heads", "ensemble")),

@@ -9,10 +9,12 @@ from lightning_maxmargin.probe.selector import SMALL_DATA_NUMBERS
 from lightning_maxmargin.schedule import affordable
 
 DEFAULT_SHARE = 0.05
-#: What an evaluation is expected to take until one has been made, and more of it for each number in the keys: 500
-#: sequences of 8 x 384 took .31 s, 500 of 128 x 384 with all limits defined 1.8, and 72 heads 12.8 s for 2.3e8 numbers
-#: (scripts/benchmarks/watching.py).
-SECONDS_AT_LEAST, SECONDS_PER_NUMBER = 0.3, 8e-8
+#: What an evaluation is expected to take until one has been made, and more of it for each of the first numbers in the
+#: keys and for each of the others: 150 sequences of 8 x 384 took .09 to .18 s, 500 .28, 500 of 128 x 384 .8 and 2,000
+#: of these 1.9 (scripts/benchmarks/watching.py).
+SECONDS_AT_LEAST, FIRST_NUMBERS, SECONDS_PER_FIRST, SECONDS_PER_NUMBER = 0.06, 2_000_000, 1.5e-7, 5.5e-8
+#: Parts of the samples that are thought of for the last evaluation, each this share of the one before.
+FEWER = 0.8
 
 
 def check_budget(budget: float | None) -> None:
@@ -37,18 +39,23 @@ def share_of(budget: float | None, numbers: int) -> float:
     return 1.0 if numbers <= SMALL_DATA_NUMBERS else DEFAULT_SHARE
 
 
-def guess(numbers: int) -> float:
-    """Seconds of the first evaluation of so many numbers in the keys.
+def guess(numbers: int, each: float = SECONDS_PER_NUMBER) -> float:
+    """Seconds of the first evaluation of so many numbers in the keys, ``each`` of all but the first.
 
     Example:
-        >>> guess(1_000_000)
-        0.38
+        >>> round(guess(1_000_000), 2), round(guess(12_000_000), 2)
+        (0.21, 0.91)
     """
-    return SECONDS_AT_LEAST + numbers * SECONDS_PER_NUMBER
+    first = min(numbers, FIRST_NUMBERS)
+    return SECONDS_AT_LEAST + first * SECONDS_PER_FIRST + (numbers - first) * each
+
+
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
 
 
 class Budget:
-    """The clock of one monitor in one run: the evaluations before the last must stay within a share of it.
+    """The clock of one monitor in one run: all its evaluations must stay within a share of it, the last one included.
 
     Args:
         share: of the run's time.
@@ -62,13 +69,25 @@ class Budget:
         self, share: float = 1.0, numbers: int = 0, spent: float = 0.0, elapsed: float = 0.0, evaluations: int = 0
     ) -> None:
         self.share, self.spent, self.evaluations = share, spent, evaluations
-        self._guess, self._last = guess(numbers), 0.0
-        self._before = elapsed
-        self._started: float | None = None
+        self._numbers = self._whole = numbers
+        self._each = SECONDS_PER_NUMBER
+        self._last, self._before = 0.0, elapsed
+        self._started: tuple[float, float] | None = None
 
-    def start(self, share: float, numbers: int) -> None:
-        """Training begins, or goes on."""
-        self.share, self._guess, self._started = share, guess(numbers), time.perf_counter()
+    def start(
+        self, share: float, numbers: int, whole: int | None = None, each: float = SECONDS_PER_NUMBER
+    ) -> None:  # fmt: skip
+        """Training begins, or goes on.
+
+        Args:
+            share: of the run's time.
+            numbers: in the keys that an evaluation measures.
+            whole: in all keys, where it measures some.
+            each: seconds that a number is guessed to take until an evaluation has been made.
+        """
+        self._each = each
+        self.share, self._numbers, self._started = share, numbers, _now()
+        self._whole = numbers if whole is None else whole
 
     def stop(self) -> None:
         """Training is over."""
@@ -76,13 +95,30 @@ class Budget:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of training so far."""
-        return self._before + (0.0 if self._started is None else time.perf_counter() - self._started)
+        """Seconds of training so far: of the clock, or of the processor where these are fewer.
+
+        An evaluation is counted in the processor's; where other programs have most of it, seconds of the clock would
+        cover several times as many.
+        """
+        if self._started is None:
+            return self._before
+        return self._before + min(now - then for now, then in zip(_now(), self._started, strict=True))
 
     @property
     def expected(self) -> float:
         """Seconds of the next evaluation: as the last or as they are on average, whichever is more."""
-        return max(self._last, self.spent / self.evaluations) if self.evaluations else self._guess
+        return max(self._last, self.spent / self.evaluations) if self.evaluations else guess(self._numbers, self._each)
+
+    def expected_of(self, part: float) -> float:
+        """Seconds of an evaluation of this part of the samples."""
+        return self.expected * part if self.evaluations else guess(int(self._numbers * part), self._each)
+
+    @property
+    def expected_of_all(self) -> float:
+        """Seconds of an evaluation of everything: as much more as there is to measure."""
+        return (
+            self.expected * self._whole / max(1, self._numbers) if self.evaluations else guess(self._whole, self._each)
+        )
 
     def spend(self, seconds: float) -> None:
         """Counts an evaluation."""
@@ -95,5 +131,18 @@ class Budget:
         return seconds
 
     def covers_another(self) -> bool:
-        """Whether one more may be made now."""
-        return affordable(self.spent, self.expected, self.elapsed, self.share)
+        """Whether one more may be made now, with room left for the last one: for that of everything where half of the
+        share holds it."""
+        reserve = max(self.expected, min(self.expected_of_all, self.share * self.elapsed / 2))
+        return affordable(self.spent + reserve, self.expected, self.elapsed, self.share)
+
+    def covers_all(self) -> bool:
+        """Whether the last one may be of everything."""
+        return affordable(self.spent, self.expected_of_all, self.elapsed, self.share)
+
+    def covered_part(self, least: float) -> float:
+        """The part of the samples that the last one may be of: as many as what is left covers, ``least`` if fewer."""
+        part = 1.0
+        while part > least and not affordable(self.spent, self.expected_of(part), self.elapsed, self.share):
+            part *= FEWER
+        return max(part, least)

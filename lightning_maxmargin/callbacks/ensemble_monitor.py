@@ -62,7 +62,7 @@ class EnsembleMonitor(Monitor):
         numbers = stack.keys[0].numel() * self._module.count
         return Size(numbers, numbers, f"all {self._module.count:,} instances")
 
-    def snapshot_of(self, pl_module: pl.LightningModule, last: bool) -> EnsembleState:
+    def snapshot_of(self, pl_module: pl.LightningModule, samples: int | None) -> EnsembleState:
         return self._module.weights()
 
     def measure(self, step: int, snapshot: EnsembleState, readings: None) -> Measured:

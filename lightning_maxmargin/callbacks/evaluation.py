@@ -18,11 +18,13 @@ class Measured(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Numbers in all keys and in those that an evaluation measures, and which these are, in words for the log."""
+    """Numbers in all keys and in those that an evaluation measures, which these are, in words for the log, and of how
+    many sequences, 0 where it cannot be of fewer."""
 
     whole: int
     measured: int
     which: str
+    sequences: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Pending:
         failure: where its inputs could not be read.
         future: of the processes that measure.
         seconds: it has cost the training thread.
-        last: whether it is the one at the end, on everything.
+        last: whether it is the one at the end.
     """
 
     step: int

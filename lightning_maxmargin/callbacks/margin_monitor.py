@@ -30,8 +30,10 @@ TORCH_NORMS: dict[type, str] = {torch.optim.Muon: "spectral"}
 #: stay: relative l_inf and l2 margins of the head .95 and .88 with these, .50 and .84 with true magnitudes (Adam, 5,000
 #: steps, n = 8, T = 5, d = 16).
 NORMS_OF_EXACT: dict[type, str] = dict.fromkeys((torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam), "linf")
-#: Sequences of an evaluation before the last.
+#: Sequences of an evaluation, but for one of everything at the end.
 SAMPLES = 500
+#: The model, and of how many sequences it is measured, all where None.
+Snapped = tuple[TokenSelector, int | None]
 
 
 class MarginMonitor(Monitor):
@@ -53,8 +55,8 @@ class MarginMonitor(Monitor):
         data: the sequences themselves, for use without one of this package's data modules.
         sources: as of :class:`HeadMonitor`, which is what one then gets; likewise ``forward`` and ``maps``.
         forward: see ``sources``.
-        samples: sequences of an evaluation before the last, drawn once by the data's seed: margins and SVMs are then of
-            these. None is 500, or the 128 of :class:`HeadMonitor`.
+        samples: sequences of an evaluation, drawn once by the data's seed: margins and SVMs are then of these; the last
+            is of all where the budget covers it. None is 500, or the 128 of :class:`HeadMonitor`.
         maps: see ``sources``.
         every_n_epochs: evaluates after so many epochs instead of the geometric steps.
         metrics: numbers of your own by key, ``metric(model, data, output, selected)``, measured at every evaluation;
@@ -142,18 +144,19 @@ class MarginMonitor(Monitor):
     def size(self) -> Size:
         count, numbers = len(self.sequences), self.sequences.keys.numel()
         if self._probes.rows is None:
-            return Size(numbers, numbers, f"all {count:,} sequences")
+            return Size(numbers, numbers, f"all {count:,} sequences", count)
         kept = len(self._probes.rows)
-        which = f"{kept:,} of {count:,} sequences, drawn with seed {self._probes.seed}; all at the end"
-        return Size(numbers, numbers // count * kept, which)
+        which = f"{kept:,} of {count:,} sequences, drawn with seed {self._probes.seed}"
+        which += "; all at the end if the budget covers it"
+        return Size(numbers, numbers // count * kept, which, kept)
 
-    def snapshot_of(self, pl_module: pl.LightningModule, last: bool) -> tuple[TokenSelector, bool]:
+    def snapshot_of(self, pl_module: pl.LightningModule, samples: int | None) -> Snapped:
         model = _selector_of(pl_module)
-        return (copy.deepcopy(model) if self.in_background and not last else model), last
+        return (copy.deepcopy(model) if self.in_background and samples is not None else model), samples
 
-    def measure(self, step: int, snapshot: tuple[TokenSelector, bool], readings: None) -> Measured:
-        model, last = snapshot
-        found = self._probes.measure(model, last)
+    def measure(self, step: int, snapshot: Snapped, readings: None) -> Measured:
+        model, samples = snapshot
+        found = self._probes.measure(model, samples)
         return Measured(dict(found.values), found)
 
     def join(self, parts: list[Snapshot]) -> Measured:

@@ -13,7 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_maxmargin.callbacks.axes import define_axes_of
-from lightning_maxmargin.callbacks.budget import Budget, check_budget, share_of
+from lightning_maxmargin.callbacks.budget import SECONDS_PER_NUMBER, Budget, check_budget, share_of
 from lightning_maxmargin.callbacks.evaluation import Measured, Pending, Size
 from lightning_maxmargin.callbacks.next_epoch import begin_next_epoch
 from lightning_maxmargin.callbacks.restored import keep_words
@@ -31,6 +31,8 @@ POLLS_PER_DECADE = 100
 LOSS = "train/loss"
 
 
+#: Sequences that the last evaluation is of at least, however short the run: 50 of 8 x 384 took .05 s.
+FEWEST = 50
 #: Evaluations per decade that a schedule of whole steps can tell apart.
 MOST_PER_DECADE = 10**9
 
@@ -40,8 +42,10 @@ class Monitor(Callback):
 
     An evaluation that is due is made once the budget covers it and the one before is done. Under a budget of 1 it is
     made at its step; under less the weights are copied, a thread of its own measures while training goes on, and the
-    numbers are logged at the step they belong to, ``monitor/lag_steps`` later. The last evaluation is always made, on
-    everything, when training is over: ``monitor/final_seconds``, which ``monitor/seconds`` leaves out.
+    numbers are logged at the step they belong to, ``monitor/lag_steps`` later. The last evaluation is always made, when
+    training is over, on everything where the budget covers that, else on the samples or as many of them as it covers:
+    ``monitor/final_seconds``, which ``monitor/seconds`` leaves out. All together are within the budget, but for a run
+    too short for an evaluation of fifty sequences.
 
     One process measures (where ``everywhere`` is false), all receive the numbers or the error, and all log the same
     keys at the same step; one that is undefined is left out of the log and null in :attr:`last`. A checkpoint waits
@@ -50,9 +54,9 @@ class Monitor(Callback):
     Args:
         per_decade: evaluations per factor of ten in steps.
         every_n_epochs: evaluates after so many epochs instead of the geometric steps.
-        budget: share of the run's time that evaluations before the last may take, above 0 and at most 1; None is 1
-            where the keys have at most 100,000 numbers, as in theory's problems, and 0.05 else.
-        samples: sequences of an evaluation; all where None. The last is of all.
+        budget: share of the run's time that all evaluations may take, above 0 and at most 1; None is 1 where the keys
+            have at most 100,000 numbers, as in theory's problems, and 0.05 else.
+        samples: sequences of an evaluation; all where None. The last is of all where the budget covers it.
         background: whether training goes on meanwhile; None is so under a budget below 1.
 
     Attributes:
@@ -70,6 +74,8 @@ class Monitor(Callback):
     everywhere: bool = False
     #: Of the keys that it measures, as the table of keys names them.
     sources_of_keys: ClassVar[tuple[Source, ...]] = ()
+    #: What an evaluation is guessed to take until one has been made.
+    seconds_per_number: ClassVar[float] = SECONDS_PER_NUMBER
     #: Whether the weights that training starts from are evaluated too.
     from_start: ClassVar[bool] = False
 
@@ -97,7 +103,8 @@ class Monitor(Callback):
         self._pending: Pending | None = None
         self._failed: Exception | None = None
         self._due, self._next, self._poll = False, -1, -1
-        self._everything = False  # whether each evaluation is of everything, as the last
+        self._size = Size(0, 0, "")
+        self._has_said = False  # that evaluations are left out
 
     @staticmethod
     def check_positive(**numbers: int | None) -> None:
@@ -120,12 +127,12 @@ class Monitor(Callback):
         """What is read on all processes for the ones that measure, or what failed on one."""
         return None, None
 
-    def snapshot_of(self, pl_module: pl.LightningModule, last: bool) -> Any:
+    def snapshot_of(self, pl_module: pl.LightningModule, samples: int | None) -> Any:
         """What :meth:`measure` needs of the module: a copy wherever training goes on, see :attr:`in_background`.
 
         Args:
             pl_module: now.
-            last: whether everything is measured.
+            samples: how many sequences are measured; all where None.
         """
         return None
 
@@ -180,8 +187,8 @@ class Monitor(Callback):
         begin_next_epoch(trainer)
         size = self.size() if trainer.is_global_zero else Size(0, 0, "")
         size = trainer.strategy.broadcast(size)
-        self._clock.start(share_of(self.budget, size.whole), size.measured)
-        self._everything = size.measured == size.whole
+        self._clock.start(share_of(self.budget, size.whole), size.measured, size.whole, self.seconds_per_number)
+        self._size, self._has_said = size, False
         self._trainer, self._worker, self.final_seconds = trainer, Worker(), None
         if trainer.is_global_zero:
             define_axes_of(trainer.loggers)
@@ -278,31 +285,56 @@ class Monitor(Callback):
             self._deliver(trainer)
         if begin and self._due and self._affordable(trainer):
             self._due = False
-            self._begin(trainer, pl_module)
+            self._begin(trainer, pl_module, self.samples)
             if not self.in_background:
                 self._deliver(trainer)
 
     def _affordable(self, trainer: pl.Trainer) -> bool:
         if self._clock.share >= 1:
             return True
-        return bool(trainer.strategy.broadcast(self._clock.covers_another()))
+        covered = bool(trainer.strategy.broadcast(self._clock.covers_another()))
+        if not covered and not self._has_said:
+            self._has_said = True
+            rank_zero_info(
+                f"{type(self).__name__}: an evaluation takes about {self._clock.expected:.2g} s, so from step "
+                f"{trainer.global_step} on they are made as {self._clock.share:g} of the run's time allows it; "
+                "monitor.budget: 1 makes all"
+            )
+        return covered
 
     def _seen(self, trainer: pl.Trainer) -> bool:
         return bool(self.history) and self.history[-1]["step"] == trainer.global_step
 
     def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The evaluation at the end, on everything."""
+        """The evaluation at the end, on everything where the budget covers it."""
         self._due = False
         if self._pending is not None:
             self._deliver(trainer)
-        if not self._seen(trainer) or (not self._everything and self.final_seconds is None):
-            self._begin(trainer, pl_module, last=True)
+        if self._seen(trainer) and self.final_seconds is not None:
+            return
+        samples = self._last_samples(trainer)
+        if not self._seen(trainer) or (samples is None and self._size.measured < self._size.whole):
+            self._begin(trainer, pl_module, samples, last=True)
             self._deliver(trainer)
-        elif self.final_seconds is None and self.last:
-            # Its step was an evaluation's already, of everything.
+        elif self.last:
+            # Its step was an evaluation's already, of as much.
             self.final_seconds = self._clock.refund()
             self.last |= {"monitor/seconds": self.seconds, "monitor/final_seconds": self.final_seconds}
             self.history[-1] |= self.last
+
+    def _last_samples(self, trainer: pl.Trainer) -> int | None:
+        """Of how many sequences the last evaluation is: None for all, which is said where the budget covers fewer."""
+        clock, count = self._clock, self._size.sequences
+        if clock.share >= 1 or not trainer.strategy.broadcast(count > FEWEST and not clock.covers_all()):
+            return None
+        part = clock.covered_part(FEWEST / count) if trainer.is_global_zero else 1.0
+        samples = int(trainer.strategy.broadcast(round(count * part)))
+        rank_zero_info(
+            f"{type(self).__name__}: the last evaluation is of {samples:,} sequences, for {clock.share:g} of the run's "
+            f"time does not cover the {clock.expected_of_all:.2g} s that one of everything takes; monitor.budget: 1 "
+            "makes it"
+        )
+        return samples
 
     # --- what becomes of the numbers --------------------------------------------------------------------------
 
@@ -310,24 +342,29 @@ class Monitor(Callback):
         """Measures now, whatever the budget says, and logs on all processes."""
         if self._pending is not None:
             self._deliver(trainer)
-        self._begin(trainer, pl_module)
+        self._begin(trainer, pl_module, self.samples)
         self._deliver(trainer)
         return self.last
 
-    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule, last: bool = False) -> None:
+    def _begin(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, samples: int | None, last: bool = False
+    ) -> None:
         start, step = time.perf_counter(), trainer.global_step
         failure, readings = self.gather(trainer, pl_module)
-        future = None
-        if failure is None and (self.everywhere or trainer.is_global_zero):
-            assert self._worker is not None
+        measures, snapshot = self.everywhere or trainer.is_global_zero, None
+        if failure is None and measures:
             try:
-                snapshot, meanwhile = self.snapshot_of(pl_module, last), self.in_background and not last
-                future = self._worker.submit(meanwhile, self.measure, step, snapshot, readings)
+                snapshot = self.snapshot_of(pl_module, samples)
             except Exception as error:
                 failure = as_failure(error)
+        # Before the other thread begins, which has a clock of its own.
+        seconds, future = time.perf_counter() - start, None
+        if failure is None and measures:
+            assert self._worker is not None
+            meanwhile = self.in_background and not last
+            future = self._worker.submit(meanwhile, self.measure, step, snapshot, readings)
         losses = loss_of_this_step(trainer)
-        marks, seconds = self.marks(trainer), time.perf_counter() - start
-        self._pending = Pending(step, marks, losses, failure, future, seconds, last)
+        self._pending = Pending(step, self.marks(trainer), losses, failure, future, seconds, last)
 
     def _deliver(self, trainer: pl.Trainer) -> None:
         """Waits for the evaluation under way and logs it, on all processes."""

@@ -35,9 +35,10 @@ class TextMonitor(Monitor):
     """Logs after an epoch the median lead, entropy and Att-SVM margin of training documents, and at the end of all.
 
     Args:
-        samples: documents of an evaluation, drawn once by the data's seed; the end measures all.
+        samples: documents of an evaluation, drawn once by the data's seed; the end measures all where the budget
+            covers it.
         budget: share of the run's time, as of :class:`~lightning_maxmargin.callbacks.monitor.Monitor`.
-        final: whether to measure all documents at the end, and not the sample.
+        final: whether to measure all documents at the end, where the budget covers it, and not the sample.
         background: whether training goes on meanwhile, likewise.
 
     Raises:
@@ -62,24 +63,28 @@ class TextMonitor(Monitor):
             f"text/{name}": float(sum(part.counts[name] for part in data.splits.values()))
             for name in ("truncated", "empty")
         }
-        every, drawn = range(len(self._split)), draw_rows(len(self._split), self.samples, data.seed)
-        self._sample: Sequence[int] = every if drawn is None else drawn.tolist()
-        self._all = every if self.final else self._sample
+        self._sample, self._all = self._drawn(self.samples), self._drawn(None if self.final else self.samples)
         super().on_train_start(trainer, pl_module)
 
     def size(self) -> Size:
         d = self._module.model.parts[0].dim
         whole, measured = (d * sum(map(self._split.unit_count, texts)) for texts in (self._all, self._sample))
         which = f"{len(self._sample):,} of {len(self._split):,} documents, drawn with seed {self._seed}"
-        return Size(whole, measured, which + ("; all at the end" if self.final else ""))
+        which += "; all at the end if the budget covers it" if self.final else ""
+        return Size(whole, measured, which, len(self._sample))
+
+    def _drawn(self, samples: int | None) -> Sequence[int]:
+        drawn = draw_rows(len(self._split), samples, self._seed)
+        return range(len(self._split)) if drawn is None else drawn.tolist()
 
     # --- what is measured -------------------------------------------------------------------------------------
 
-    def snapshot_of(self, pl_module: pl.LightningModule, last: bool) -> TextSnapshot:
+    def snapshot_of(self, pl_module: pl.LightningModule, samples: int | None) -> TextSnapshot:
         model: Any = pl_module.model
         # One selector a class has as many SVMs; of a trained encoder the keys are not on disk.
         has_svm = not (model.config.per_class or getattr(pl_module, "tuning", False))
-        return TextSnapshot(copy.deepcopy(model.parts[0]), has_svm, self._all if last else self._sample)
+        texts = self._all if samples is None else self._drawn(samples)
+        return TextSnapshot(copy.deepcopy(model.parts[0]), has_svm, texts)
 
     @torch.no_grad()
     def measure(self, step: int, snapshot: TextSnapshot, readings: None) -> Measured:

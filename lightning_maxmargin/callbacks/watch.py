@@ -41,6 +41,7 @@ class HeadWatch:
         ranks: the processes that measure, each some of the heads.
 
     Attributes:
+        count: of the samples that are evaluated.
         numbers: in the keys of all heads, about: as many tokens as the batch is long.
 
     Raises:
@@ -61,7 +62,8 @@ class HeadWatch:
         self.batches = _batches(data, samples)
         self.probe = HeadProbe(self.sources, ranks)
         self.numbers = sum(self.heads[layer] * _width(module, source) for layer, source in self.sources.items())
-        self.numbers *= min(samples, sum(map(_size, self.batches))) * _length(self.batches[0])
+        self.count = min(samples, sum(map(_size, self.batches)))
+        self.numbers *= self.count * _length(self.batches[0])
 
     def gather(self, trainer: pl.Trainer, module: pl.LightningModule) -> Gathered:
         """Reads the samples, on all processes; an error of one is handed to all and raised by none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,11 @@ class Reading:
     mask: Tensor | None
     key_map: Affine
     query_map: Affine
+
+    def first(self, samples: int | None) -> Reading:
+        """Of the first so many samples; all where None."""
+        values, mask = (None if x is None else x[:samples] for x in (self.values, self.mask))
+        return replace(self, keys=self.keys[:samples], queries=self.queries[:samples], values=values, mask=mask)
 
 
 Calls = dict[str, list[tuple[tuple[Any, ...], dict[str, Any], Any]]]

@@ -25,7 +25,7 @@ def draw_rows(count: int, samples: int | None, seed: int) -> Tensor | None:
 
 
 class SampledProbe:
-    """Measures sequences drawn once, and all of them when asked; float64 copies are made when they are needed.
+    """Measures sequences drawn once, and all or fewer of them when asked; float64 copies are made when they are needed.
 
     Args:
         data: all sequences.
@@ -49,9 +49,9 @@ class SampledProbe:
         self._settings = (train, norms, own, ranks)
         self._probe: Probe | None = None
 
-    def measure(self, model: TokenSelector, everything: bool) -> Snapshot:
-        """A snapshot of this model, on the sequences drawn or on all."""
-        if everything and self.rows is not None:
+    def measure(self, model: TokenSelector, samples: int | None) -> Snapshot:
+        """A snapshot of this model, on so many of the sequences drawn, or on all where None."""
+        if samples is None and self.rows is not None:
             # The sample's copy goes before that of all is made; of what it has solved the last evaluation begins.
             part, self._probe = self._probe, None
             probe = Probe(self.data, *self._settings)
@@ -59,6 +59,12 @@ class SampledProbe:
                 probe.start_from(part, self.rows)
             # Nothing is trained any more: a second core has no other work.
             return probe.measure(model, threads=2)
+        if samples is not None and samples < len(self.data if self.rows is None else self.rows):
+            # The first of the same draw; of what the sample has solved little would be near.
+            return self._of(draw_rows(len(self.data), samples, self.seed)).measure(model)
         if self._probe is None:
-            self._probe = Probe(self.data if self.rows is None else self.data[self.rows], *self._settings)
+            self._probe = self._of(self.rows)
         return self._probe.measure(model)
+
+    def _of(self, rows: Tensor | None) -> Probe:
+        return Probe(self.data if rows is None else self.data[rows], *self._settings)

@@ -32,7 +32,7 @@ from lightning_maxmargin.metrics.margin import label_rows
 from lightning_maxmargin.metrics.selection import selected_mass
 from lightning_maxmargin.probe.geometry import EUCLIDEAN, Norms, Sizes
 from lightning_maxmargin.probe.own import OwnNumbers
-from lightning_maxmargin.probe.parts import Parts, Tally
+from lightning_maxmargin.probe.parts import NUMBERS_IN_MEMORY, NUMBERS_TO_COPY, Parts, Tally
 
 if TYPE_CHECKING:
     from lightning_maxmargin.svm import JointSolution, Solution
@@ -289,6 +289,14 @@ class Probe:
         alone = self.ranks.size == 1 and self._parts.in_memory
         return x if alone else DistributedShard(x, self._parts.index, self.ranks, unchanging=unchanging)
 
+    def _chosen(self, chosen: Tensor) -> Any:
+        """The values of the selected tokens, likewise: few of all numbers, which one process solves in one piece."""
+        from lightning_maxmargin.svm import DistributedShard
+
+        if self.ranks.size == 1 and chosen.numel() <= NUMBERS_IN_MEMORY:
+            return chosen
+        return DistributedShard(chosen, self._parts.index, self.ranks, at_once=NUMBERS_TO_COPY)
+
     def _solve(
         self, seen: Seen, moved: bool, model: TokenSelector, norms: Norms, rho: float | None, threads: int
     ) -> None:
@@ -316,7 +324,7 @@ class Probe:
         # A few sequences may lack a class that the head has.
         classes = None if model.num_classes == 2 else model.num_classes
         warm = None if self._small else self._head
-        values = self._shard(seen.chosen)
+        values = self._chosen(seen.chosen)
         labels = self._parts.labels
         return only(solve_label_svm(values, labels, num_classes=classes, norm=norms.head, warm_start=warm))
 
@@ -337,9 +345,12 @@ class Probe:
         return None if before is None or self._small else only(before.attention)
 
     def _solve_limit(self, limit: str, seen: Seen, norms: Norms, rho: float | None, keys: Any) -> None:
-        from lightning_maxmargin.svm import solve_joint_svm
+        from lightning_maxmargin.svm import only, solve_joint_svm
 
         warm = self._before(limit)
+        if limit == "rate_coupled" and not self._small:
+            # Its first problem is the strict one, whose answer is known.
+            warm = only(self._solutions["strict"].attention)
         if self._head is not None and self._head.status == "certified" and (rho or limit == "relaxed"):
             self._solutions[limit] = solve_joint_svm(
                 keys, seen.chosen, self._parts.labels, seen.selected, limit=limit, norm_ratio=rho,

@@ -123,7 +123,8 @@ def solve_label_svm(
             return found
     norm = check_norm(norm, matrix=True)  # of a binary head once its labels are known
     if isinstance(values, DistributedShard):
-        return labels_of_ranks(values, labels, num_classes, norm, solve_label_svm)
+        warm = warm_start if isinstance(warm_start, Solution) else None
+        return labels_of_ranks(values, labels, num_classes, norm, solve_label_svm, warm)
     if np.ndim(values) == 3 and np.ndim(labels) == 2:
 
         def one(b: int) -> Solution:

@@ -71,8 +71,9 @@ def labels_of_ranks(
     num_classes: int | None,
     norm: Norm,
     whole: Callable[..., Solution | BatchSolution],
+    warm: Solution | None = None,
 ) -> Solution:
-    """``solve_label_svm`` of the samples of all processes; ``whole`` solves a small one in one piece."""
+    """``solve_label_svm`` of the samples of all processes; ``whole`` solves a small one in one piece, from ``warm``."""
 
     def describe() -> Facts:
         facts = _label_facts("solve_label_svm", shard.keys, shard.index, labels, num_classes)
@@ -84,7 +85,8 @@ def labels_of_ranks(
 
     def lead(ask: Ask) -> Any:
         if shard.is_small(layout):
-            return _packed(only(whole(**_pieces(layout, ask("piece")), num_classes=layout.classes, norm=norm)))
+            pieces = _pieces(layout, ask("piece"))
+            return _packed(only(whole(**pieces, num_classes=layout.classes, norm=norm, warm_start=warm)))
         _refuse_other_norms(norm)
         return _packed(_label_svm(layout, AskedRows(ask)))
 

@@ -26,7 +26,7 @@ from lightning_maxmargin.svm.rational import (
 from lightning_maxmargin.svm.rows import Array, RowProblem
 from lightning_maxmargin.svm.solution import Solution, answered, infeasible, nothing_to_separate, withdrawn
 from lightning_maxmargin.svm.threads import one_thread
-from lightning_maxmargin.svm.warm import begin, still_infeasible
+from lightning_maxmargin.svm.warm import begin, proof_at_hand
 
 # A smallest row this near to 1 is 1 up to the rounding of margins; scaling would cost one more product with all keys.
 SCALED = 1e-13
@@ -53,9 +53,9 @@ def solve_problem(
 
 
 def _solve(problem: RowProblem, warm: Solution | None, goal: str, norm: Norm) -> Solution:
-    refuted_again = None if warm is None else still_infeasible(problem, warm)
-    if refuted_again is not None:
-        return _no_answer(problem, refuted_again, goal)
+    proved = proof_at_hand(problem, warm)
+    if proved is not None:
+        return _no_answer(problem, proved, goal)
     start = None if warm is None else begin(problem, warm)
     if start is not None and start.answer is not None and norm == "l2":
         found = _answer(problem, start.answer, goal, norm)

@@ -11,7 +11,8 @@ from lightning_maxmargin.svm.certificate import relative_gap
 from lightning_maxmargin.svm.doubles import to_array
 from lightning_maxmargin.svm.generate import MAX_NUMBERS_AT_ONCE, Outcome, bounds, smallest_of
 from lightning_maxmargin.svm.proofs import residual
-from lightning_maxmargin.svm.qp.farkas import mended
+from lightning_maxmargin.svm.qp.centre import combined_to_zero
+from lightning_maxmargin.svm.qp.farkas import MAX_EXPLICIT_NUMBERS, accept, mended
 from lightning_maxmargin.svm.rows import Array, Index, RowProblem
 from lightning_maxmargin.svm.solution import Solution
 
@@ -23,6 +24,8 @@ SPREADS_TAKEN_IN = 3.0
 MAX_SPREAD = 0.1
 # An earlier proof that combines the new rows to more than this of their weight is none near them.
 MAX_RESIDUAL = 0.1
+# So many prove 1,200 to 5,000 labels in 40 to 384 dimensions infeasible, at random or with a signal, as many more do.
+UNDECIDED_PER_DIMENSION = 4
 
 
 @dataclass(frozen=True)
@@ -55,22 +58,50 @@ def begin(problem: RowProblem, warm: Solution) -> Start | None:
     return None if spread > MAX_SPREAD else _near(problem, support, margins, middle * (1 + SPREADS_TAKEN_IN * spread))
 
 
-def still_infeasible(problem: RowProblem, warm: Solution) -> Outcome | None:
-    """An earlier proof that no direction meets the rows, corrected for those that have changed and proved once more.
+def proof_at_hand(problem: RowProblem, warm: Solution | None) -> Outcome | None:
+    """A proof that no direction meets the rows: on the rows of an earlier one, or on a few of the labels.
 
-    Of 3,000 labels in 384 dimensions whose tokens had changed in 1 to 5 % it took .10 to .16 s, a cold proof .6.
-    Few rows are refuted anew, in less time than it takes to tell.
+    An analytic centre of these rows, however far their tokens have moved: of 3,000 labels in 384 dimensions, 7 % of which
+    had changed, .06 s, of three classes .6, where constraint generation takes .32 and 9.2. Without an earlier proof the
+    labels that the mean row decides least are tried, for about as long; where a direction meets them, that was .02 s of
+    .38. Few rows are refuted anew, in less time than it takes to tell.
     """
-    if not warm.infeasible or problem.extreme or tuple(warm.dual.shape) != problem.live.shape:
+    if problem.extreme or problem.is_small(MAX_NUMBERS_AT_ONCE):
         return None
-    if problem.is_small(MAX_NUMBERS_AT_ONCE):
-        return None
-    u = np.where(problem.live, to_array(warm.dual, "dual"), 0.0).ravel()
-    ids = np.flatnonzero(u > 0)
-    if not len(ids) or not np.isfinite(u).all() or residual(problem, ids, u[ids]) > MAX_RESIDUAL:
-        return None
-    found = mended(problem, ids, u[ids])
+    found = None
+    if warm is not None and warm.infeasible and tuple(warm.dual.shape) == problem.live.shape:
+        u = np.where(problem.live, to_array(warm.dual, "dual"), 0.0).ravel()
+        ids = np.flatnonzero(u > 0)
+        found = _centred(problem, ids)
+        # Of few rows more than their span not all may be in a proof; the earlier one's entries tell which.
+        if found is None and len(ids) and np.isfinite(u).all() and residual(problem, ids, u[ids]) <= MAX_RESIDUAL:
+            found = mended(problem, ids, u[ids])
+    # Keys that merge are of an attention problem, which few fail to meet.
+    if found is None and not problem.merges and not (warm is not None and warm.certified):
+        found = _centred(problem, _undecided(problem))
     return None if found is None else Outcome(found[0], found[1], np.zeros(problem.shape), True, 0)
+
+
+def _undecided(problem: RowProblem) -> Index:
+    """The rows that the mean row decides least, a few times as many as there are dimensions; none of so few samples
+    that a direction meets them whatever their labels (Cover 1965). Those that it misses most its opposite meets."""
+    ids, most = problem.ids, UNDECIDED_PER_DIMENSION * problem.dim
+    if len(problem.live) <= 2 * problem.dim or len(ids) <= most:
+        return ids if len(problem.live) > 2 * problem.dim else ids[:0]
+    norms = problem.row_norms.ravel()[ids]
+    depth = np.abs(problem.margins(problem.mean_row()).ravel()[ids]) / np.where(norms > 0, norms, 1e-300)
+    return np.sort(ids[np.argpartition(depth, most)[:most]])
+
+
+def _centred(problem: RowProblem, ids: Index) -> tuple[Index, Array] | None:
+    """A Farkas vector on all of these rows, which are more than their dimensions, or None."""
+    norms = problem.row_norms.ravel()[ids]
+    ids, norms = ids[norms > 0], norms[norms > 0]
+    if not problem.dim < len(ids) or len(ids) * problem.dim > MAX_EXPLICIT_NUMBERS:
+        return None
+    u = combined_to_zero(problem.rows(ids) / norms[:, None])
+    found = None if u is None else accept(problem, ids, u / norms)
+    return None if found is None else (ids, found)
 
 
 def _support(problem: RowProblem, warm: Solution) -> Index | None:

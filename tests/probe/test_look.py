@@ -13,7 +13,8 @@ from lightning_maxmargin.core.ahead import beside
 from lightning_maxmargin.probe import parts
 from lightning_maxmargin.probe.selector import Probe
 from lightning_maxmargin.svm import distributed
-from lightning_maxmargin.svm.sources import BlockShards, MappedSource
+from lightning_maxmargin.svm.blocks import BlockShards
+from lightning_maxmargin.svm.sources import MappedSource
 
 
 def problem(dtype: torch.dtype, own_values: bool, masked: bool, count: int = 40) -> Sequences:

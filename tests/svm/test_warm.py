@@ -7,9 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_maxmargin.svm import RowProblem, Solution, certify, solve_att_svm, solve_label_svm
+from lightning_maxmargin.svm.qp.centre import combined_to_zero
 
 
 def planted(*shape: int, dq: int | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -140,3 +143,42 @@ def test_classes_and_attention_are_refuted_again_as_well() -> None:
     moved_keys[0, 0] += 0.1
     again = solve_att_svm(moved_keys, other, queries=z, warm_start=proof)
     assert (again.status, again.iterations) == ("infeasible", 0)
+
+
+def test_labels_are_refuted_at_once_without_an_earlier_proof() -> None:
+    x, y = labels_of(1200, 40)
+    found = solve_label_svm(x, y)
+    assert (found.status, found.iterations) == ("infeasible", 0), "no round of constraint generation"
+    assert int((found.dual > 0).sum()) == 160, "four for each dimension"
+    assert float(((found.dual * y) @ x).norm()) <= 1e-12 * float((found.dual * x.norm(dim=1)).sum())
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.3])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_an_earlier_proof_leads_to_one_however_many_rows_have_changed(share: float, classes: int) -> None:
+    x, y = labels_of(1200, 40)
+    y = y if classes == 2 else torch.arange(1200) % classes
+    old = solve_label_svm(x, y)
+    moved = torch.where(torch.rand(1200, 1, generator=torch.Generator().manual_seed(2)) < share, x.flip(0), x)
+    new = solve_label_svm(moved, y, warm_start=old)
+    assert (old.status, new.status, new.iterations) == ("infeasible", "infeasible", 0)
+
+
+@pytest.mark.parametrize("margin", [1e-9, 1e-3, 1.0])
+def test_separable_labels_are_not_refuted_however_thin_their_margin(margin: float) -> None:
+    x, _ = labels_of(1200, 40)
+    w = torch.nn.functional.normalize(torch.ones(40, dtype=torch.float64), dim=0)
+    y = torch.where(x @ w > 0, 1.0, -1.0)
+    x = x + margin * y[:, None].double() * w
+    for warm in (None, solve_label_svm(*labels_of(1200, 40))):
+        assert solve_label_svm(x, y, warm_start=warm).status != "infeasible"
+
+
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 40))
+def test_a_combination_to_zero_is_one(seed: int, r: int, m: int) -> None:
+    A = np.random.default_rng(seed).normal(size=(m, r))
+    u = combined_to_zero(A / np.linalg.norm(A, axis=1, keepdims=True))
+    if u is None:
+        return
+    assert (u > 0).all()
+    assert np.linalg.norm((u / np.linalg.norm(A, axis=1)) @ A) <= 1e-12 * u.sum()
