@@ -40,7 +40,8 @@ def train_ensemble(
         head: (B, dv) start of v; zeros where None.
         dtype: of the training; the SVMs are solved in float64 whatever it is.
         device: of the training.
-        options: of :class:`EnsembleState`: train, rates (numbers or (B,)), loss, update, compile, start of the attention.
+        options: of :class:`EnsembleState`: train, rates (numbers or (B,)), loss, update, compile, and the attention's
+            start.
 
     Returns:
         EnsembleResult.

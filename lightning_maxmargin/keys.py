@@ -154,6 +154,7 @@ _TABLE = (
         ("selector", "heads", "ensemble")),
     Key("monitor/lag_steps", "steps that training had gone on when the numbers of an evaluation were there",
         ("selector", "heads", "ensemble")),
+    Key("monitor/samples", "sequences that the evaluation was of", ("selector", "heads")),
     _text("versions", "of Python and the packages", "run"),
 )  # fmt: skip
 _KEYS: dict[str, Key] = {key.name: key for key in _TABLE}

@@ -128,6 +128,7 @@ class HeadMonitor(Monitor):
             return Measured({})
         statuses: list[str] = [solution.status for solution in heads.solutions.values()]
         counts: dict[str, Value] = {f"heads/{s}": float(statuses.count(s)) for s in ("certified", "infeasible")}
+        counts["monitor/samples"] = float(len(next(iter(heads.attention.values()))))
         return Measured(heads.values | counts, heads)
 
     def keep(self, step: int, details: HeadSnapshot) -> None:

@@ -156,7 +156,8 @@ class MarginMonitor(Monitor):
 
     def measure(self, step: int, snapshot: Snapped, readings: None) -> Measured:
         model, samples = snapshot
-        found = self._probes.measure(model, samples)
+        found, count = self._probes.measure(model, samples), len(self.sequences)
+        found.values["monitor/samples"] = float(count if samples is None else min(samples, count))
         return Measured(dict(found.values), found)
 
     def join(self, parts: list[Snapshot]) -> Measured:

@@ -92,6 +92,7 @@ class TextMonitor(Monitor):
         values: dict[str, Value] = dict(self._counts)
         values["norm/attention"] = norm = float(selector.direction.norm())
         values["norm/head"] = float(selector.head.norm())
+        values["monitor/samples"] = float(len(texts))
         if not snapshot.has_svm:
             return Measured(values)
         longest = max(map(self._split.unit_count, texts), default=0)
