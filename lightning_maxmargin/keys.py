@@ -195,8 +195,8 @@ def measured_by(*sources: Source) -> tuple[str, ...]:
     """The names of the keys that these measure, in the order of the table.
 
     Example:
-        >>> measured_by("heads")
-        ('heads/certified', 'heads/infeasible', 'monitor/seconds', 'monitor/final_seconds', 'monitor/lag_steps')
+        >>> measured_by("heads")[:3]
+        ('heads/certified', 'heads/infeasible', 'monitor/seconds')
     """
     return tuple(key.name for key in _KEYS.values() if set(sources) & set(key.sources))
 
