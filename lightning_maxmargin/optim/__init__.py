@@ -7,6 +7,7 @@ from lightning_maxmargin.optim.factored import FactoredGD
 from lightning_maxmargin.optim.mirror import MirrorDescent
 from lightning_maxmargin.optim.normalized import NormalizedGD
 from lightning_maxmargin.optim.per_group import OptimizerPerGroup
+from lightning_maxmargin.optim.power_decay import PowerDecay
 from lightning_maxmargin.optim.steepest import SignDescent, Signum, SpectralDescent
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "MirrorDescent",
     "NormalizedGD",
     "OptimizerPerGroup",
+    "PowerDecay",
     "SignDescent",
     "Signum",
     "SpectralDescent",

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_maxmargin.core.batch_directions import InstanceDirections
 from lightning_maxmargin.core.ensemble import EnsembleState
 from lightning_maxmargin.core.updates import Adam, Mirror, Normalized, Sign, Spectral, UpdateRule
+from lightning_maxmargin.optim.power_decay import power_decay
 from lightning_maxmargin.probe.ensemble import MIN_RELATIVE_MARGIN, MIN_SELECTED_MASS
 from lightning_maxmargin.reproduce.experiment import Outcome, ProgressCallback
 from lightning_maxmargin.reproduce.naive import Speed
@@ -51,15 +52,14 @@ def name_of(norm: Norm) -> str:
 
 
 class DecayingState(EnsembleState):
-    """W trained from 0 under the given heads by a rule of :data:`OPTIMIZERS`, at rates lr / (1 + step / 10)^decay."""
+    """W trained from 0 under the given heads by this rule, at the rates lr (1 + step)^-power."""
 
-    def __init__(self, drawn: Problems, optimizer: str, lr: float, decay: float = 0.0) -> None:
-        rule = OPTIMIZERS[optimizer][2]
+    def __init__(self, drawn: Problems, rule: UpdateRule, lr: float, power: float = 0.0) -> None:
         super().__init__(drawn.batch(), head=drawn.heads.T, train="attention", attention_lr=lr, update=rule)
-        self.decay = decay
+        self.power = power
 
     def move(self, g: InstanceDirections) -> None:
-        self.rate_scale = (1 + self.steps / 10) ** -self.decay
+        self.rate_scale = power_decay(self.steps, self.power)
         super().move(g)
 
 
@@ -74,7 +74,7 @@ def optimizer_geometry(
     """Trains W with every optimizer and solves the problem of what each selects in every norm.
 
     Args:
-        optimizers: rate, steps and exponent of decay of each of :data:`OPTIMIZERS`.
+        optimizers: rate, steps and power of decay of each of :data:`OPTIMIZERS`.
         seeds: 0, 1, ...
         n: sequences.
         T: tokens.
@@ -91,10 +91,10 @@ def optimizer_geometry(
     margins: dict[str, np.ndarray] = {}
     numbers: dict[str, float] = {}
     lines = []
-    for i, (key, (lr, steps, decay)) in enumerate(optimizers.items()):
+    for i, (key, (lr, steps, power)) in enumerate(optimizers.items()):
         at = np.unique(np.geomspace(20, steps, 16).astype(int))
         with speed.training(drawn, int(at[-1])):
-            path = record(DecayingState(drawn, key, lr, decay), int(at[-1]), at.tolist())[0]
+            path = record(DecayingState(drawn, OPTIMIZERS[key][2], lr, power), int(at[-1]), at.tolist())[0]
         progress((i + 0.6) / len(field))
         a = drawn.scores(path[-1])
         alpha = a.argmax(2)

@@ -14,6 +14,7 @@ from lightning_maxmargin.optim import FactoredGD, MirrorDescent, NormalizedGD, S
 from lightning_maxmargin.optim.base import MarginOptimizer
 from lightning_maxmargin.reproduce.coupled import rate_coupled
 from lightning_maxmargin.reproduce.factored import local_convergence
+from lightning_maxmargin.reproduce.geometry import OPTIMIZERS as GEOMETRY
 from lightning_maxmargin.reproduce.geometry import Best, DecayingState, optimizer_geometry
 from lightning_maxmargin.reproduce.optima import random_optima
 from lightning_maxmargin.reproduce.panel import percentiles
@@ -60,7 +61,7 @@ def single(drawn: Problems, b: int, optimizer: Any, steps: int, K: torch.Tensor 
 )
 def test_a_batched_rule_moves_every_instance_as_its_optimizer_moves_one(name: str, optimizer: Any) -> None:
     drawn = draw(3, N, T, D, queries=True)
-    state = DecayingState(drawn, name, 0.3)
+    state = DecayingState(drawn, GEOMETRY[name][2], 0.3)
     state.run(40)
     for b in range(3):
         torch.testing.assert_close(state.attention[..., b], single(drawn, b, optimizer, 40), rtol=1e-7, atol=1e-9)
