@@ -26,7 +26,7 @@ WITHOUT: dict[str, str] = {
     "figures.RunFiles": "files", "figures.draw_figures": "files", "figures.write_report": "files",
     "callbacks.RankWatch": "a thread that asks the processes' store",
     "callbacks.Predictions": "a file of arrays that the trainer has fetched",
-    "optim.PowerDecay": "rates alone",
+    "optim.PowerDecay": "rates alone", "callbacks.StopAtLimit": "the rows that a MarginMonitor has on the CPU",
     "kept.SeveralTokens": "an experiment on the CPU", "kept.several_tokens": "an experiment on the CPU",
 }  # fmt: skip
 

@@ -12,12 +12,13 @@ from lightning_maxmargin import optim
 from tests.device.compare import close, covers
 from tests.device.pretend import GPU, Gpu
 
-OPTIMIZERS: dict[str, Callable[[Any], optim.MarginOptimizer]] = {
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "AcceleratedMargin": optim.AcceleratedMargin,
     "FactoredGD": optim.FactoredGD,
     "MirrorDescent": lambda params: optim.MirrorDescent(params, p=3.0),
     "NormalizedGD": optim.NormalizedGD,
     "NormalizedGD, polyak": lambda params: optim.NormalizedGD(params, step_size="polyak"),
+    "OptimizerPerGroup": lambda params: optim.OptimizerPerGroup([optim.Signum(params)]),
     "SignDescent": optim.SignDescent,
     "Signum": optim.Signum,
     "SpectralDescent": optim.SpectralDescent,
