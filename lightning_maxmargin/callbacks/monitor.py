@@ -105,6 +105,7 @@ class Monitor(Callback):
         self._due, self._next, self._poll = False, -1, -1
         self._size = Size(0, 0, "")
         self._has_said = False  # that evaluations are left out
+        self._sampled = ""  # that the last one is not of everything
 
     @staticmethod
     def check_positive(**numbers: int | None) -> None:
@@ -188,7 +189,7 @@ class Monitor(Callback):
         size = self.size() if trainer.is_global_zero else Size(0, 0, "")
         size = trainer.strategy.broadcast(size)
         self._clock.start(share_of(self.budget, size.whole), size.measured, size.whole, self.seconds_per_number)
-        self._size, self._has_said = size, False
+        self._size, self._has_said, self._sampled = size, False, ""
         self._trainer, self._worker, self.final_seconds = trainer, Worker(), None
         if trainer.is_global_zero:
             define_axes_of(trainer.loggers)
@@ -244,7 +245,7 @@ class Monitor(Callback):
         if trainer.global_step:
             self._finish(trainer, pl_module)
         if trainer.is_global_zero:
-            self.message = " ".join(filter(None, (self._ending(trainer), self.diagnose(pl_module))))
+            self.message = " ".join(filter(None, (self._ending(trainer), self.diagnose(pl_module), self._sampled)))
         self._stop()
 
     def _ending(self, trainer: pl.Trainer) -> str:
@@ -329,11 +330,11 @@ class Monitor(Callback):
             return None
         part = clock.covered_part(FEWEST / count) if trainer.is_global_zero else 1.0
         samples = int(trainer.strategy.broadcast(round(count * part)))
-        rank_zero_info(
-            f"{type(self).__name__}: the last evaluation is of {samples:,} sequences, for {clock.share:g} of the run's "
-            f"time does not cover the {clock.expected_of_all:.2g} s that one of everything takes; monitor.budget: 1 "
-            "makes it"
+        self._sampled = (
+            f"These numbers are of {samples:,} sequences, for {clock.share:g} of the run's time does not cover the "
+            f"{clock.expected_of_all:.2g} s that an evaluation of everything takes; monitor.budget: 1 makes it."
         )
+        rank_zero_info(f"{type(self).__name__}: {self._sampled}")
         return samples
 
     # --- what becomes of the numbers --------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_dir
 
+from lightning_maxmargin.atomic import whole
+
 # No fast-math: it would let infinities and what is no number pass for numbers.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-w")
 #: Seconds that a compiler may take; it takes three.
@@ -57,20 +59,16 @@ def library(source: Path, *headers: Path) -> ctypes.CDLL:
 
 
 def _compile(compiler: str, source: Path, to: Path) -> None:
-    # Under another name first: another process may be looking.
-    handle, part = tempfile.mkstemp(dir=to.parent, suffix=".part")
-    os.close(handle)
-    try:
-        done = subprocess.run(
-            [compiler, *FLAGS, str(source), "-o", part], capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
+    with whole(to) as part:
+        try:
+            done = subprocess.run(
+                [compiler, *FLAGS, str(source), "-o", str(part)], capture_output=True, text=True, timeout=PATIENCE,
+                check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise CompileError(f"{compiler} took more than {PATIENCE:g} s") from None
         if done.returncode:
             raise CompileError(f"{compiler} failed: {(done.stderr.strip() or 'no message').splitlines()[0]}")
-        os.replace(part, to)
-    except subprocess.TimeoutExpired:
-        raise CompileError(f"{compiler} took more than {PATIENCE:g} s") from None
-    finally:
-        Path(part).unlink(missing_ok=True)
 
 
 def _processor() -> str:

@@ -167,7 +167,7 @@ class TokenSelector(nn.Module):
         if self.query != "shared":
             return self.matrix
         if self.parametrization == "KQ":
-            return self.K @ (self.Q.T @ self.prompt)
+            return self.K @ (self.prompt[None] @ self.Q)[0]
         return self.p if self.parametrization == "p" else self.W @ self.prompt
 
     def queries(self, data: Sequences) -> Tensor | None:

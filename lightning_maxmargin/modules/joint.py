@@ -164,6 +164,10 @@ class JointSelection(pl.LightningModule):
             raise InputError("model.head_init: 'data' is for head: linear; leave it out for another head")
         if self._optimizers["head"] is not self._optimizers["attention"] and self.train_part != "both":
             raise InputError(f"model.head_optimizer: with train {self.train_part} there is one optimizer; leave it out")
+        for name in ("attention_lr", "head_lr"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 < rate < math.inf:
+                raise InputError(f"model.{name}: {rate}; expected a positive number, or null for the optimizer's own")
         # Made once, so that a wrong rate is refused now and not after the data are read.
         parts = parts_of(self._make_optimizer())
         if self.gradient is None:
@@ -179,10 +183,6 @@ class JointSelection(pl.LightningModule):
                 )
         if self.inner_steps < 1:
             raise InputError(f"model.inner_steps: {self.inner_steps}; expected a positive number")
-        for name in ("attention_lr", "head_lr"):
-            rate = getattr(self, name)
-            if rate is not None and not 0 < rate < math.inf:
-                raise InputError(f"model.{name}: {rate}; expected a positive number, or null for the optimizer's own")
 
     # --- start ------------------------------------------------------------------------------------------------
 

@@ -112,8 +112,8 @@ def test_that_evaluations_are_left_out_is_said_once(
     assert said == [
         "Costly: an evaluation takes about 0.94 s, so from step 1 on they are made as 0.05 of the run's time allows "
         "it; monitor.budget: 1 makes all",
-        "Costly: the last evaluation is of 500 sequences, for 0.05 of the run's time does not cover the 10 s that one "
-        "of everything takes; monitor.budget: 1 makes it",
+        "Costly: These numbers are of 500 sequences, for 0.05 of the run's time does not cover the 10 s that an "
+        "evaluation of everything takes; monitor.budget: 1 makes it.",
     ]
 
 

@@ -116,6 +116,7 @@ def test_every_example_says_which_sentence_decided(run: Any) -> None:
 
 def test_non_separable_labels_are_infeasible_in_words_and_training_goes_on(maxmargin: Any, run: Any) -> None:
     words = ["--data.train", "1500", "--data.test", "30", "--trainer.max_steps", "10", "--monitor.per_decade", "1"]
+    words += ["--monitor.budget", "1"]  # of all: fewer documents than dimensions are always separable
     outcome = maxmargin("fit", "--config", config("text/planted"), *words)
     assert outcome.status == 0, outcome.err
     assert outcome.summary["status/head"] == "infeasible"

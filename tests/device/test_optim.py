@@ -12,7 +12,7 @@ from lightning_maxmargin import optim
 from tests.device.compare import close, covers
 from tests.device.pretend import GPU, Gpu
 
-OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[Any], optim.MarginOptimizer | optim.OptimizerPerGroup]] = {
     "AcceleratedMargin": optim.AcceleratedMargin,
     "FactoredGD": optim.FactoredGD,
     "MirrorDescent": lambda params: optim.MirrorDescent(params, p=3.0),

@@ -190,7 +190,9 @@ def test_from_the_command_line(maxmargin: Any) -> None:
         "--model.query", "own", "--model.head_optimizer", "MirrorDescent", "--model.head_optimizer.p", "3",
         "--model.lr_scheduler", "torch.optim.lr_scheduler.ExponentialLR", "--model.lr_scheduler.gamma", "0.99",
     )  # fmt: skip
-    outcome = maxmargin("fit", "--config", config("joint/random"), "--trainer.max_steps", "50", *words)
+    outcome = maxmargin(
+        "fit", "--config", config("joint/random"), "--data.n", "4", "--data.d", "8", "--trainer.max_steps", "20", *words
+    )
     assert outcome.status == 0, outcome.err
     assert (outcome.summary["svm/norm"], outcome.summary["svm/head_norm"]) == ("spectral", "3.0")
 

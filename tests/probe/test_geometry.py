@@ -15,7 +15,7 @@ from lightning_maxmargin.probe.selector import Probe
 from lightning_maxmargin.svm import solve_att_svm, solve_label_svm
 from tests.conftest import config
 
-MIRROR_STEPS = "20000"
+MIRROR_STEPS = "5000"
 
 # W of one random problem with a given head, as in the papers' comparison of optimizers.
 SIZES = ("--data.n", "6", "--data.T", "8", "--data.d", "10", "--data.labels", "sign", "--data.queries", "true")
