@@ -288,10 +288,8 @@ def cost_claims() -> Iterator[Row]:
     yield Row("1,200 reviews on the cache: training", "<= 15 CPU s", spent, warm - own <= 15, told_command)
     rate = pieces / max(cold - warm, 1e-9)
     yield Row("encoding, word pieces a CPU second", ">= 2,000", f"{rate:,.0f}", rate >= 2000, told_command)
-    share = run["monitor/seconds"] / (run["seconds"] - run["monitor/final_seconds"])
-    last = run["monitor/final_seconds"] / run["seconds"]
-    told_share = f"{share:.3f}; of the whole run the last evaluation is {last:.3f}"
-    yield Row("monitor's share before its last evaluation", "<= 0.05", told_share, share <= 0.05, told_command)
+    share = (run["monitor/seconds"] + run["monitor/final_seconds"]) / run["seconds"]
+    yield Row("monitor's share of the run", "<= 0.05", f"{share:.3f}", share <= 0.05, told_command)
     large = f"--data.train {claim.RUNS}/documents_10000.jsonl --data.cache_dir {cache} --data.max_length 128"
     _, resident = cost("cost-large", large)
     about = "10,000 documents of 128 pieces, encoded and trained on: peak resident memory"
