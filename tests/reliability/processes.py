@@ -26,7 +26,7 @@ MEASURED = ("selection/tokens", "svm/limit", "status/attention", "status/head")
 #: Ways to train: exact directions, and gradients of autograd with a torch optimizer.
 TRAINED = (
     (),
-    ("--model.gradient", "centred"),
+    ("--model.optimizer", "NormalizedGD", "--model.gradient", "centred"),
     ("--model.optimizer", "torch.optim.Adam", "--model.gradient", "centred", "--model.optimizer.lr", "0.01"),
     ("--model.optimizer", "NormalizedGD", "--model.attention_lr", "0.1", "--model.head_lr", "0.1"),
 )
