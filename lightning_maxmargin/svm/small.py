@@ -192,20 +192,21 @@ def _judged(
 ) -> _Found | None:
     """The answer of active rows A = D[on] with its certificate; None where another would be better."""
     unit, length = unit_rounding(D.shape[1]), math.sqrt(p @ p)
-    lost = (unit * length) * norms
-    if _largest(abs(margins[on] - 1) - FINE * lost[on]) > 0:
+    of_on, met = norms[on], margins[on]
+    if _largest(abs(met - 1) - (FINE * unit * length) * of_on) > 0:
         better = _meeting(A)
         if better is None:
             return None
         lam, p = better
         margins, length = D @ p, math.sqrt(p @ p)
-    lower = margins - lost
+        met = margins[on]
+    lost = (unit * length) * norms
     # No row is missed, active ones meet 1 to rounding, and none would rather have a negative weight.
-    if not (_least(margins + lost) >= 1 and _largest(lower[on]) <= 1 and _least(lam) > 0):
+    if not (_least(margins + lost) >= 1 and _largest(met - (unit * length) * of_on) <= 1 and _least(lam) > 0):
         return None
-    combined, weights = lam @ A, float(lam @ norms[on])
-    length_up = math.sqrt(combined @ combined) + (0.5 * len(on) * EPS + unit) * weights
-    gap = relative_gap(float(np.add.reduce(lam)), length_up, _least(lower), length)
+    combined = lam @ A
+    length_up = math.sqrt(combined @ combined) + (0.5 * len(on) * EPS + unit) * float(lam @ of_on)
+    gap = relative_gap(float(np.add.reduce(lam)), length_up, _least(margins - lost), length)
     if not gap <= TOLERANCES.plain:
         return None
     tight = (margins <= 1 + TOLERANCES.tight).nonzero()[0]
