@@ -154,7 +154,8 @@ _TABLE = (
         ("selector", "heads", "ensemble")),
     Key("monitor/lag_steps", "steps that training had gone on when the numbers of an evaluation were there",
         ("selector", "heads", "ensemble")),
-    Key("monitor/samples", "sequences that the evaluation was of", ("selector", "heads")),
+    Key("monitor/samples", "sequences that the evaluation was of; selection and head at the end are of all",
+        ("selector", "heads")),
     _text("versions", "of Python and the packages", "run"),
 )  # fmt: skip
 _KEYS: dict[str, Key] = {key.name: key for key in _TABLE}

@@ -140,9 +140,10 @@ class Budget:
         """Whether the last one may be of everything."""
         return affordable(self.spent, self.expected_of_all, self.elapsed, self.share)
 
-    def covered_part(self, least: float) -> float:
-        """The part of the samples that the last one may be of: as many as what is left covers, ``least`` if fewer."""
-        part = 1.0
-        while part > least and not affordable(self.spent, self.expected_of(part), self.elapsed, self.share):
+    def covered_part(self, least: float, besides: float = 0.0) -> float:
+        """The part of the samples that the last one may be of: as many as what is left covers, ``least`` if fewer;
+        ``besides`` are the seconds of what it measures on everything anyway."""
+        part, spent = 1.0, self.spent + besides
+        while part > least and not affordable(spent, self.expected_of(part), self.elapsed, self.share):
             part *= FEWER
         return max(part, least)

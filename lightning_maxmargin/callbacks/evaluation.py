@@ -18,13 +18,14 @@ class Measured(NamedTuple):
 
 
 class Size(NamedTuple):
-    """Numbers in all keys and in those that an evaluation measures, which these are, in words for the log, and of how
-    many sequences, 0 where it cannot be of fewer."""
+    """Numbers in all keys and in those that an evaluation measures, which these are, in words for the log, of how many
+    sequences, 0 where it cannot be of fewer, and the seconds of what the last one measures on everything anyway."""
 
     whole: int
     measured: int
     which: str
     sequences: int = 0
+    besides: float = 0.0
 
 
 @dataclass(frozen=True)

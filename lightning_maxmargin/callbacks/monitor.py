@@ -65,6 +65,7 @@ class Monitor(Callback):
         message: what the numbers mean, where they need a message, after where the run stopped early.
         seconds: what evaluations before the last have cost, of the processor's time where training went on.
         final_seconds: what the last has, None before it.
+        at_end: whether the last is being made.
 
     Raises:
         InputError: a number that is not positive, a budget that is no share.
@@ -76,6 +77,8 @@ class Monitor(Callback):
     sources_of_keys: ClassVar[tuple[Source, ...]] = ()
     #: What an evaluation is guessed to take until one has been made.
     seconds_per_number: ClassVar[float] = SECONDS_PER_NUMBER
+    #: What the last evaluation measures on a sample where a run is short, in words.
+    of_samples: ClassVar[str] = "These numbers are of"
     #: Whether the weights that training starts from are evaluated too.
     from_start: ClassVar[bool] = False
 
@@ -106,6 +109,7 @@ class Monitor(Callback):
         self._size = Size(0, 0, "")
         self._has_said = False  # that evaluations are left out
         self._sampled = ""  # that the last one is not of everything
+        self.at_end = False
 
     @staticmethod
     def check_positive(**numbers: int | None) -> None:
@@ -189,7 +193,7 @@ class Monitor(Callback):
         size = self.size() if trainer.is_global_zero else Size(0, 0, "")
         size = trainer.strategy.broadcast(size)
         self._clock.start(share_of(self.budget, size.whole), size.measured, size.whole, self.seconds_per_number)
-        self._size, self._has_said, self._sampled = size, False, ""
+        self._size, self._has_said, self._sampled, self.at_end = size, False, "", False
         self._trainer, self._worker, self.final_seconds = trainer, Worker(), None
         if trainer.is_global_zero:
             define_axes_of(trainer.loggers)
@@ -313,7 +317,7 @@ class Monitor(Callback):
             self._deliver(trainer)
         if self._seen(trainer) and self.final_seconds is not None:
             return
-        samples = self._last_samples(trainer)
+        samples, self.at_end = self._last_samples(trainer), True
         if not self._seen(trainer) or (samples is None and self._size.measured < self._size.whole):
             self._begin(trainer, pl_module, samples, last=True)
             self._deliver(trainer)
@@ -328,10 +332,10 @@ class Monitor(Callback):
         clock, count = self._clock, self._size.sequences
         if clock.share >= 1 or not trainer.strategy.broadcast(count > FEWEST and not clock.covers_all()):
             return None
-        part = clock.covered_part(FEWEST / count) if trainer.is_global_zero else 1.0
+        part = clock.covered_part(FEWEST / count, self._size.besides) if trainer.is_global_zero else 1.0
         samples = int(trainer.strategy.broadcast(round(count * part)))
         self._sampled = (
-            f"These numbers are of {samples:,} sequences, for {clock.share:g} of the run's time does not cover the "
+            f"{self.of_samples} {samples:,} sequences, for {clock.share:g} of the run's time does not cover the "
             f"{clock.expected_of_all:.2g} s that an evaluation of everything takes; monitor.budget: 1 makes it."
         )
         rank_zero_info(f"{type(self).__name__}: {self._sampled}")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_maxmargin.core import Sequences, TokenSelector
 from lightning_maxmargin.core.ranks import Ranks
+from lightning_maxmargin.keys import Value
 from lightning_maxmargin.probe.geometry import Norms
 from lightning_maxmargin.probe.own import OwnNumbers
 from lightning_maxmargin.probe.selector import Probe, Snapshot
@@ -65,6 +66,22 @@ class SampledProbe:
         if self._probe is None:
             self._probe = self._of(self.rows)
         return self._probe.measure(model)
+
+    def measure_last(self, model: TokenSelector, samples: int) -> Snapshot:
+        """As :meth:`measure` of a sample, but for selection and head, which are those of all sequences.
+
+        A sample cannot tell of the head: fewer sequences than there are dimensions are separable whatever their labels.
+        """
+        of_all: dict[str, Value] = Probe(self.data, *self._settings).measure_head(model)
+        train, norms, own, ranks = self._settings
+        if train == "both" and of_all.get("status/head") == "infeasible":
+            # Of the limits of the attention only the strict one is defined then.
+            rows = draw_rows(len(self.data), samples, self.seed)
+            found = Probe(self.data if rows is None else self.data[rows], "attention", norms, own, ranks).measure(model)
+        else:
+            found = self.measure(model, samples)
+        found.values.update(of_all)
+        return found
 
     def _of(self, rows: Tensor | None) -> Probe:
         return Probe(self.data if rows is None else self.data[rows], *self._settings)

@@ -173,10 +173,33 @@ class Probe:
             selected[rank :: self.ranks.size] = part
         return Snapshot(values, dict(self._solutions), selected, model.direction.clone(), head_vector(model))
 
+    @torch.no_grad()
+    def measure_head(self, model: TokenSelector) -> dict[str, Value]:
+        """What :meth:`measure` says of selection and head, without a limit problem of the attention: one pass and, in
+        the Euclidean norm, one label SVM."""
+        model = _double(model)
+        norms, sizes = self._norms.of(model), Sizes.of(model, self._norms.of(model))
+        seen: Seen
+
+        def look() -> None:
+            nonlocal seen
+            seen = self._look(model, 1, rows=False)
+
+        self.ranks.gather(look)
+        labels = sizes.head is not None and norms.head == "l2"
+        if labels and self.train != "attention":
+            self._head = self._label_svm(seen, model, norms)
+        tally = Tally.joined(self.ranks.gather(lambda: self._tally(model, seen)))
+        values: dict[str, Value] = dict(_selection(tally))
+        if labels and sizes.head is not None:
+            values |= dict.fromkeys(("direction_gap/head", "relative_margin/head"))
+            values |= self._label(model, sizes.head, tally)
+        return values
+
     # --- this process's sequences -----------------------------------------------------------------------------
 
-    def _look(self, model: TokenSelector, threads: int) -> Seen:
-        """Goes once over all sequences of this process, a block at a time."""
+    def _look(self, model: TokenSelector, threads: int, rows: bool = True) -> Seen:
+        """Goes once over all sequences of this process, a block at a time; copies of keys count where ``rows`` do."""
         outputs, chosen, queries, others, gamma, at = [], [], [], [], [], 0
         has_gamma = _has_gamma(model)
         for block, output, token_values in self._looks(model, threads):
@@ -188,7 +211,7 @@ class Probe:
                 chosen.append(take_token(block.values, alpha).double())
             z = model.queries(block)
             queries.append(None if z is None else z.clone())  # of a block whose place the next one takes
-            others.append(self._without_copies(block, alpha, at))
+            others.append(self._without_copies(block, alpha, at) if rows else _real(block))
             if has_gamma:
                 if token_values is None:
                     token_values = model.logits(block.values.flatten(0, 1)).view(block.values.shape[:2])
@@ -197,8 +220,9 @@ class Probe:
         joined = Output(*(torch.cat(columns) for columns in zip(*outputs, strict=True)))
         z = None if queries[0] is None else torch.cat([q for q in queries if q is not None])
         selected = select(joined.scores, self._parts.mask)
-        self._others = selected, torch.cat(others)
-        return Seen(joined, selected, torch.cat(chosen), z, self._others[1], torch.cat(gamma) if gamma else None)
+        kept = torch.cat(others)
+        self._others = (selected, kept) if rows else None
+        return Seen(joined, selected, torch.cat(chosen), z, kept, torch.cat(gamma) if gamma else None)
 
     def _looks(self, model: TokenSelector, threads: int) -> Iterator[tuple[Sequences, Output, Tensor | None]]:
         """Blocks, what the model says of them, and v'x_it (m, T) where that is known along the way.
@@ -232,7 +256,7 @@ class Probe:
         if known is None or known.equal or known.near:
             keys = block.keys if block.keys.dtype == torch.float64 else block.keys.double()
             real = without_copies(keys, selected, block.mask)
-        return torch.ones(block.keys.shape[:2], dtype=torch.bool) if real is None else real
+        return _real(block) if real is None else real
 
     def _tally(self, model: TokenSelector, seen: Seen) -> Tally:
         """What is summed and compared over all sequences."""
@@ -431,6 +455,11 @@ class Probe:
                 values["direction_gap/head"] = direction_gap(model.head, self._head.direction)
             values["relative_margin/head"] = relative_margin(margin, self._head.margin)
         return values
+
+
+def _real(block: Sequences) -> Tensor:
+    """Which tokens (m, T) are no padding."""
+    return torch.ones(block.keys.shape[:2], dtype=torch.bool) if block.mask is None else block.mask
 
 
 def _joined(attention: Solution, head: Solution | None, limit: str) -> JointSolution:

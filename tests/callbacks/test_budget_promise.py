@@ -120,13 +120,23 @@ def test_that_evaluations_are_left_out_is_said_once(
 def test_a_short_run_ends_with_the_first_of_the_sequences_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "FEWEST", 10)
     watching, module = MarginMonitor(budget=1e-9, samples=20), JointSelection(dim=32)
-    trainer([watching], 5, precision="64-true").fit(module, datamodule=RandomData(n=40))
+    trainer([watching], 5, precision="64-true").fit(module, datamodule=RandomData(n=100))
     assert watching.snapshot is not None
-    rows = draw_rows(40, 10, seed=0)
+    data, rows = RandomData(n=100).sequences("train"), draw_rows(100, 10, seed=0)
     assert rows is not None
-    expected = Probe(RandomData(n=40).sequences("train")[rows]).measure(module.selector)
+    expected = Probe(data[rows]).measure(module.selector)
+    values = watching.snapshot.values
     assert torch.equal(watching.snapshot.selected, expected.selected)
-    assert watching.snapshot.values["margin/attention"] == expected.values["margin/attention"]
+    assert values["margin/attention"] == expected.values["margin/attention"]
+    # Few sequences are separable whatever their labels: selection and head are those of all.
+    whole = Probe(data).measure(module.selector).values
+    assert whole["status/head"] == "infeasible"
+    assert expected.values["status/head"] == "certified"
+    for name in ("status/head", "margin/head", "margin/head_met", "margin/head_tenth", "attention/entropy"):
+        assert values[name] == whole[name]
+    for name in ("relative_margin/head", "direction_gap/head", "direction_gap/relaxed", "direction_gap/rate_coupled"):
+        assert values[name] is None
+    assert (values["monitor/samples"], values["svm/limit"]) == (10, "strict")
 
 
 def test_a_short_run_ends_with_the_first_samples_of_the_heads(monkeypatch: pytest.MonkeyPatch) -> None:
