@@ -72,7 +72,7 @@ class SampledProbe:
 
         A sample cannot tell of the head: fewer sequences than there are dimensions are separable whatever their labels.
         """
-        of_all: dict[str, Value] = Probe(self.data, *self._settings).measure_head(model)
+        of_all: dict[str, Value] = Probe(self.data, *self._settings, once=True).measure_head(model)
         train, norms, own, ranks = self._settings
         if train == "both" and of_all.get("status/head") == "infeasible":
             # Of the limits of the attention only the strict one is defined then.

@@ -100,6 +100,7 @@ class Probe:
             margins measured. Where the optimum of one need not be unique it has no direction gap.
         own: what the user measures besides.
         ranks: the processes that call :meth:`measure` together, with the same data; this one alone where None.
+        once: whether :meth:`measure_head` is called, once, and nothing else.
 
     A nonlinear head has no label SVM, and of the limits of the attention only the strict one is defined.
 
@@ -114,9 +115,10 @@ class Probe:
         norms: Norms = EUCLIDEAN,
         own: OwnNumbers | None = None,
         ranks: Ranks | None = None,
+        once: bool = False,
     ) -> None:
-        needs_all = not norms.is_euclidean or own is not None
-        self._parts = Parts(data, ranks, whole=needs_all)
+        needs_all = (not norms.is_euclidean or own is not None) and not once
+        self._parts = Parts(data, ranks, whole=needs_all, once=once)
         self.ranks = self._parts.ranks
         if needs_all and self.ranks.size > 1:
             which = " and ".join(sorted({repr(norm) for norm in norms if norm not in ("l2", 2)})) or "'l2'"
