@@ -33,7 +33,7 @@ from lightning_maxmargin.core.losses import loss_per_sequence
 from lightning_maxmargin.core.model import Init, Output
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import SelectionAccuracy, label_rows
-from lightning_maxmargin.modules.schedules import step_schedules
+from lightning_maxmargin.modules.schedules import step_schedules, with_schedule
 from lightning_maxmargin.modules.training_data import training_sequences
 from lightning_maxmargin.optim import NormalizedGD, OptimizerPerGroup
 from lightning_maxmargin.optim.per_group import parts_of
@@ -231,13 +231,7 @@ class JointSelection(pl.LightningModule):
         return OptimizerPerGroup([make(of_attention), make_head(of_head)])
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._make_optimizer()
-        if self.make_scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
-        }
+        return with_schedule(self._make_optimizer(), self.make_scheduler, self.automatic_optimization)
 
     def _make_optimizer(self) -> Optimizer:
         parts = {

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.types import LRSchedulerConfig
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_maxmargin.errors import InputError
+
+
+def with_schedule(optimizer: Optimizer, make: Callable[..., Any] | None, automatic: bool = False) -> Any:
+    """What ``configure_optimizers`` returns: the optimizer, and its schedule where one is made.
+
+    Args:
+        optimizer: of the module.
+        make: makes a schedule of it, stepped after every step; a ReduceLROnPlateau after epochs, see
+            :func:`step_schedules`.
+        automatic: whether Lightning steps both: it is then told what a ReduceLROnPlateau looks at.
+    """
+    if make is None:
+        return optimizer
+    scheduler = make(optimizer)
+    if not isinstance(scheduler, ReduceLROnPlateau):
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    looks = {"monitor": _name_of(scheduler)} if automatic else {}
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch", **looks}}
 
 
 def step_schedules(trainer: pl.Trainer, interval: str, count: int) -> None:
@@ -32,16 +52,22 @@ def step_schedules(trainer: pl.Trainer, interval: str, count: int) -> None:
 
 
 def _looked_at(trainer: pl.Trainer, config: LRSchedulerConfig) -> Any:
-    """Lightning drops what a configuration says of it under manual optimisation; its own class keeps the name."""
-    name = getattr(config.scheduler, "monitor", None)
-    if name is None:
-        raise InputError(
-            "model.lr_scheduler: ReduceLROnPlateau does not say what it looks at; give "
-            "pytorch_lightning.cli.ReduceLROnPlateau with its monitor"
-        )
+    name = _name_of(config.scheduler)
     if name not in trainer.callback_metrics:
         known = ", ".join(sorted(map(str, trainer.callback_metrics)))
         raise InputError(
             f"model.lr_scheduler: ReduceLROnPlateau looks at {name}, which is not logged; there is {known}"
         )
     return trainer.callback_metrics[name]
+
+
+def _name_of(scheduler: Any) -> str:
+    """What it looks at: Lightning drops what a configuration says of it under manual optimisation; its own class keeps
+    the name."""
+    name: str | None = getattr(scheduler, "monitor", None)
+    if name is None:
+        raise InputError(
+            "model.lr_scheduler: ReduceLROnPlateau does not say what it looks at; give "
+            "pytorch_lightning.cli.ReduceLROnPlateau with its monitor"
+        )
+    return name

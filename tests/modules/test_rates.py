@@ -132,6 +132,16 @@ def test_a_plateau_looks_at_what_it_names() -> None:
         fit(JointSelection(5, lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau), 5)
 
 
+def test_a_plateau_is_stepped_where_lightning_steps() -> None:
+    model = JointSelection(
+        5, gradient="centred", attention_lr=1.0, head_lr=1.0,
+        lr_scheduler=lambda o: ReduceLROnPlateau(o, monitor="train/loss", factor=0.5, patience=0, threshold=1e9),
+    )  # fmt: skip
+    trainer = fit(model, 5, gradient_clip_val=1.0)
+    assert model.automatic_optimization
+    assert rates(trainer)[0] < 1.0
+
+
 def test_a_schedule_of_an_ensemble() -> None:
     lengths = []
     for schedule in (None, lambda o: LambdaLR(o, lambda t: (1 + t) ** -0.5)):
