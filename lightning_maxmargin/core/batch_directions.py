@@ -21,12 +21,12 @@ MIN_WEIGHT_SUM = 2.0**-40
 
 @dataclass(frozen=True)
 class InstanceDirections:
-    """Descent directions of every instance, each with weights that sum to 1 in absolute value (0 where all are 0).
+    """Descent directions of every instance, each scaled as in core/exact.py (0 where all weights are 0).
 
     Attributes:
         attention: (d, B) of p or (d, dq, B) of W.
         head: (dv, B) of v; None where it was not wanted.
-        log_attention: (B,), log of the sum of absolute weights before scaling, up to the 1/n of the mean.
+        log_attention: (B,), log of the sum before scaling, up to the 1/n of the mean; see core/exact.py.
         margins: (n, B), Y f(X).
         labels: (n, B).
         loss_function: of the margins.
@@ -140,12 +140,15 @@ def _logarithms(
 
 
 def _weights(exponent: Tensor, c: Tensor, zero: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """2^exponent c over 2^largest, the sum of its absolute values, and the largest exponent of each instance."""
+    """2^exponent c over 2^largest, half the sum of absolute weights, and the largest exponent of each instance.
+
+    The selected token's weight, minus the sum of the others of its sequence, is one of those summed.
+    """
     largest = exponent.amax((0, 1))
     largest = largest.where(largest != -torch.inf, torch.zeros_like(largest))
     # 2^-115 of the largest weight is as good as 0, but for padding, whose tokens may be anything.
     w = _exp2(exponent - largest, zero).mul_(c)
-    return w, w.abs().sum((0, 1)), largest
+    return w, w.abs().sum(0).add_(w.sum(0).abs_()).sum(0).mul_(0.5), largest
 
 
 def _exp2(x: Tensor, zero: bool = True) -> Tensor:

@@ -32,7 +32,7 @@ template <class Real> struct Block : Math<Real> {
     static constexpr Real far = std::numeric_limits<Real>::max() / 8;
     static constexpr Real min_weight_sum = Real(0x1p-40), eps = std::numeric_limits<Real>::epsilon();
 
-    // Weighted tokens so far, in units of 2^top, and the sum of the absolute weights.
+    // Weighted tokens so far, in units of 2^top, and half the sum of absolute weights.
     struct Sum {
         V top, size;
         std::vector<V> tokens;
@@ -220,14 +220,16 @@ template <class Real> struct Block : Math<Real> {
 
     // Adds the sequences' tokens to the pull on the attention.
     void add_pull(int64_t i, V slope, bool careful, Sum &to) {
-        V top = log_second + slope, sum = V{};
+        V top = log_second + slope, sum = V{}, size = V{};
         if (careful) top = logarithms(slope);
         const V scale = to.raise(top), unit = exp2(top - to.top);
         for (int64_t t = 0; t < c.T; ++t) {
             w[t] = careful ? w[t] * unit : e[t] * (lead[t] - drift) * unit;
-            to.size += M::abs(w[t]);
+            size += M::abs(w[t]);
             sum += w[t];
         }
+        // All tokens' weights, the selected one's too, halved: whichever of tied tokens that is.
+        to.size += Real(0.5) * (size + M::abs(sum));
         if (c.near) return add_differences(i, scale, to);
         // The selected token takes minus the weights of the others.
         for (int64_t t = 0; t < c.T; ++t) w[t] -= own[t] * sum;

@@ -42,13 +42,17 @@ class OneProcess:
 
 @dataclass(frozen=True)
 class Directions:
-    """Descent directions: -grad L = exp(log scale) * direction, with weights that sum to 1 in absolute value.
+    """Descent directions: -grad L = exp(log scale) * direction, of weights whose absolute values have a sum of 1.
+
+    That sum is sum_it |dL/da_it| / 2 for the attention, the selected token's weight among them: so which of tied tokens
+    is the selected one, as at a start from zeros, changes nothing but rounding. Where the selected tokens are the best
+    of their sequences, it is the sum of the others' weights. For the head it is sum_i |l'_i|.
 
     Attributes:
         attention: (d,) for the shared prompt (of p), (d, dq) otherwise (of W); zeros where every weight is zero.
         head: (dv,), of v.
-        log_attention: log of the sum of absolute weights of the attention's gradient; -inf where all are zero.
-        log_head: the same for the head.
+        log_attention: log of the attention's sum, over n; -inf where all weights are zero.
+        log_head: the same of the head.
         loss: mean loss over the batch.
         log_loss: log of the mean loss, without underflow; NaN for a loss that takes negative values.
     """
@@ -146,7 +150,8 @@ def exact_directions(
     top_loss = reduce.max(_largest(log_losses)[None])[0]
     numbers = torch.stack(
         [
-            weights.abs().sum(),
+            # The selected token's own weight is minus the sum of the others of its sequence.
+            0.5 * (weights.abs().sum() + weights.sum(1).abs().sum()),
             head_weights.sum(),
             losses.sum(),
             (log_losses - _finite(top_loss)).exp().sum(),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_maxmargin.core import LOSSES, Directions, Sequences, exact_directions
-from lightning_maxmargin.core.batch import Instances, token_scores
+from lightning_maxmargin.core.batch import Instances, scores, token_scores
 from lightning_maxmargin.core.batch_directions import instance_directions
 from lightning_maxmargin.metrics import direction_gap
 from tests.core.exact_reference import (
@@ -158,11 +158,11 @@ def test_one_sequence_of_two_tokens_has_one_weight_of_one(loss: str, dtype: torc
 
 
 @pytest.mark.parametrize("loss", BINARY)
-def test_weights_sum_to_one_in_absolute_value(loss: str) -> None:
+def test_half_of_the_absolute_weights_of_all_tokens_sum_to_one(loss: str) -> None:
     # One-hot differences (token t is e_t, the selected token 0): then the direction is the list of weights.
     data = Sequences(torch.eye(4, dtype=torch.float64)[None], f64([1]), values=random_data(0, n=1, T=4, d=2).keys)
     got = directions(data, f64([3, 0.5, -1, 1]), f64([1, -2]), loss)
-    assert float(got.attention[1:].abs().sum()) == pytest.approx(1, rel=1e-14)
+    assert float(got.attention.abs().sum()) / 2 == pytest.approx(1, rel=1e-14)
     assert float(got.attention.sum()) == pytest.approx(0, abs=1e-15)
 
 
@@ -288,6 +288,27 @@ def test_copies_are_of_equal_value_whatever_blas_rounds(dtype: torch.dtype) -> N
         got = exact_directions(data, scores, v, margin_loss("logistic"))
         true = with_mpmath(data, scores, v, "logistic")
         assert float(direction_gap(got.attention.double(), true["attention"])) < 100 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_the_order_of_tokens_counts_for_nothing(zeros: bool) -> None:
+    """At a start from zeros all tokens tie: which of them is called the selected one changed the sizes by half."""
+    g = torch.Generator().manual_seed(0)
+    keys, labels = torch.randn(7, 5, 3, generator=g, dtype=torch.float64), torch.ones(7, dtype=torch.float64)
+    p, v = torch.randn(2, 3, generator=g, dtype=torch.float64)
+    p = 0 * p if zeros else p
+    one, other = (
+        exact_directions(Sequences(x, labels), x @ p, v, margin_loss("logistic")) for x in (keys, keys.flip(1))
+    )
+    for name in FIELDS:
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-13, atol=1e-14)
+    data = [Instances.stack(x[None], labels[None]) for x in (keys, keys.flip(1))]
+    both = [
+        instance_directions(x, scores(x, p[:, None]), token_scores(x, v[:, None]), margin_loss("logistic"))
+        for x in data
+    ]
+    torch.testing.assert_close(both[0].attention, both[1].attention, rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(both[0].attention[:, 0], one.attention, rtol=1e-13, atol=1e-14)
 
 
 def test_thin_instances_are_worked_out_beside_others() -> None:
