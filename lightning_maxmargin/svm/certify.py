@@ -82,16 +82,21 @@ def _in_floats(
     value, length = float(lam @ problem.rhs.ravel()[ids]), float(np.linalg.norm(direction))
     size, violation = norm_of(direction, norm), worst_miss(problem, margins, length)
     smallest = float(((margins - lost)[positive] / problem.rhs[positive]).min())
-    combined, more = dual_norm_of(problem.combine(ids, lam), norm), combination_rounding(problem, ids, lam)
-    if norm != "l2":
-        # No dual norm of ours is more than sqrt(dim) times the Euclidean one.
-        combined += float(np.sqrt(problem.dim)) * more
-        return relative_gap(value, combined, smallest, size, 1), violation, smallest
-    gap = relative_gap(value, combined + more, smallest, size)
+    combined, power = problem.combine(ids, lam), 2 if norm == "l2" else 1
+    gap = relative_gap(value, _at_most(problem, ids, lam, combined, norm), smallest, size, power)
     if gap > TOLERANCES.plain and LONG_EPS < EPS:
         smallest = sharp_smallest(problem, direction, margins)
-        gap = min(gap, relative_gap(value, _long_combined(problem, ids, lam), smallest, size))
+        combined = problem.combined(ids, problem.differences(ids, np.longdouble) * lam[:, None])
+        gap = min(gap, relative_gap(value, _at_most(problem, ids, lam, combined, norm), smallest, size, power))
     return gap, violation, smallest
+
+
+def _at_most(problem: RowProblem, ids: Index, lam: Array, combined: Any, norm: Norm) -> float:
+    """An upper bound on the dual norm of D'lam, from what its own dtype has computed."""
+    lost = combination_rounding(problem, ids, lam) * float(np.finfo(combined.dtype).eps) / EPS
+    # No dual norm of ours is more than sqrt(dim) times the Euclidean one.
+    larger = 1.0 if norm == "l2" else float(np.sqrt(problem.dim))
+    return dual_norm_of(np.asarray(combined, np.float64), norm) + larger * lost
 
 
 def sharp_smallest(problem: RowProblem, direction: Array, margins: Array) -> float:
@@ -100,11 +105,6 @@ def sharp_smallest(problem: RowProblem, direction: Array, margins: Array) -> flo
     most = float(((margins + lost)[problem.positive] / b[problem.positive]).min())
     near = np.flatnonzero(problem.positive & (margins - lost <= most * b))
     return float((_long_margins(problem, direction, near) / b.ravel()[near]).min())
-
-
-def _long_differences(problem: RowProblem, ids: Index) -> Any:
-    i, t = np.divmod(ids, problem.keys.shape[1])
-    return problem.keys[i, problem.selected[i]].astype(np.longdouble) - problem.keys[i, t]
 
 
 def _long_margins(problem: RowProblem, direction: Array, ids: Index) -> Array:
@@ -118,13 +118,7 @@ def _long_margins(problem: RowProblem, direction: Array, ids: Index) -> Array:
     lost = (
         problem.unit_rounding() * (LONG_EPS / EPS) * float(np.linalg.norm(direction)) * problem.row_norms.ravel()[ids]
     )
-    return np.asarray((_long_differences(problem, ids) * p).sum(axis=1) - lost, np.float64)
-
-
-def _long_combined(problem: RowProblem, ids: Index, lam: Array) -> float:
-    """An upper bound on ||D'lam||, computed with longer numbers."""
-    combined = problem.combined(ids, _long_differences(problem, ids) * lam[:, None])
-    return float(np.sqrt((combined**2).sum())) + combination_rounding(problem, ids, lam) * (LONG_EPS / EPS)
+    return np.asarray((problem.differences(ids, np.longdouble) * p).sum(axis=1) - lost, np.float64)
 
 
 def worst_miss(problem: RowProblem, margins: Array, length: float) -> float:

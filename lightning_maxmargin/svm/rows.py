@@ -236,14 +236,17 @@ class RowProblem:
         """The same rows with other right-hand sides (n, T)."""
         return replace(self, rhs=np.where(self.live, rhs, 0.0))
 
-    def differences(self, ids: Index) -> Array:
-        """Delta of the given rows, subtracted before anything else so that near ties keep their digits: (m, d)."""
-        i, t = np.divmod(ids, self.keys.shape[1])
-        return np.asarray(self.keys[i, self.selected[i]] - self.keys[i, t])
+    def differences(self, ids: Index, dtype: Any = np.float64) -> Any:
+        """Delta of the given rows, subtracted before anything else so that near ties keep their digits: (m, d).
 
-    def rows(self, ids: Index) -> Array:
-        """The given rows explicitly: (m, dim)."""
-        delta = self.differences(ids)
+        dtype: of the subtraction and what comes of it.
+        """
+        i, t = np.divmod(ids, self.keys.shape[1])
+        return self.keys[i, self.selected[i]].astype(dtype, copy=False) - self.keys[i, t]
+
+    def rows(self, ids: Index, dtype: Any = np.float64) -> Any:
+        """The given rows explicitly: (m, dim), of differences of this dtype."""
+        delta = self.differences(ids, dtype)
         if self.queries is None:
             return delta
         z = self.queries[ids // self.keys.shape[1]]

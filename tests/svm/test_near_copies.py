@@ -1,6 +1,8 @@
-"""Tokens and sequences within 1e-12 to 1e-4 of one another: other norms end certified wherever the Euclidean one does.
+"""Tokens and sequences near one another: other norms end certified wherever the Euclidean one does.
 
-Next to a token that nearly equals the selected one the optimum has norm 1e4 to 1e12 and all other rows are long.
+Next to a token that nearly equals the selected one the optimum has norm 1e4 to 1e12 and all other rows are long. Two or
+three sequences that nearly copy one another and select each other's tokens have rows of length 1 that nearly cancel:
+there the multipliers are as large, and below 1e-7 no direction in float64 is as good as 1e-8, in no norm.
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ from torch import Tensor
 from lightning_maxmargin.svm import Solution, only, solve_att_svm
 
 NORMS = (1.2, 1.75, 3.0, 8.0, "linf")
-seeds, exponents = st.integers(0, 10_000), st.floats(-12, -4)
+seeds = st.integers(0, 10_000)
 
 
 def near_copies(seed: int, exponent: float, kind: str, matrix: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """6 sequences of 5 tokens: tokens near the first three's selected ones, or the second sequence near the first."""
+    """6 sequences of 5 tokens: tokens near the first three's selected ones, or sequences near the first.
+
+    The second in "sequences" and "pair", where it selects the next token, and the third too in "ring".
+    """
     rng, apart = np.random.default_rng(seed), 10.0**exponent
     d = 8 if matrix else 24
     keys, selected = rng.standard_normal((6, 5, d)), rng.integers(5, size=6)
@@ -27,10 +32,12 @@ def near_copies(seed: int, exponent: float, kind: str, matrix: bool) -> tuple[Te
     if kind == "tokens":
         for i in range(3):
             keys[i, selected[i] - 1] = keys[i, selected[i]] + apart * rng.standard_normal(d)
-    else:
-        keys[1], selected[1] = keys[0] + apart * rng.standard_normal((5, d)), selected[0]
+    for i in {"tokens": (), "sequences": (1,), "pair": (1,), "ring": (1, 2)}[kind]:
+        keys[i], selected[i] = keys[0] + apart * rng.standard_normal((5, d)), selected[0]
+        if kind != "sequences":
+            selected[i] = (selected[0] + i) % 5
         if z is not None:
-            z[1] = z[0]
+            z[i] = z[0]
     return torch.from_numpy(keys), torch.from_numpy(selected), None if z is None else torch.from_numpy(z)
 
 
@@ -53,11 +60,11 @@ def check(solution: Solution, keys: Tensor, selected: Tensor, z: Tensor | None, 
 
 
 @pytest.mark.parametrize("matrix", [False, True])
-@pytest.mark.parametrize("kind", ["tokens", "sequences"])
+@pytest.mark.parametrize(("kind", "nearest"), [("tokens", -12), ("sequences", -12), ("pair", -7), ("ring", -6)])
 @settings(max_examples=12, deadline=None, derandomize=True)
-@given(seed=seeds, exponent=exponents)
-def test_certified_in_every_norm(kind: str, matrix: bool, seed: int, exponent: float) -> None:
-    keys, selected, z = near_copies(seed, exponent, kind, matrix)
+@given(seed=seeds, share=st.floats(0, 1))
+def test_certified_in_every_norm(kind: str, nearest: int, matrix: bool, seed: int, share: float) -> None:
+    keys, selected, z = near_copies(seed, nearest - share * (nearest + 4), kind, matrix)
     euclidean = only(solve_att_svm(keys, selected, queries=z))
     for norm in NORMS:
         solution = only(solve_att_svm(keys, selected, queries=z, norm=norm))

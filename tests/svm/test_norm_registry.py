@@ -16,7 +16,7 @@ from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.optim import SignDescent
 from lightning_maxmargin.svm import RowProblem, WorkingRows, dual_norm_of, norm_of, register_norm
 from lightning_maxmargin.svm.norms import registry
-from lightning_maxmargin.svm.norms.lp import solve_linf
+from lightning_maxmargin.svm.norms.linf import solve_linf
 from tests.svm.test_norms import instance
 
 WEIGHTS = np.array([1.0, 2.0, 0.5])

@@ -24,7 +24,9 @@ from lightning_maxmargin.svm import (
     solve_att_svm,
 )
 from lightning_maxmargin.svm.generate import generate
-from lightning_maxmargin.svm.norms.lp import gap_of, solve_linf, solve_lp
+from lightning_maxmargin.svm.norms.gap import gap_of
+from lightning_maxmargin.svm.norms.linf import interior_linf, solve_linf
+from lightning_maxmargin.svm.norms.lp import solve_lp
 from lightning_maxmargin.svm.norms.rounds import generate_norm
 from tests.svm.reference import reference_norm
 from tests.svm.test_gold import QUERIES1, VISUAL1, f64
@@ -251,6 +253,27 @@ def test_the_program_of_linf_is_exact() -> None:
         w, lam, gap = answer
         assert gap <= 1e-12
         assert gap == gap_of(A / np.linalg.norm(A, axis=1)[:, None], np.ones(30), w, lam, np.inf)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_in_longer_numbers_the_optimum_is_the_same(seed: int) -> None:
+    """Ordinary rows, of which two have right-hand sides of 0 and .3: where float64 suffices, both end at one gap."""
+    rng = np.random.default_rng(seed)
+    A = rng.standard_normal((9, 12))
+    A /= np.linalg.norm(A, axis=1, keepdims=True)
+    b = np.array([0.0, 0.3, *np.ones(7)])
+    w = np.linalg.lstsq(A, np.ones(9), rcond=None)[0]
+    lam = np.ones(9)
+    long = A.astype(np.longdouble)
+    # As the solvers are called: a step at rounding's end may overflow.
+    with np.errstate(all="ignore"):
+        for p in (1.5, 4.0):
+            assert max(solve_lp(rows, b, p, w, lam)[2] for rows in (A, long)) <= 1e-11
+        vertex, inner = solve_linf(A, b), interior_linf(long, b, w, lam)
+    assert vertex is not None
+    assert max(vertex[2], inner[2]) <= 1e-11
+    value = [float(np.abs(x).max() / (A[1:] @ x / b[1:]).min()) for x in (vertex[0], inner[0])]
+    assert value[0] == pytest.approx(value[1], rel=1e-10)
 
 
 @examples

@@ -1,8 +1,8 @@
-"""lp and l_inf norm of the working rows: ``min ||w||_p  subject to  A w >= b``.
+"""lp norm of the working rows: ``min ||w||_p  subject to  A w >= b``, 1 < p < inf.
 
 With 1/p + 1/q = 1 and phi_p(w) = sign(w) |w|^(p-1), the optimum of ``||w||_p^p / p`` has phi_p(w) = A'lam, which is
 w = phi_q(A'lam). The interior point linearises whichever of the two is the smooth one: |w|^p above 2, |A'lam|^q below.
-l_inf is a linear program. Rows have unit length, the largest b is 1.
+Rows have unit length, the largest b is 1. In longer numbers than float64 both equations stay as they are, not squared.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
-from scipy.optimize import linprog
 
-from lightning_maxmargin.svm.certificate import relative_gap
-from lightning_maxmargin.svm.certify import missed_share
+from lightning_maxmargin.svm.norms.gap import gap_of, with_room
+from lightning_maxmargin.svm.norms.long import is_long, solver_of
 from lightning_maxmargin.svm.rows import Array
 
 Answer = tuple[Array, Array, float]
@@ -29,35 +28,11 @@ APART = 0.01
 # Longest step, in units of |w| / (p - 1): a Newton step on |w|^p may overshoot by 1 / (p - 1) powers. Of 30 random
 # problems all were certified for 1.01 <= p <= 20; twice the reach above 2 loses some at 10, half of it below 2 at 1.01.
 REACH_ABOVE, REACH_BELOW = 2.0, 4.0
-# Entries this near to the bound, and multipliers this small, are at it.
-AT_BOUND = 1e-7
-# A linear program is stated anew for so many times the change of its answer, to meet rows to 1e-13.
-MAGNIFIED = 1e6
-# Gaps below this are as good as each other.
-AS_GOOD = 1e-10
-# Rounding of A w is 1e-16 ||w||. Next to a row whose b is 1, as that of a token next to the selected one, it moves the
-# ratio A w / b of rows with b = 1e-8 by 1e-8; rows with a smaller share than SMALL of the largest b are met with ROOM,
-# which costs that much of the norm and is no loss: their ratio is then not the smallest.
-SMALL, ROOM = 1e-3, 1e-12
 
 
 def phi(w: Array, p: float) -> Array:
     """sign(w) |w|^(p-1), the gradient of ||w||_p^p / p."""
     return np.sign(w) * np.abs(w) ** (p - 1)
-
-
-def gap_of(A: Array, b: Array, w: Array, lam: Array, p: float) -> float:
-    """1 - dual / primal, with dual b'lam / ||A'lam||_q and primal ||w||_p / min(A w / b); or what rows b = 0 miss."""
-    on, margins = b > 0, A @ w
-    q = 1.0 if p == np.inf else p / (p - 1)
-    combined, length = float(np.linalg.norm(lam @ A, q)), float(np.linalg.norm(w, p))
-    gap = relative_gap(float(b @ lam), combined, float((margins[on] / b[on]).min()), length, 1)
-    return max(gap, missed_share(margins[~on], np.full(int((~on).sum()), np.linalg.norm(w))))
-
-
-def with_room(b: Array) -> Array:
-    """What A w is to meet, w of norm about 1, for its smallest ratio to b not to be one of rounding."""
-    return b + ROOM * ((b > 0) & (b < SMALL * b.max()))
 
 
 def solve_lp(A: Array, b: Array, p: float, w: Array, lam: Array, rough: float = 0.0) -> Answer:
@@ -79,11 +54,14 @@ def solve_lp(A: Array, b: Array, p: float, w: Array, lam: Array, rough: float = 
 def _start(A: Array, b: Array, p: float, w: Array, lam: Array) -> tuple[Array, Array, Array, Array]:
     """b, w, lam and slack in units where ||w||_p is about 1: its powers then neither over- nor underflow."""
     on = b > 0
-    smallest, size = float((A[on] @ w / b[on]).min()), float(np.linalg.norm(w, p))
+    smallest, size = (A[on] @ w / b[on]).min(), np.linalg.norm(w, p)
     b, w = b * (smallest / size), 1.1 * w / size
-    lam = lam + 0.1 * lam.mean()
-    lam = lam / float(np.linalg.norm(lam @ A, p / (p - 1)))
-    return b, w, lam, np.maximum(A @ w - b, 0.01)
+    # Multipliers of rows that nearly cancel are up to 1e8 times the combination's length: a tenth of their mean would
+    # be another combination, and a slack of .01 far from them.
+    long = is_long(A)
+    lam = lam + (0.1 / len(lam) * np.linalg.norm(lam @ A, p / (p - 1)) if long else 0.1 * lam.mean())
+    lam = lam / np.linalg.norm(lam @ A, p / (p - 1))
+    return b, w, lam, np.where(on & long, A @ w - b, np.maximum(A @ w - b, 0.01))
 
 
 def _interior(A: Array, b: Array, p: float, w: Array, lam: Array, target: float) -> Answer:
@@ -134,12 +112,13 @@ def _above(A: Array, w: Array, lam: Array, slack: Array, missing: Array, p: floa
 
     The step taken has slack dlam + lam ds = target and ds = A dw + missing.
     """
-    H, weight = (p - 1) * np.abs(w) ** (p - 2), lam / slack
+    H, weight, rest = (p - 1) * np.abs(w) ** (p - 2), lam / slack, lam @ A - phi(w, p)
+    if is_long(A):
+        return _together(A, H, A, lam, slack, missing, rest)
     half = A * np.sqrt(weight)[:, None]
     S = half.T @ half
     S.ravel()[:: len(S) + 1] += H + 1e-14 * np.trace(S) / len(S)
     factor = cho_factor(S, overwrite_a=True, check_finite=False)
-    rest = lam @ A - phi(w, p)
 
     def step(target: Array) -> tuple[Array, Array, Array]:
         dw = cho_solve(factor, rest + (target / slack - weight * missing) @ A, check_finite=False)
@@ -152,11 +131,12 @@ def _above(A: Array, w: Array, lam: Array, slack: Array, missing: Array, p: floa
 def _below(A: Array, w: Array, lam: Array, slack: Array, missing: Array, q: float) -> Step:
     """p < 2: w + dw = phi_q(u) + G A'dlam with u = A'lam, G = (q-1) |u|^(q-2), m unknowns; the rest as above."""
     u = lam @ A
-    G = (q - 1) * np.abs(u) ** (q - 2)
+    G, rest = (q - 1) * np.abs(u) ** (q - 2), phi(u, q) - w
+    if is_long(A):
+        return _together(A, np.ones_like(w), A * G, lam, slack, missing, rest)
     S = (A * G) @ A.T
     S.ravel()[:: len(S) + 1] += slack / lam + 1e-15 * np.trace(S) / len(S)
     factor = cho_factor(S, overwrite_a=True, check_finite=False)
-    rest = phi(u, q) - w
 
     def step(target: Array) -> tuple[Array, Array, Array]:
         dlam = cho_solve(factor, target / lam - A @ rest - missing, check_finite=False)
@@ -166,55 +146,19 @@ def _below(A: Array, w: Array, lam: Array, slack: Array, missing: Array, q: floa
     return step
 
 
+def _together(A: Array, h: Array, B: Array, lam: Array, slack: Array, missing: Array, rest: Array) -> Step:
+    """Both equations at once, r + m unknowns: h dw - B'dlam = rest and A dw + slack/lam dlam = target/lam - missing."""
+    K = np.block([[np.diag(h), -B.T], [A, np.diag(slack / lam)]])
+    solve = solver_of(K)
+
+    def step(target: Array) -> tuple[Array, Array, Array]:
+        dw, dlam = np.split(solve(np.concatenate([rest, target / lam - missing])), [len(h)])
+        return dw, dlam, A @ dw + missing
+
+    return step
+
+
 def longest(x: Array, dx: Array) -> float:
     """Largest a with x + a dx >= 0."""
     falling = dx < 0
     return float((-x[falling] / dx[falling]).min()) if falling.any() else np.inf
-
-
-def solve_linf(A: Array, b: Array) -> Answer | None:
-    """w (r,), lam (m,) >= 0 and their gap: max g s.t. A w >= g b, -1 <= w <= 1, a program with m rows; None on failure.
-
-    HiGHS meets rows to 1e-7. Its basis is solved again in float64; where rows differ by less than that, so that it is
-    the wrong one, the program is stated once more for a small change of w, in units in which they differ by more.
-    """
-    found = _vertex(A, b, np.zeros(A.shape[1]), 0.0, 1.0)
-    if found is None:
-        return None
-    best = _finished(A, b, found[0], found[2])
-    if best[2] > FINE:
-        found = _vertex(A, b, *found[:2], MAGNIFIED)
-        best = best if found is None else min(best, _finished(A, b, found[0], found[2]), key=lambda answer: answer[2])
-    return best
-
-
-def _vertex(A: Array, b: Array, w: Array, g: float, scale: float) -> tuple[Array, float, Array] | None:
-    """w, g and lam of the program, stated for ``scale`` times the change of w and g."""
-    found = linprog(
-        np.append(np.zeros(len(w)), -1.0),
-        A_ub=np.column_stack([-A, b]),
-        b_ub=scale * (A @ w - g * b),
-        bounds=[*zip(-scale * (1 + w), scale * (1 - w), strict=True), (None, None)],
-        method="highs",
-    )
-    if found.status != 0:
-        return None
-    change = np.asarray(found.x) / scale
-    return np.clip(w + change[:-1], -1, 1), g + float(change[-1]), np.maximum(-np.asarray(found.ineqlin.marginals), 0.0)
-
-
-def _finished(A: Array, b: Array, w: Array, lam: Array) -> Answer:
-    """The basis of a vertex, tight rows and entries off the bound, solved in float64, where that is better."""
-    best = (w, lam, gap_of(A, b, w, lam, np.inf))
-    tight, free = np.flatnonzero(lam > AT_BOUND * lam.max()), np.abs(w) < 1 - AT_BOUND
-    if len(tight) == 0:
-        return best
-    basis = np.column_stack([A[np.ix_(tight, np.flatnonzero(free))], -b[tight]])
-    fixed = np.where(free, 0.0, np.sign(w))
-    inner = np.linalg.lstsq(basis, (with_room(b) - b)[tight] - A[tight] @ fixed, rcond=None)[0]
-    fixed[free] = np.clip(inner[:-1], -1, 1)
-    exact = np.zeros(len(b))
-    exact[tight] = np.maximum(np.linalg.lstsq(basis.T, np.append(np.zeros(free.sum()), -1.0), rcond=None)[0], 0.0)
-    pairs = [(x, y, gap_of(A, b, x, y, np.inf)) for x in (fixed, w) for y in (exact, lam)]
-    # The basis comes first among those as good: it has room, where the vertex may meet its rows by luck of rounding.
-    return min(pairs, key=lambda pair: max(pair[2], AS_GOOD))

@@ -50,7 +50,12 @@ class WorkingRows:
     @property
     def rows(self) -> Array:
         """(m, d dq), of length 1."""
-        return self.problem.rows(self.ids) / self.lengths[:, None]
+        return np.asarray(self.problem.rows(self.ids) / self.lengths[:, None])
+
+    @property
+    def long_rows(self) -> Any:
+        """The same in numpy's longest numbers, of which float64's rounding is no part."""
+        return self.problem.rows(self.ids, np.longdouble) / self.lengths[:, None]
 
     @property
     def factors(self) -> tuple[Array, Array]:
@@ -149,17 +154,25 @@ def _stated(atom: str, *options: Any) -> Callable[[Any], Any]:
 
 # Solvers are imported when they are used: they ask the certificate for their gap, and that asks the norms.
 def _solve_linf(working: WorkingRows) -> Answer | None:
-    from lightning_maxmargin.svm.norms.lp import solve_linf
+    from lightning_maxmargin.svm.norms.linf import interior_linf, solve_linf
+    from lightning_maxmargin.svm.norms.long import is_long, sharpened
 
-    return _if_finite(solve_linf(working.rows, working.rhs))
+    def solve(rows: Any) -> tuple[Array, Array, float] | None:
+        if is_long(rows):
+            return interior_linf(rows, working.rhs, working.start.ravel(), working.dual)
+        return solve_linf(rows, working.rhs)
+
+    return _if_finite(sharpened(working, math.inf, solve))
 
 
 def _solve_lp(p: float) -> Solver:
     def solve(working: WorkingRows) -> Answer | None:
+        from lightning_maxmargin.svm.norms.long import sharpened
         from lightning_maxmargin.svm.norms.lp import solve_lp
 
-        rows, start = working.rows, working.start.ravel()
-        return _if_finite(solve_lp(rows, working.rhs, p, start, working.dual, working.rough))
+        start = working.start.ravel()
+        found = sharpened(working, p, lambda rows: solve_lp(rows, working.rhs, p, start, working.dual, working.rough))
+        return _if_finite(found)
 
     return solve
 
