@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
 from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
@@ -40,6 +41,12 @@ def keep_words(callbacks: Iterable[Callback], states: dict[Any, Any], may_stop: 
             _keep_top_k(callback, state)
         elif isinstance(callback, Timer):
             _refuse_used_up(callback, state)
+
+
+def may_stop(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> bool:
+    """Whether a run may end where a checkpoint is: Lightning trains on up to the least steps and epochs."""
+    enough = checkpoint.get("global_step", 0) >= (trainer.min_steps or 0)
+    return enough and checkpoint.get("epoch", 0) >= (trainer.min_epochs or 0)
 
 
 def _keep_patience(callback: EarlyStopping, state: dict[str, Any], may_stop: bool) -> None:

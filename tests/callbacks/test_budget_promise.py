@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from lightning_maxmargin import HeadMonitor, JointSelection, MarginMonitor
-from lightning_maxmargin.callbacks import budget, monitor, worker
+from lightning_maxmargin.callbacks import budget, delivery, evaluation_schedule, monitor, worker
 from lightning_maxmargin.callbacks.evaluation import Measured, Size
 from lightning_maxmargin.callbacks.monitor import Monitor
 from lightning_maxmargin.data import PaperData, RandomData
@@ -66,7 +66,7 @@ class Train(pl.Callback):
 def watched(monkeypatch: pytest.MonkeyPatch, step: float, **settings: Any) -> tuple[Costly, float, float]:
     """The monitor after 400 steps, what all its evaluations have cost and how long the run took."""
     clock = Clock()
-    for module in (budget, monitor, worker):
+    for module in (budget, delivery, monitor, worker):
         monkeypatch.setattr(module, "time", clock)
     costly = Costly(clock, **settings)
     run = trainer([Train(clock, step), costly], 400)
@@ -118,7 +118,7 @@ def test_that_evaluations_are_left_out_is_said_once(
 
 
 def test_a_short_run_ends_with_the_first_of_the_sequences_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor, "FEWEST", 10)
+    monkeypatch.setattr(evaluation_schedule, "FEWEST", 10)
     watching, module = MarginMonitor(budget=1e-9, samples=20), JointSelection(dim=32)
     trainer([watching], 5, precision="64-true").fit(module, datamodule=RandomData(n=100))
     assert watching.snapshot is not None
@@ -140,7 +140,7 @@ def test_a_short_run_ends_with_the_first_of_the_sequences_drawn(monkeypatch: pyt
 
 
 def test_a_short_run_ends_with_the_first_samples_of_the_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor, "FEWEST", 4)
+    monkeypatch.setattr(evaluation_schedule, "FEWEST", 4)
     found = []
     for settings in ({"budget": 1e-9}, {"samples": 4, "budget": 1.0}):
         torch.manual_seed(0)

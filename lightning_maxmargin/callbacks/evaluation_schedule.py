@@ -1,0 +1,121 @@
+"""When a monitor evaluates, and of how many sequences: at the steps that are due, where its budget covers it."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_info
+
+from lightning_maxmargin.callbacks.budget import Budget
+from lightning_maxmargin.callbacks.evaluation import Size
+from lightning_maxmargin.schedule import next_step
+
+#: Steps per factor of ten at which several processes ask one another for a result that is under way: each costs them a
+#: wait of .1 ms, and a result is at most 2.3 % of the run late.
+POLLS_PER_DECADE = 100
+#: Sequences that the last evaluation is of at least, however short the run: 50 of 8 x 384 took .05 s.
+FEWEST = 50
+
+
+class EvaluationSchedule:
+    """The evaluations of one monitor in one run.
+
+    Args:
+        name: of the monitor, in what is said.
+        clock: its budget, begun.
+        size: how much there is to measure.
+        per_decade: evaluations per factor of ten in steps.
+        every_n_epochs: evaluates after so many epochs instead of these steps.
+        due: whether the weights that training starts from are evaluated.
+
+    Attributes:
+        due: whether an evaluation is due that is not made yet.
+        sampled: that the last one is not of everything, in words; empty where it is.
+    """
+
+    def __init__(
+        self, name: str, clock: Budget, size: Size, per_decade: int, every_n_epochs: int | None, due: bool
+    ) -> None:
+        self.due, self.sampled = due, ""
+        self._name, self._clock, self._size = name, clock, size
+        self._per_decade, self._every_n_epochs = per_decade, every_n_epochs
+        self._next, self._poll = -1, -1
+        self._has_said = False  # that evaluations are left out
+
+    def announce(self, given: bool, background: bool) -> None:
+        """Says what evaluations cost and are of.
+
+        Args:
+            given: whether the budget is the user's.
+            background: whether training goes on meanwhile.
+        """
+        size = self._size
+        why = "as given" if given else f"for keys of {size.whole:,} numbers"
+        rank_zero_info(
+            f"{self._name}: budget {self._clock.share:g} of the run's time ({why}), measured "
+            f"{'in the background' if background else 'at once'}{', ' if size.which else ''}{size.which}"
+        )
+
+    def pause(self, step: int, pl_module: pl.LightningModule) -> None:
+        """Lets a module of many steps per batch end one where the first of its monitors evaluates."""
+        if self._every_n_epochs is not None:
+            return
+        if step >= self._next:
+            self._next = next_step(step, self._per_decade)
+        if hasattr(pl_module, "pause_at"):
+            paused: int | None = pl_module.pause_at  # type: ignore[assignment]
+            if paused is None or not step < paused < self._next:
+                pl_module.pause_at = self._next  # type: ignore[assignment]
+
+    def arrives(self, step: int) -> bool:
+        """Whether this step is one of the geometric ones, where an evaluation is due."""
+        arrived = self._every_n_epochs is None and step >= self._next
+        self.due = self.due or arrived
+        return arrived
+
+    def may_ask(self, trainer: pl.Trainer) -> bool:
+        """Whether processes ask one another now: at steps that all know, since each has a clock of its own."""
+        step = trainer.global_step
+        if trainer.world_size == 1:
+            return True
+        passed = step >= self._poll
+        if passed:
+            self._poll = next_step(step, POLLS_PER_DECADE)
+        return passed
+
+    def affords_another(self, trainer: pl.Trainer) -> bool:
+        """Whether the budget covers an evaluation now; the first that it does not is said."""
+        if self._clock.share >= 1:
+            return True
+        covered = bool(trainer.strategy.broadcast(self._clock.covers_another()))
+        if not covered and not self._has_said:
+            self._has_said = True
+            rank_zero_info(
+                f"{self._name}: an evaluation takes about {self._clock.expected:.2g} s, so from step "
+                f"{trainer.global_step} on they are made as {self._clock.share:g} of the run's time allows it; "
+                "monitor.budget: 1 makes all"
+            )
+        return covered
+
+    def last_samples(self, trainer: pl.Trainer, of_samples: str) -> int | None:
+        """Of how many sequences the last evaluation is: None for all, which is said where the budget covers fewer.
+
+        Args:
+            trainer: of the run.
+            of_samples: what is measured on a sample, in words.
+        """
+        clock, count = self._clock, self._size.sequences
+        if clock.share >= 1 or not trainer.strategy.broadcast(count > FEWEST and not clock.covers_all()):
+            return None
+        part = clock.covered_part(FEWEST / count, self._size.besides) if trainer.is_global_zero else 1.0
+        samples = int(trainer.strategy.broadcast(round(count * part)))
+        self.sampled = (
+            f"{of_samples} {samples:,} sequences, for {clock.share:g} of the run's time does not cover the "
+            f"{clock.expected_of_all:.2g} s that an evaluation of everything takes; monitor.budget: 1 makes it."
+        )
+        rank_zero_info(f"{self._name}: {self.sampled}")
+        return samples
+
+    @property
+    def is_of_samples(self) -> bool:
+        """Whether evaluations before the last are of some of the sequences."""
+        return self._size.measured < self._size.whole
