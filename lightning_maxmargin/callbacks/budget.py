@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.probe.selector import SMALL_DATA_NUMBERS
+from lightning_maxmargin.probe.limit_problems import SMALL_DATA_NUMBERS
 from lightning_maxmargin.schedule import affordable
 
 DEFAULT_SHARE = 0.05
