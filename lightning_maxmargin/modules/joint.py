@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
-from pytorch_lightning.core.optimizer import LightningOptimizer
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric
 
-from lightning_maxmargin.core import (
-    CrossEntropy,
-    Loss,
-    MarginLoss,
-    Sequences,
-    TokenSelector,
-    exact_directions,
-    find_loss,
-    select,
-)
+from lightning_maxmargin.core import Loss, Sequences, TokenSelector, find_loss, select
 from lightning_maxmargin.core.exact import Reduce
 from lightning_maxmargin.core.losses import loss_per_sequence
 from lightning_maxmargin.core.model import Init, Output
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.metrics import SelectionAccuracy, label_rows
+from lightning_maxmargin.modules.default_dtype import double_default
+from lightning_maxmargin.modules.gradients import (
+    Gradient,
+    choose_gradient,
+    groups_of_log_loss,
+    refuse_gradient,
+    set_exact_gradients,
+)
+from lightning_maxmargin.modules.optimisation_steps import autograd_steps, exact_steps
+from lightning_maxmargin.modules.parameter_groups import selector_groups
 from lightning_maxmargin.modules.schedules import step_schedules, with_schedule
 from lightning_maxmargin.modules.training_data import training_sequences
 from lightning_maxmargin.optim import NormalizedGD, OptimizerPerGroup
-from lightning_maxmargin.optim.per_group import parts_of
 from lightning_maxmargin.reduce import leave_group_at_exit, number_on, reduce_over
 from lightning_maxmargin.schedule import steps_now
-
-Gradient = Literal["exact", "centred", "naive"]
 
 
 class JointSelection(pl.LightningModule):
@@ -132,7 +126,7 @@ class JointSelection(pl.LightningModule):
                 "model.attention_init: zeros with KQ is a saddle that nothing leaves; use normal or give K"
             )
         self.head_from_data = head_init == "data"
-        with _double_default():
+        with double_default():
             self.selector = TokenSelector(
                 dim, value_dim=value_dim, parametrization=parametrization, query=query, query_dim=query_dim,
                 own_token=own_token, prompt=prompt, rank=rank, num_classes=num_classes, attention_init=attention_init,
@@ -149,17 +143,7 @@ class JointSelection(pl.LightningModule):
         self.val_selection, self.test_selection = SelectionAccuracy(), SelectionAccuracy()
 
     def _check(self) -> None:
-        binary = isinstance(self.loss, MarginLoss)
-        known = isinstance(self.loss, MarginLoss | CrossEntropy)
-        if known and binary != (self.selector.num_classes == 2):
-            raise InputError(
-                f"model.loss: {self.loss.name} does not fit num_classes {self.selector.num_classes}; "
-                "two classes take logistic, exponential or correlation, more take cross_entropy"
-            )
-        if self.gradient == "exact" and not (binary and self.selector.linear):
-            which = f"the loss {self.loss.name}" if not binary else "a nonlinear head"
-            which = "more classes" if self.selector.num_classes > 2 else which
-            raise InputError(f"model.gradient: exact is for linear binary heads; use centred for {which}")
+        refuse_gradient(self.gradient, self.loss, self.selector)
         if self.head_from_data and not self.selector.linear:
             raise InputError("model.head_init: 'data' is for head: linear; leave it out for another head")
         if self._optimizers["head"] is not self._optimizers["attention"] and self.train_part != "both":
@@ -169,18 +153,7 @@ class JointSelection(pl.LightningModule):
             if rate is not None and not 0 < rate < math.inf:
                 raise InputError(f"model.{name}: {rate}; expected a positive number, or null for the optimizer's own")
         # Made once, so that a wrong rate is refused now and not after the data are read.
-        parts = parts_of(self._make_optimizer())
-        if self.gradient is None:
-            linear = binary and self.selector.linear
-            self.gradient = "exact" if linear and all(hasattr(part, "margin_norm") for part in parts) else "centred"
-        for part in parts:
-            if getattr(part, "exact_only", False) and (
-                self.gradient != "exact" or self.selector.parametrization == "KQ"
-            ):
-                raise InputError(
-                    f"model.optimizer: {type(part).__name__} needs the exact gradient of p or W; "
-                    "use gradient: exact with parametrization p or W, or NormalizedGD"
-                )
+        self.gradient = choose_gradient(self.gradient, self.loss, self.selector, self._make_optimizer())
         if self.inner_steps < 1:
             raise InputError(f"model.inner_steps: {self.inner_steps}; expected a positive number")
 
@@ -234,18 +207,7 @@ class JointSelection(pl.LightningModule):
         return with_schedule(self._make_optimizer(), self.make_scheduler, self.automatic_optimization)
 
     def _make_optimizer(self) -> Optimizer:
-        parts = {
-            "attention": (self.selector.attention_parameters, self.attention_lr),
-            "head": (self.selector.head_parameters, self.head_lr),
-        }
-        groups = []
-        for name, (parameters, lr) in parts.items():
-            for parameter in parameters.values():
-                parameter.requires_grad_(self.train_part in ("both", name))
-            if self.train_part in ("both", name):
-                rate = {} if lr is None else {"lr": lr}
-                groups.append({"params": list(parameters.values()), "name": name, **rate})
-        return self.make_optimizer(groups)
+        return self.make_optimizer(selector_groups(self.selector, self.train_part, self.attention_lr, self.head_lr))
 
     # --- training ---------------------------------------------------------------------------------------------
 
@@ -263,12 +225,12 @@ class JointSelection(pl.LightningModule):
         inner = self.inner_steps if self.trainer.num_training_batches == 1 else 1
         steps = steps_now(self.trainer, self.pause_at, inner)
         if self.gradient == "exact":
-            loss = self._train_exact(batch, optimizer, reduce, steps)
+            by_loss = groups_of_log_loss(optimizer.optimizer)
+            fill = partial(set_exact_gradients, self.selector, batch, self.loss, reduce, by_loss, self.train_part)
+            loss = exact_steps(self, optimizer, steps, fill, self._step_schedules)
         else:
-            for _ in range(steps):
-                loss = self._fill_autograd(batch, reduce)
-                optimizer.step(partial(_same, loss))
-                self._step_schedules()
+            loss_of = partial(self._autograd_loss, batch, reduce)
+            loss = autograd_steps(self, optimizer, steps, loss_of, reduce, self._step_schedules)
         self._log_loss(loss, batch_idx)
         return None
 
@@ -292,57 +254,6 @@ class JointSelection(pl.LightningModule):
         trainer = self.trainer
         ends = batch_idx == 0 or trainer.is_last_batch or self.global_step in (trainer.max_steps, self.pause_at)
         return ends or trainer._logger_connector.should_update_logs
-
-    def _train_exact(self, batch: Sequences, optimizer: LightningOptimizer, reduce: Reduce, steps: int) -> Tensor:
-        raw = optimizer.optimizer
-        by_loss = _taking_log_loss(raw)
-        hooked = self._steps_are_hooked()
-        loss = torch.zeros((), device=self.device)
-        # Outside autocast: the direction is exact in the dtype of the weights.
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            for _ in range(steps):
-                loss = self._fill_exact(batch, reduce, by_loss)
-                if hooked:
-                    optimizer.step()
-                else:
-                    optimizer._on_before_step()
-                    raw.step()
-                    optimizer._on_after_step()
-                self._step_schedules()
-        return loss
-
-    def _steps_are_hooked(self) -> bool:
-        """Whether someone listens to single steps: calling the hooks of all callbacks is a sixth of a small step."""
-        heard = any(is_overridden("on_before_optimizer_step", c, Callback) for c in self.trainer.callbacks)  # type: ignore[attr-defined]
-        heard = heard or is_overridden("on_before_optimizer_step", self, pl.LightningModule)
-        # A gradient scaler (16-mixed on a GPU) would undo a scale that exact directions never had.
-        return heard and getattr(self.trainer.precision_plugin, "scaler", None) is None
-
-    def _fill_exact(self, batch: Sequences, reduce: Reduce, by_loss: Collection[str]) -> Tensor:
-        assert isinstance(self.loss, MarginLoss)
-        model = self.selector
-        data = batch.with_queries(model.queries(batch))
-        scores, token_values = model.scores_and_token_values(data)
-        d = exact_directions(data, scores, model.head, self.loss, reduce, token_values)
-        attention, head = d.attention, d.head
-        # The correlation loss has no logarithm: its own gradient then.
-        log_loss = d.log_loss.nan_to_num(0.0)
-        if "attention" in by_loss:
-            attention = attention * (d.log_attention - log_loss).exp()
-        if "head" in by_loss:
-            head = head * (d.log_head - log_loss).exp()
-        if self.train_part != "head":
-            model.set_attention_gradient(-attention)
-        if self.train_part != "attention":
-            model.head.grad = -head
-        return d.loss
-
-    def _fill_autograd(self, batch: Sequences, reduce: Reduce) -> Tensor:
-        self.optimizers(use_pl_optimizer=False).zero_grad()  # type: ignore[union-attr]
-        loss = self._autograd_loss(batch, reduce)
-        # DDP averages gradients over ranks, so the sum over this rank's part is multiplied by their number.
-        self.manual_backward(loss * self.trainer.world_size)
-        return reduce.sum(loss.detach())
 
     def _autograd_loss(self, batch: Sequences, reduce: Reduce) -> Tensor:
         """This process's share of the mean loss of a batch."""
@@ -395,29 +306,3 @@ class JointSelection(pl.LightningModule):
         if batch.planted is not None:
             selection.update(select(output.scores, batch.mask), batch.planted)
             self.log(f"{stage}/selection/accuracy", selection, on_step=False, on_epoch=True)
-
-
-def _taking_log_loss(optimizer: Optimizer) -> set[str]:
-    """Names of the groups whose optimizer takes the gradient of log L, not only its direction."""
-    return {
-        str(group.get("name"))
-        for part in parts_of(optimizer)
-        if getattr(part, "gradient_scale", "log_loss") == "log_loss"
-        for group in part.param_groups
-    }
-
-
-def _same(loss: Tensor) -> Tensor:
-    """The closure of an optimizer that reads the loss: it is known already."""
-    return loss
-
-
-@contextmanager
-def _double_default() -> Iterator[None]:
-    """float64 as the default dtype inside the block."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
