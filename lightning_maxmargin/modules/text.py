@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +12,6 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from lightning_maxmargin.core import TokenSelector
@@ -29,13 +25,13 @@ from lightning_maxmargin.modules.sharding import (
     share_start,
     whole_weights,
 )
+from lightning_maxmargin.modules.text_checkpoint import made_of, model_of, refuse_another, without_frozen
+from lightning_maxmargin.modules.text_optimizer import cooldown, text_groups
+from lightning_maxmargin.modules.text_options import check_options
 from lightning_maxmargin.probe.text import TextUnits
 from lightning_maxmargin.reduce import leave_group_at_exit, number_on, reduce_over
 from lightning_maxmargin.text.batches import Batch
-from lightning_maxmargin.text.data import TextSpec
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification, SelectionOutput, pooled_units
-from lightning_maxmargin.text.pretrained import pretrained_encoder
-from lightning_maxmargin.text.rate import cooled
 from lightning_maxmargin.text.rationales import plausibility_metrics, word_scores
 from lightning_maxmargin.text.saving import build_model, load_start
 from lightning_maxmargin.text.tuning import add_lora, encoder_parameters, train_top_layers
@@ -116,31 +112,7 @@ class TextSelection(pl.LightningModule):
         self.register_buffer("class_weight", None, persistent=False)
         self.val_accuracy, self.test_accuracy = MeanMetric(), MeanMetric()
         self.plausibility = plausibility_metrics()
-        self._check()
-
-    def _check(self) -> None:
-        h = self.options
-        if h.parametrization == "p" and (h.query == "cls" or h.rank):
-            raise InputError("model: query cls and rank need parametrization W or KQ; p is the same for all texts")
-        if h.rank and h.parametrization != "KQ":
-            raise InputError("model.rank: is of K and Q; use parametrization KQ")
-        if h.finetune_layers and h.lora_rank:
-            raise InputError("model: finetune_layers trains layers, lora_rank adapters instead; give one of them")
-        if h.train == "head" and h.init_from is None:
-            raise InputError("model.train: head needs the attention of an earlier selector; name it with init_from")
-        for name in ("lr", "token_scale", "finetune_lr"):
-            if not 0 < h[name] < math.inf:
-                raise InputError(f"model.{name}: {h[name]}; expected a positive number")
-        for name in ("attention_decay", "head_decay", "finetune_layers", "lora_rank", "finetune_epochs"):
-            if not 0 <= h[name] < math.inf:
-                raise InputError(f"model.{name}: {h[name]}; expected zero or more")
-        for name in ("label_smoothing", "dropout"):
-            if not 0 <= h[name] < 1:
-                raise InputError(f"model.{name}: {h[name]}; expected a number from 0 to below 1")
-        if not 0 <= h.cooldown <= 1:
-            raise InputError(f"model.cooldown: {h.cooldown}; expected a share from 0 to 1")
-        if h.cooldown and self.make_scheduler is not None:
-            raise InputError("model: cooldown and lr_scheduler both set the rate; give cooldown 0 beside a schedule")
+        check_options(self.options, makes_schedule=lr_scheduler is not None)
 
     # --- the model --------------------------------------------------------------------------------------------
 
@@ -243,34 +215,14 @@ class TextSelection(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         assert self.model is not None
         h = self.options
-        selectors = list(self.model.parts)
-        groups = [
-            {"params": [p for s in selectors for p in s.attention_parameters.values()], "name": "attention",
-             "lr": h.lr, "weight_decay": h.attention_decay},
-            {"params": [p for s in selectors for p in s.head_parameters.values()], "name": "head",
-             "lr": h.lr, "weight_decay": h.head_decay},
-            {"params": encoder_parameters(self.model.encoder), "name": "encoder",
-             "lr": h.finetune_lr, "weight_decay": 0.01},
-        ]  # fmt: skip
-        trained = [{**g, "params": kept} for g in groups if (kept := [p for p in g["params"] if p.requires_grad])]
-        optimizer = self.make_optimizer(trained)
-        if self.make_scheduler is None and not h.cooldown:
+        optimizer = self.make_optimizer(text_groups(self.model, h))
+        if self.make_scheduler is not None:
+            schedule = self.make_scheduler(optimizer)
+        elif h.cooldown:
+            schedule = cooldown(optimizer, self.trainer, h.cooldown, h.finetune_epochs)
+        else:
             return optimizer
-        schedule = self._cooldown(optimizer) if self.make_scheduler is None else self.make_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _cooldown(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise InputError("model.cooldown: the run has no last step; give trainer.max_epochs, or --model.cooldown 0")
-        epochs, share = self.trainer.max_epochs or -1, self.options.cooldown
-        tuned = steps if epochs == -1 else round(steps * min(1.0, self.options.finetune_epochs / epochs))
-        last = {"encoder": int(tuned)}
-        factors: list[Callable[[int], float]] = [
-            partial(cooled, steps=int(steps), share=share, last=last.get(group["name"]))
-            for group in optimizer.param_groups
-        ]
-        return LambdaLR(optimizer, factors)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self._losses(batch, self(batch)).sum()
@@ -369,13 +321,9 @@ class TextSelection(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what is trained and the model's configuration; a frozen encoder is read where it came from."""
         assert self.model is not None
-        frozen = {f"model.encoder.{k}" for k, p in self.model.encoder.named_parameters() if not p.requires_grad}
-        frozen |= {f"model.encoder.{k}" for k, _ in self.model.encoder.named_buffers()}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+        checkpoint["state_dict"] = without_frozen(checkpoint["state_dict"], self.model.encoder)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        checkpoint["text"] = {
-            "names": data.names, "spec": asdict(data.spec), "encoder": data.encoder.identity, "shape": self._shape(),
-        }  # fmt: skip
+        checkpoint["text"] = {"names": data.names, **made_of(data, self._shape())}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The model of the checkpoint, of whatever data these are; by ``load_from_checkpoint`` without any.
@@ -387,30 +335,15 @@ class TextSelection(pl.LightningModule):
         if kept is None:
             raise InputError("ckpt_path: it is no checkpoint of a TextSelection")
         if self._trainer is None:
-            self._load_alone(kept)
+            self.set_model(model_of(kept))
             # Lightning lists what a checkpoint lacks.
             checkpoint["state_dict"] = self.state_dict() | checkpoint["state_dict"]
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        now = {"spec": asdict(data.spec), "encoder": data.encoder.identity, "shape": self._shape()}
-        if data.names:
-            now["names"] = data.names
-        other = [name for name, value in now.items() if value != kept[name]]
-        if other:
-            raise InputError(
-                f"ckpt_path: it is of another {' and '.join(other)}: {kept[other[0]]}, not {now[other[0]]}"
-            )
+        refuse_another(kept, data, self._shape())
         data.names = kept["names"]
         if self.model is None:
             self.set_model(build_model(replace(data.spec), data.encoder, data.names, self._shape()))
-
-    def _load_alone(self, kept: dict[str, Any]) -> None:
-        """The model that the checkpoint describes, on the encoder of that name."""
-        spec = TextSpec(**kept["spec"])
-        encoder = pretrained_encoder(spec.encoder)
-        if encoder.identity != kept["encoder"]:
-            raise InputError(f"checkpoint: it was trained on another {spec.encoder}, whose weights are no longer those")
-        self.set_model(build_model(spec, encoder, kept["names"], kept["shape"]))
 
 
 def _pooled(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
