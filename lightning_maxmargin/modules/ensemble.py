@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -18,6 +17,8 @@ from lightning_maxmargin.core.losses import Loss, MarginLoss, find_loss
 from lightning_maxmargin.core.stack import pack
 from lightning_maxmargin.core.updates import UpdateRule, update_rule
 from lightning_maxmargin.errors import InputError, NonFiniteError, check_seed
+from lightning_maxmargin.modules.cyclic_options import CyclicOptions, listed
+from lightning_maxmargin.modules.ensemble_state import restore, saved
 from lightning_maxmargin.modules.schedules import step_schedules, with_schedule
 from lightning_maxmargin.modules.training_data import training_sequences
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
@@ -93,15 +94,12 @@ class Ensemble(pl.LightningModule):
     ) -> None:
         super().__init__()
         # An object is no number of a config: whoever loads the checkpoint gives it again.
-        given = {"update": isinstance(update, UpdateRule), "loss": any(isinstance(x, Loss) for x in _listed(loss))}
+        given = {"update": isinstance(update, UpdateRule), "loss": any(isinstance(x, Loss) for x in listed(loss))}
         self.save_hyperparameters(ignore=["lr_scheduler", *(name for name, is_object in given.items() if is_object)])
         self.make_scheduler = lr_scheduler
         self.rule = update_rule(update, "model.update:")
-        self._options = {
-            "attention_lr": _listed(attention_lr),
-            "head_lr": _listed(head_lr),
-            "loss": [find_loss(x, "model.loss", MarginLoss) for x in _listed(loss)],
-        }
+        losses = [find_loss(x, "model.loss", MarginLoss) for x in listed(loss)]
+        self._options = CyclicOptions(attention_lr=listed(attention_lr), head_lr=listed(head_lr), loss=losses)
         self.automatic_optimization = False
         # The weights of all processes do not fit one another, so they are no parameters; Lightning wants one to exist.
         self.anchor = torch.nn.Parameter(torch.zeros(1))
@@ -120,10 +118,7 @@ class Ensemble(pl.LightningModule):
         check_seed(h["seed"], "model.seed")
         if h["inner_steps"] < 1:
             raise InputError(f"model.inner_steps: {h['inner_steps']}; expected a positive number")
-        for name, values in self._options.items():
-            if not values or (name != "loss" and not all(0 < x < math.inf for x in values)):
-                given = [getattr(x, "name", x) for x in values]
-                raise InputError(f"model.{name}: {given}; expected a positive number or a list of them")
+        self._options.check()
         if not 0 < h["init_std"] < math.inf:
             raise InputError(f"model.init_std: {h['init_std']}; expected a positive number")
 
@@ -135,9 +130,7 @@ class Ensemble(pl.LightningModule):
         """
         instance = training_sequences(data, self).instance
         count = 1 if instance is None else len(instance.unique())
-        for name, values in self._options.items():
-            if len(values) > count:
-                raise InputError(f"model.{name}: {len(values)} entries for {count} instances")
+        self._options.check_count(count)
         if self.hparams["head_init"] == "data" and data.head is None:
             raise InputError("model.head_init: 'data' needs data that come with heads; use zeros or normal")
 
@@ -166,7 +159,7 @@ class Ensemble(pl.LightningModule):
         dtype = torch.float64 if self.trainer.precision == "64-true" else torch.float32
         batch = stack.batch()
         for name in ("attention_lr", "head_lr"):
-            rate = max(self._options[name])
+            rate = max(self._options.entries(name))
             if rate > torch.finfo(dtype).max ** 0.5:  # a norm is of squares
                 raise InputError(f"model.{name}: {rate} is too large for {dtype}; give a smaller one")
         d, dv = stack.keys.shape[-1], stack.values.shape[-1]
@@ -180,7 +173,7 @@ class Ensemble(pl.LightningModule):
             batch.to(dtype, self.trainer.strategy.root_device),
             attention=start.movedim(0, -1), head=head.movedim(0, -1), train=h["train"],
             attention_lr=self._rates("attention_lr"), head_lr=self._rates("head_lr"),
-            loss=self._of_instances("loss"), update=self.rule, compile=h["compile"],
+            loss=self._options.of("loss", self.at.tolist()), update=self.rule, compile=h["compile"],
         )  # fmt: skip
 
     def _start(self, kind: str, shape: tuple[int, ...], which: int) -> Tensor:
@@ -192,16 +185,11 @@ class Ensemble(pl.LightningModule):
         return float(self.hparams["init_std"]) * drawn[self.at]
 
     def _rates(self, name: str) -> Tensor:
-        return torch.tensor(self._of_instances(name), dtype=torch.float64)
-
-    def _of_instances(self, name: str) -> list[Any]:
-        values = self._options[name]
-        return [values[b % len(values)] for b in self.at.tolist()]
+        return torch.tensor(self._options.of(name, self.at.tolist()), dtype=torch.float64)
 
     def assigned(self) -> dict[str, list[Any]]:
         """Rates and losses of every instance, of all processes, where they differ."""
-        lists = {name: [x.name if isinstance(x, Loss) else x for x in values] for name, values in self._options.items()}
-        return {k: [x[b % len(x)] for b in range(self.count)] for k, x in lists.items() if len(x) > 1}
+        return self._options.assigned(self.count)
 
     def configure_optimizers(self) -> Any:
         return with_schedule(EnsembleSteps(self), self.make_scheduler)
@@ -289,7 +277,7 @@ class Ensemble(pl.LightningModule):
     # --- checkpoints ------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        parts = gather({name: x.cpu() for name, x in self._saved().items()})
+        parts = gather({name: x.cpu() for name, x in saved(self.state).items()})
         checkpoint["ensemble"] = {name: torch.cat([p[name] for p in parts], -1) for name in parts[0]}
         checkpoint["ensemble_steps"] = self.state.steps
 
@@ -297,23 +285,7 @@ class Ensemble(pl.LightningModule):
         if not hasattr(self, "state"):
             # Outside of a fit there are no instances to put the weights into.
             return
-        found = dict(checkpoint.get("ensemble", {}))
-        for name in ("attention", "head"):
-            if f"momentum_{name}" in found:
-                # Written when ensembles averaged directions, which are minus the gradients.
-                found[f"{name}/momentum"] = -found[f"momentum_{name}"]
-        for name, x in self._saved().items():
-            if name not in found or found[name].shape != (*x.shape[:-1], self.count):
-                raise InputError("ckpt_path: the checkpoint is of no such ensemble; give the one of this config")
-            x.copy_(found[name][..., self.at])
-        self.state.steps = checkpoint["ensemble_steps"]
-        self.state.refresh()
-
-    def _saved(self) -> dict[str, Tensor]:
-        """What a checkpoint holds of the state."""
-        s = self.state
-        kept = {f"{name}/{kind}": x for name, state in s.remembered.items() for kind, x in state.items()}
-        return {"attention": s.attention, "head": s.head, **kept}
+        restore(self.state, checkpoint, self.at, self.count)
 
 
 class EnsembleSteps(Optimizer):
@@ -325,7 +297,3 @@ class EnsembleSteps(Optimizer):
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         self._module.due.append(float(self.param_groups[0]["lr"]))
-
-
-def _listed(x: Any) -> list[Any]:
-    return list(x) if isinstance(x, Sequence) and not isinstance(x, str) else [x]
