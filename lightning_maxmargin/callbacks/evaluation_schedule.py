@@ -23,8 +23,6 @@ class EvaluationSchedule:
         name: of the monitor, in what is said.
         clock: its budget, begun.
         size: how much there is to measure.
-        per_decade: evaluations per factor of ten in steps.
-        every_n_epochs: evaluates after so many epochs instead of these steps.
         due: whether the weights that training starts from are evaluated.
 
     Attributes:
@@ -32,12 +30,9 @@ class EvaluationSchedule:
         sampled: that the last one is not of everything, in words; empty where it is.
     """
 
-    def __init__(
-        self, name: str, clock: Budget, size: Size, per_decade: int, every_n_epochs: int | None, due: bool
-    ) -> None:
+    def __init__(self, name: str, clock: Budget, size: Size, due: bool) -> None:
         self.due, self.sampled = due, ""
         self._name, self._clock, self._size = name, clock, size
-        self._per_decade, self._every_n_epochs = per_decade, every_n_epochs
         self._next, self._poll = -1, -1
         self._has_said = False  # that evaluations are left out
 
@@ -55,20 +50,24 @@ class EvaluationSchedule:
             f"{'in the background' if background else 'at once'}{', ' if size.which else ''}{size.which}"
         )
 
-    def pause(self, step: int, pl_module: pl.LightningModule) -> None:
-        """Lets a module of many steps per batch end one where the first of its monitors evaluates."""
-        if self._every_n_epochs is not None:
-            return
+    def pause(self, step: int, per_decade: int, pl_module: pl.LightningModule) -> None:
+        """Lets a module of many steps per batch end one where the first of its monitors evaluates.
+
+        Args:
+            step: now.
+            per_decade: evaluations per factor of ten in steps.
+            pl_module: that is trained.
+        """
         if step >= self._next:
-            self._next = next_step(step, self._per_decade)
+            self._next = next_step(step, per_decade)
         if hasattr(pl_module, "pause_at"):
             paused: int | None = pl_module.pause_at  # type: ignore[assignment]
             if paused is None or not step < paused < self._next:
                 pl_module.pause_at = self._next  # type: ignore[assignment]
 
     def arrives(self, step: int) -> bool:
-        """Whether this step is one of the geometric ones, where an evaluation is due."""
-        arrived = self._every_n_epochs is None and step >= self._next
+        """Whether this step is one of those by factors of ten, where an evaluation is due."""
+        arrived = step >= self._next
         self.due = self.due or arrived
         return arrived
 

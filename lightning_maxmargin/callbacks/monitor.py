@@ -127,10 +127,8 @@ class Monitor(Measurement, Callback):
         size = self.size() if trainer.is_global_zero else Size(0, 0, "")
         size = trainer.strategy.broadcast(size)
         self._clock.start(share_of(self.budget, size.whole), size.measured, size.whole, self.seconds_per_number)
-        self._schedule = EvaluationSchedule(
-            type(self).__name__, self._clock, size, self.per_decade, self.every_n_epochs,
-            due=self.from_start and not self.history,
-        )  # fmt: skip
+        due = self.from_start and not self.history
+        self._schedule = EvaluationSchedule(type(self).__name__, self._clock, size, due)
         self.at_end = False
         self._trainer, self._worker, self.final_seconds = trainer, Worker(), None
         if trainer.is_global_zero:
@@ -142,7 +140,8 @@ class Monitor(Measurement, Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._schedule.pause(trainer.global_step, pl_module)
+        if self.every_n_epochs is None:
+            self._schedule.pause(trainer.global_step, self.per_decade, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -151,7 +150,7 @@ class Monitor(Measurement, Callback):
         if trainer.global_step == trainer.max_steps:
             self._finish(trainer, pl_module)
             return
-        arrived = self._schedule.arrives(trainer.global_step)
+        arrived = self.every_n_epochs is None and self._schedule.arrives(trainer.global_step)
         if (self._pending is None and not self._schedule.due) or not (arrived or self._schedule.may_ask(trainer)):
             return
         self._turn(trainer, pl_module, self.every_n_epochs is None)

@@ -108,15 +108,16 @@ def instance_directions(
     if first is not None:
         # The selected one's key with another value pulls nowhere, whatever its weight.
         exponent = exponent.masked_fill(first == (first * chosen).sum(0), -torch.inf)
-    w, size, largest = _weights(exponent, c, zeros)
+    w, size, largest = _weights(exponent, c, zeros, first)
     parts = (exponent, c, shifted, total, lead, anchor)
     if not waiting.answers_at_once(size):
-        again = _weights(*_logarithms(*parts), zeros)
+        again = _weights(*_logarithms(*parts), zeros, first)
         enough = size > MIN_WEIGHT_SUM
         w, size, largest = (torch.where(enough, x, y) for x, y in zip((w, size, largest), again, strict=True))
     elif not float(size.amin()) > MIN_WEIGHT_SUM:
         at = (~(size > MIN_WEIGHT_SUM)).nonzero()[:, 0]
-        w[..., at], size[at], largest[at] = _weights(*_logarithms(*(x.index_select(-1, at) for x in parts)), zeros)
+        exponent, c = _logarithms(*(x.index_select(-1, at) for x in parts))
+        w[..., at], size[at], largest[at] = _weights(exponent, c, zeros, None if first is None else first[..., at])
     pull = _pull_by_differences(data, w, chosen) if near else _pull(data, w.addcmul_(chosen, w.sum(0), value=-1))
     return InstanceDirections(
         attention=pull.div_(size.clamp_min(torch.finfo(w.dtype).tiny)),
@@ -139,16 +140,18 @@ def _logarithms(
     return exponent + torch.where(equal, log_size * LOG2_E, c.abs().log2()), torch.where(equal, -sign, c.sign())
 
 
-def _weights(exponent: Tensor, c: Tensor, zero: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _weights(exponent: Tensor, c: Tensor, zero: bool, first: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """2^exponent c over 2^largest, half the sum of absolute weights, and the largest exponent of each instance.
 
-    The selected token's weight, minus the sum of the others of its sequence, is one of those summed.
+    The selected token's weight, minus the sum of the others of its sequence, is one of those summed; those of a key
+    with several values are added up before.
     """
     largest = exponent.amax((0, 1))
     largest = largest.where(largest != -torch.inf, torch.zeros_like(largest))
     # 2^-115 of the largest weight is as good as 0, but for padding, whose tokens may be anything.
     w = _exp2(exponent - largest, zero).mul_(c)
-    return w, w.abs().sum(0).add_(w.sum(0).abs_()).sum(0).mul_(0.5), largest
+    joined = w if first is None else torch.zeros_like(w).scatter_add_(0, first.long(), w)
+    return w, joined.abs().sum(0).add_(w.sum(0).abs_()).sum(0).mul_(0.5), largest
 
 
 def _exp2(x: Tensor, zero: bool = True) -> Tensor:

@@ -229,11 +229,23 @@ template <class Real> struct Block : Math<Real> {
             sum += w[t];
         }
         // All tokens' weights, the selected one's too, halved: whichever of tied tokens that is.
+        if (first) size = joined_size(first + i * c.T);
         to.size += Real(0.5) * (size + M::abs(sum));
         if (c.near) return add_differences(i, scale, to);
         // The selected token takes minus the weights of the others.
         for (int64_t t = 0; t < c.T; ++t) w[t] -= own[t] * sum;
         add_to(i, keys + i * c.T * c.d, scale, to);
+    }
+
+    // The sum of absolute weights, of which those of a key with several values are added up.
+    V joined_size(const V *copy) {
+        V size = V{};
+        for (int64_t t = 0; t < c.T; ++t) {
+            V joined = V{};
+            for (int64_t u = 0; u < c.T; ++u) joined += copy[u] == all(t) ? w[u] : V{};
+            size += M::abs(joined);
+        }
+        return size;
     }
 
     // Of keys that are near the differences are taken first: see core/exact.py.

@@ -44,9 +44,10 @@ class OneProcess:
 class Directions:
     """Descent directions: -grad L = exp(log scale) * direction, of weights whose absolute values have a sum of 1.
 
-    That sum is sum_it |dL/da_it| / 2 for the attention, the selected token's weight among them: so which of tied tokens
-    is the selected one, as at a start from zeros, changes nothing but rounding. Where the selected tokens are the best
-    of their sequences, it is the sum of the others' weights. For the head it is sum_i |l'_i|.
+    That sum is sum_it |dL/da_it| / 2 for the attention, the selected token's weight among them, and those of a key with
+    several values taken together: so which of tied tokens is the selected one, as at a start from zeros, changes
+    nothing but rounding. Where the selected tokens are the best of their sequences, it is the sum of the others'
+    weights. For the head it is sum_i |l'_i|.
 
     Attributes:
         attention: (d,) for the shared prompt (of p), (d, dq) otherwise (of W); zeros where every weight is zero.
@@ -151,7 +152,7 @@ def exact_directions(
     numbers = torch.stack(
         [
             # The selected token's own weight is minus the sum of the others of its sequence.
-            0.5 * (weights.abs().sum() + weights.sum(1).abs().sum()),
+            0.5 * (copies.joined(weights).abs().sum() + weights.sum(1).abs().sum()),
             head_weights.sum(),
             losses.sum(),
             (log_losses - _finite(top_loss)).exp().sum(),

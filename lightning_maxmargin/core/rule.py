@@ -19,7 +19,7 @@ class UpdateRule:
     by :meth:`step`. Nothing is written in place.
 
     Attributes:
-        gradient_scale: ``direction`` (weights that sum to 1: any positive scale will do) or ``log_loss`` (the gradient
+        gradient_scale: ``direction`` (sized by its weights: any positive scale will do) or ``log_loss`` (the gradient
             of log L).
         elementwise: whether every entry moves by itself: instances then need no axis of their own.
 

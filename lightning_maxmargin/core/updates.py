@@ -34,7 +34,7 @@ class Normalized(UpdateRule):
 
 def _rate_of_length(g: Tensor, rate: Tensor) -> Tensor:
     """lr / ||g|| of every instance, 0 for a zero direction: lr over the smallest number may be infinite."""
-    # The direction's weights sum to 1 and its length is that of a margin: no underflow in the square.
+    # The direction is sized by its weights and its length is that of a margin: no underflow in the square.
     length = g.flatten(0, -2).square().sum(0).sqrt_()
     return torch.where(length > 0, rate / length, 0.0)
 
@@ -67,7 +67,7 @@ class Polyak(UpdateRule):
 
 @dataclass(frozen=True)
 class Accelerated(UpdateRule):
-    """m <- t/(t+1) (m + g), w <- w - lr (m + g), for g whose weights sum to 1: dual acceleration."""
+    """m <- t/(t+1) (m + g), w <- w - lr (m + g), for g sized by its weights, see core/exact.py: dual acceleration."""
 
     elementwise: ClassVar[bool] = True
 

@@ -11,7 +11,8 @@ from lightning_maxmargin.optim.base import MarginOptimizer
 class AcceleratedMargin(MarginOptimizer):
     """m <- t/(t+1) (m + g), w <- w - lr (m + g): Nesterov momentum on the dual of the margin problem.
 
-    g must come with weights that sum to 1 in absolute value, not with unit length: ``gradient: exact`` gives it so.
+    g must be sized as :class:`~lightning_maxmargin.core.exact.Directions` are, by its weights, not by its length:
+    ``gradient: exact`` gives it so.
 
     Args:
         params: parameters or groups.

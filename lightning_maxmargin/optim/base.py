@@ -22,7 +22,8 @@ class MarginOptimizer(Optimizer):
         margin_norm: the norm in which that margin is measured: ``l2``, a number p (of lp), ``linf``, ``spectral``,
             ``nuclear`` or one of a user's own (``svm.register_norm``).
         gradient_scale: the scale of the gradient it expects where the exact direction is at hand: ``direction``
-            (any positive scale will do; weights that sum to 1 are given) or ``log_loss`` (the gradient of log L).
+            (any positive scale will do; that of :class:`~lightning_maxmargin.core.exact.Directions` is given) or
+            ``log_loss`` (the gradient of log L).
         exact_only: whether the scale of an autograd gradient would break it.
     """
 

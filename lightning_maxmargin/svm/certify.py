@@ -14,6 +14,7 @@ import numpy as np
 
 from lightning_maxmargin.svm.certificate import NOTHING, TOLERANCES, Certificate, Status, is_certified, relative_gap
 from lightning_maxmargin.svm.norms.names import Norm, dual_norm_of, norm_of
+from lightning_maxmargin.svm.norms.registry import entry_of
 from lightning_maxmargin.svm.rational import RationalRows, dot
 from lightning_maxmargin.svm.rows import EPS, Array, Index, RowProblem, runs
 
@@ -77,8 +78,8 @@ def _in_floats(
     lost = rounding(problem, direction)
     ids = np.flatnonzero(dual)
     lam = dual.ravel()[ids]
-    # Extreme scales would under- or overflow in the squares.
-    lam = lam / lam.max(initial=1e-300)
+    # Extreme scales would under- or overflow in the squares. By a power of 2: no multiplier is rounded.
+    lam = np.ldexp(lam, -int(np.frexp(lam.max(initial=1e-300))[1]))
     value, length = float(lam @ problem.rhs.ravel()[ids]), float(np.linalg.norm(direction))
     size, violation = norm_of(direction, norm), worst_miss(problem, margins, length)
     smallest = float(((margins - lost)[positive] / problem.rhs[positive]).min())
@@ -94,9 +95,7 @@ def _in_floats(
 def _at_most(problem: RowProblem, ids: Index, lam: Array, combined: Any, norm: Norm) -> float:
     """An upper bound on the dual norm of D'lam, from what its own dtype has computed."""
     lost = combination_rounding(problem, ids, lam) * float(np.finfo(combined.dtype).eps) / EPS
-    # No dual norm of ours is more than sqrt(dim) times the Euclidean one.
-    larger = 1.0 if norm == "l2" else float(np.sqrt(problem.dim))
-    return dual_norm_of(np.asarray(combined, np.float64), norm) + larger * lost
+    return dual_norm_of(np.asarray(combined, np.float64), norm) + entry_of(norm).dual_of_unit(problem.shape) * lost
 
 
 def sharp_smallest(problem: RowProblem, direction: Array, margins: Array) -> float:
@@ -104,6 +103,8 @@ def sharp_smallest(problem: RowProblem, direction: Array, margins: Array) -> flo
     lost, b = rounding(problem, direction), problem.rhs
     most = float(((margins + lost)[problem.positive] / b[problem.positive]).min())
     near = np.flatnonzero(problem.positive & (margins - lost <= most * b))
+    if not len(near):
+        return -np.inf  # the margins are no numbers
     return float((_long_margins(problem, direction, near) / b.ravel()[near]).min())
 
 

@@ -127,17 +127,17 @@ def _with_mpmath(data: Sequences, scores: Tensor, v: Tensor, loss: str) -> dict[
         # A key with several values pulls nowhere where it is the selected one: its weights are not counted.
         twins = [t for t in live if keys[i][t] == keys[i][alpha]]
         several = any(values[i][t] != values[i][alpha] for t in twins)
-        own = mpf(0)
+        of_keys: dict[tuple, mpf] = {}
         for t in live:
             if t == alpha or (several and t in twins):
                 continue
             weight = slope * s[t] * y[i] * (u[t] - u[alpha] - drift)
-            total += abs(weight) / 2
-            own -= weight
+            of_keys[tuple(keys[i][t])] = of_keys.get(tuple(keys[i][t]), mpf(0)) + weight
             for j in range(d):
                 for c in range(len(z[0])):
                     G[j][c] += weight * (keys[i][t][j] - keys[i][alpha][j]) * z[i][c]
-        total += abs(own) / 2
+        # The selected one's own weight is minus the sum of the others.
+        total += (mpmath.fsum(map(abs, of_keys.values())) + abs(mpmath.fsum(of_keys.values()))) / 2
     attention = f64([[float(x / total) if total > 0 else 0.0 for x in row] for row in G])
     return {
         "attention": attention[:, 0] if data.queries is None else attention,

@@ -290,25 +290,29 @@ def test_copies_are_of_equal_value_whatever_blas_rounds(dtype: torch.dtype) -> N
         assert float(direction_gap(got.attention.double(), true["attention"])) < 100 * torch.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("copies", [False, True])
 @pytest.mark.parametrize("zeros", [True, False])
-def test_the_order_of_tokens_counts_for_nothing(zeros: bool) -> None:
-    """At a start from zeros all tokens tie: which of them is called the selected one changed the sizes by half."""
+def test_the_order_of_tokens_counts_for_nothing(zeros: bool, copies: bool) -> None:
+    """At a start from zeros all tokens tie: which of them is called the selected one changed the sizes by half.
+
+    So it did where two tokens have one key and other values.
+    """
     g = torch.Generator().manual_seed(0)
-    keys, labels = torch.randn(7, 5, 3, generator=g, dtype=torch.float64), torch.ones(7, dtype=torch.float64)
+    keys, values = torch.randn(2, 7, 5, 3, generator=g, dtype=torch.float64)
+    labels = torch.ones(7, dtype=torch.float64)
+    if copies:
+        keys[:, 1] = keys[:, 0]
     p, v = torch.randn(2, 3, generator=g, dtype=torch.float64)
     p = 0 * p if zeros else p
-    one, other = (
-        exact_directions(Sequences(x, labels), x @ p, v, margin_loss("logistic")) for x in (keys, keys.flip(1))
-    )
+    loss = margin_loss("logistic")
+    orders = [(keys, values), (keys.flip(1), values.flip(1))]
+    one, other = (exact_directions(Sequences(k, labels, values=x), k @ p, v, loss) for k, x in orders)
     for name in FIELDS:
         torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-13, atol=1e-14)
-    data = [Instances.stack(x[None], labels[None]) for x in (keys, keys.flip(1))]
-    both = [
-        instance_directions(x, scores(x, p[:, None]), token_scores(x, v[:, None]), margin_loss("logistic"))
-        for x in data
-    ]
-    torch.testing.assert_close(both[0].attention, both[1].attention, rtol=1e-13, atol=1e-14)
-    torch.testing.assert_close(both[0].attention[:, 0], one.attention, rtol=1e-13, atol=1e-14)
+    for k, x in orders:
+        data = Instances.stack(k[None], labels[None], x[None])
+        found = instance_directions(data, scores(data, p[:, None]), token_scores(data, v[:, None]), loss)
+        torch.testing.assert_close(found.attention[:, 0], one.attention, rtol=1e-13, atol=1e-14)
 
 
 def test_thin_instances_are_worked_out_beside_others() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from lightning_maxmargin.svm import (
     Status,
     certify,
     certify_infeasible,
+    only,
     solve_att_svm,
     solve_rows,
 )
@@ -22,6 +25,8 @@ from lightning_maxmargin.svm.batch_input import check_batch
 from lightning_maxmargin.svm.batch_rows import judge
 from lightning_maxmargin.svm.certificate import TOLERANCES, relative_gap
 from lightning_maxmargin.svm.equalities import EqualityAnswer, EqualityRows, certify_equalities
+from lightning_maxmargin.svm.norms.registry import NORMS, register_norm
+from tests.svm.test_near_copies import near_copies
 
 
 def degenerate(rng: np.random.Generator, n: int, T: int, d: int) -> np.ndarray:
@@ -146,3 +151,46 @@ def test_the_gap_of_numbers_is_that_of_arrays(numbers: list[float], power: int) 
     many = relative_gap(*(np.array([x]) for x in numbers), power)[0]
     assert one == many or abs(one - many) <= 1e-12 * abs(one)
     assert not np.isnan(one)
+
+
+def test_the_gap_said_is_of_the_multipliers_returned() -> None:
+    """Of l_inf, whose gap is a fraction: scaled by their largest, the multipliers judged were not those returned."""
+    for seed, exponent in itertools.product(range(4), (-5.0, -6.0, -7.0)):
+        keys, selected, _ = near_copies(seed, exponent, "pair", False)
+        solution = only(solve_att_svm(keys, selected, norm="linf"))
+        i, t = np.nonzero(np.arange(5) != selected.numpy()[:, None])
+        fractions = np.vectorize(Fraction, otypes=[object])
+        rows = fractions(keys.numpy()[i, selected.numpy()[i]]) - fractions(keys.numpy()[i, t])
+        w, lam = fractions(solution.direction.numpy()), fractions(solution.dual.numpy()[i, t])
+        gap = 1 - lam.sum() * (rows @ w).min() / (abs(lam @ rows).sum() * abs(w).max())
+        assert gap <= solution.gap + 1e-16
+
+
+@pytest.mark.parametrize("norm", ["l2", 3.0, "linf"])
+def test_margins_that_overflow_show_nothing(norm: str | float) -> None:
+    keys = torch.tensor([[[1e100, -1e100], [0.0, 0.0]]], dtype=torch.float64)
+    problem = RowProblem.attention(keys, torch.tensor([0]))
+    assert certify(problem, np.array([1e250, 1e250]), np.array([[0.0, 1.0]]), norm)[2] == "unverified"
+
+
+def test_the_rounding_of_a_norm_from_outside_is_bounded_by_its_own_dual() -> None:
+    """A dual norm 1e12 times the Euclidean one along an axis: what float64 loses there counts 1e12 times as much."""
+    large = 1e12
+    entry = register_norm(
+        "uneven",
+        lambda w: max(abs(w[0]), abs(w[1]) / large),
+        lambda m: abs(m[0]) + large * abs(m[1]),
+        solve=lambda _: None,
+    )
+    try:
+        assert entry.dual_of_unit((2,)) == pytest.approx(math.hypot(1, large))
+        # Two rows (1, x) and (1, -y) whose second coordinates cancel to rounding.
+        keys = torch.tensor([[[1.0, 1.1], [0.0, 0.0]], [[1.0, -2.3], [0.0, 0.0]]], dtype=torch.float64)
+        problem = RowProblem.attention(keys, torch.tensor([0, 0]))
+        gap, _, status = certify(problem, np.array([1.0, 0.0]), np.array([[0.0, 1.0], [0.0, 1.1 / 2.3]]), "uneven")
+        left = abs(Fraction(1.1) - Fraction(1.1 / 2.3) * Fraction(2.3)) * Fraction(large)
+        value = 1 + Fraction(1.1 / 2.3)
+        assert gap >= 1 - value / (value + left)
+        assert status == "unverified"
+    finally:
+        del NORMS["uneven"]

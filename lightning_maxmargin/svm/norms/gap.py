@@ -25,7 +25,8 @@ def gap_of(A: Array, b: Array, w: Array, lam: Array, p: float) -> float:
     q = 1.0 if p == np.inf else p / (p - 1)
     combined, length = float(np.linalg.norm(lam @ A, q)), float(np.linalg.norm(w, p))
     gap = relative_gap(float(b @ lam), combined, float((margins[on] / b[on]).min()), length, 1)
-    return max(gap, missed_share(margins[~on], np.full(int((~on).sum()), np.linalg.norm(w))))
+    # Below 0 where rows with b = 0 are missed, or by rounding: no better than as far above.
+    return max(abs(gap), missed_share(margins[~on], np.full(int((~on).sum()), np.linalg.norm(w))))
 
 
 def with_room(b: Array) -> Array:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.linalg import lu_factor, lu_solve
+from scipy.linalg import LinAlgError
+from scipy.linalg.lapack import dgetrf, dgetrs
 
 from lightning_maxmargin.svm.norms.gap import gap_of
 from lightning_maxmargin.svm.rows import EPS, Array
@@ -33,18 +34,20 @@ def is_long(x: Array) -> bool:
 
 
 def solver_of(K: Any) -> Callable[[Any], Any]:
-    """x with K x = rhs, for any rhs.
+    """x with K x = rhs, for any rhs; LinAlgError where K is singular in float64.
 
     Example:
         >>> solver_of(np.array([[2.0, 0.0], [0.0, 4.0]], np.longdouble))(np.ones(2)).tolist() == [0.5, 0.25]
         True
     """
-    factor = lu_factor(np.asarray(K, np.float64), check_finite=False)
+    factor, pivots, singular = dgetrf(np.asarray(K, np.float64))
+    if singular:
+        raise LinAlgError
 
     def solve(rhs: Any) -> Any:
         x = np.zeros(len(rhs), K.dtype)
         for _ in range(REFINEMENTS + 1):
-            x = x + lu_solve(factor, np.asarray(rhs - K @ x, np.float64), check_finite=False)
+            x = x + dgetrs(factor, pivots, np.asarray(rhs - K @ x, np.float64))[0]
         return x
 
     return solve

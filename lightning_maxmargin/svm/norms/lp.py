@@ -148,6 +148,8 @@ def _below(A: Array, w: Array, lam: Array, slack: Array, missing: Array, q: floa
 
 def _together(A: Array, h: Array, B: Array, lam: Array, slack: Array, missing: Array, rest: Array) -> Step:
     """Both equations at once, r + m unknowns: h dw - B'dlam = rest and A dw + slack/lam dlam = target/lam - missing."""
+    # A coordinate that no row has stays 0: without its own equation K would be singular.
+    h = np.where((A == 0).all(0), 1.0, h)
     K = np.block([[np.diag(h), -B.T], [A, np.diag(slack / lam)]])
     solve = solver_of(K)
 

@@ -94,6 +94,7 @@ class NormEntry:
     expression: Callable[[Any], Any] | None = None
     from_outside: bool = False
     _checked: set[tuple[int, ...]] = field(default_factory=set, repr=False, compare=False)
+    _dual_of_unit: dict[tuple[int, ...], float] = field(default_factory=dict, repr=False, compare=False)
 
     def solve_working(self, working: WorkingRows) -> Answer | None:
         """W and multipliers, by the solver or by cvxpy."""
@@ -103,6 +104,21 @@ class NormEntry:
         from lightning_maxmargin.svm.norms.stated import solve_stated
 
         return solve_stated(self, working.shape, working.rows, working.rhs)
+
+    def dual_of_unit(self, shape: tuple[int, ...]) -> float:
+        """At least the dual norm of any array of this shape whose Euclidean norm is 1.
+
+        sqrt(size) for our own; ``sqrt(sum_j ||e_j||_dual^2)`` over all entries for a norm from outside.
+        """
+        size = math.prod(shape)
+        if self.name == "l2":
+            return 1.0
+        if not self.from_outside:
+            return math.sqrt(size)
+        if shape not in self._dual_of_unit:
+            units = (np.bincount([j], minlength=size).astype(np.float64).reshape(shape) for j in range(size))
+            self._dual_of_unit[shape] = math.sqrt(sum(float(self.dual(unit)) ** 2 for unit in units))
+        return self._dual_of_unit[shape]
 
     def check(self, shape: tuple[int, ...]) -> None:
         """That value and dual fit each other for directions of this shape, as far as random pairs tell.

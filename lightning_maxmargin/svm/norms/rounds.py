@@ -72,7 +72,7 @@ class NormRounds:
         value = float(answer.lam @ problem.rhs.ravel()[working])
         combined = dual_norm_of(problem.combine(working, answer.lam), self.norm)
         smallest = smallest_of(problem, margins)
-        gap = max(missed, relative_gap(value, combined, smallest, norm_of(W, self.norm), 1))
+        gap = max(missed, abs(relative_gap(value, combined, smallest, norm_of(W, self.norm), 1)))
         fresh = worst_rows(problem, margins, working, 0.0, W)
         fresh = fresh[problem.row_norms.ravel()[fresh] > 0]
         closed = len(fresh) == 0 or len(working) == self.count or (gap <= CLOSED_GAP and missed <= MISSED_SHARE)
