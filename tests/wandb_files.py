@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from wandb.util import get_core_path
 
 
 def run_of(folder: Path) -> Path:
@@ -15,8 +16,9 @@ def run_of(folder: Path) -> Path:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """All records of that run, by W&B's own reader."""
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(run_of(folder))]
+    """All records of that run, by W&B's own reader: what ``wandb leet inspect`` starts after .7 s of imports."""
+    [file] = run_of(folder).glob("run-*.wandb")
+    command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", "--run-file", str(file)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     return [json.loads(line) for line in printed.splitlines()]
 

@@ -54,6 +54,12 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return fit_once(tmp_path_factory.mktemp("offline"), *WORDS[1:], plain=False)
 
 
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """The same run without W&B."""
+    return fit_once(tmp_path_factory.mktemp("sound"), *WORDS[1:], "--wandb", "disabled", plain=False)
+
+
 @pytest.mark.parametrize(
     ("said", "variable", "mode"),
     [
@@ -96,10 +102,9 @@ def test_axes_are_defined(offline: Outcome) -> None:
     assert all("norm/attention" in m for m in gaps)
 
 
-def test_disabled_leaves_no_wandb(maxmargin: Any) -> None:
-    outcome = maxmargin(*WORDS, "--wandb", "disabled", plain=False)
-    assert not (outcome.run_dir / "wandb").exists()
-    assert rows(outcome.run_dir)
+def test_disabled_leaves_no_wandb(sound: Outcome) -> None:
+    assert not (sound.run_dir / "wandb").exists()
+    assert rows(sound.run_dir)
 
 
 def config_of(run_dir: Path) -> dict[str, Any]:
@@ -533,23 +538,25 @@ def same_training(a: Any, b: Any) -> None:
     assert [r["step"] for r in rows(a.run_dir)] == [r["step"] for r in rows(b.run_dir)]
 
 
-def test_unwritable_directory_costs_no_training(maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_directory_costs_no_training(
+    sound: Outcome, maxmargin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import wandb
 
     def full(*args: Any, **kwargs: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    sound = maxmargin(*WORDS, "--wandb", "disabled", plain=False)
     monkeypatch.setattr(wandb, "init", full)
     with pytest.warns(UserWarning, match="going on without it"):
         broken = maxmargin(*WORDS, plain=False)
     same_training(sound, broken)
 
 
-def test_failure_in_the_middle_costs_no_training(maxmargin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_in_the_middle_costs_no_training(
+    sound: Outcome, maxmargin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import wandb
 
-    sound = maxmargin(*WORDS, "--wandb", "disabled", plain=False)
     calls: list[int] = []
 
     def breaks(self: Any, metrics: Any, step: Any = None) -> None:
@@ -565,9 +572,8 @@ def test_failure_in_the_middle_costs_no_training(maxmargin: Any, monkeypatch: py
 
 
 @pytest.mark.slow
-def test_unreachable_server_goes_on_offline(tmp_path: Path, maxmargin: Any) -> None:
+def test_unreachable_server_goes_on_offline(tmp_path: Path, sound: Outcome) -> None:
     """In a process of its own: W&B reads its environment once per process. A busy machine opens a run for seconds."""
-    sound = maxmargin(*WORDS, "--wandb", "disabled", plain=False)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB_", "MAXMARGIN_"))}
     environment |= {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "5"}
     words = [sys.executable, "-m", "lightning_maxmargin", *WORDS, "--wandb", "online", "--wandb_wait", "60"]
