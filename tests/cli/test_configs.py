@@ -15,8 +15,9 @@ from lightning_maxmargin.text.packages import MINILM
 from tests.conftest import ROOT, config
 
 CONFIGS = sorted(str(p.relative_to(ROOT / "configs"))[:-5] for p in (ROOT / "configs").rglob("*.yaml"))
-JOINT = [c for c in CONFIGS if c.startswith("joint/")]
-TASKS = [c for c in CONFIGS if c.startswith(("joint/", "attention/"))]
+# Of the selector; these fill their run directory where they reach their limit.
+REACHED = ("joint/tight", "attention/single_local", "attention/multi", "attention/losses")
+TASKS = [c for c in CONFIGS if c.startswith(("joint/", "attention/")) and c not in REACHED]
 # As long as the configs say: slow, and measured again by scripts/claims.py (of attention/, visual1 alone: the others
 # are trained by maxmargin reproduce). The same bounds hold after fewer steps.
 FULL = pytest.param((), marks=pytest.mark.slow, id="full length")
@@ -24,6 +25,15 @@ FULL = pytest.param((), marks=pytest.mark.slow, id="full length")
 
 MISSING = [name for name in ("transformers", MINILM) if find_spec(name) is None]
 needs_text = pytest.mark.skipif(bool(MISSING), reason=f"the text extra is missing: {', '.join(MISSING)}")
+
+
+def short(number: int) -> tuple[str, ...]:
+    return ("--trainer.max_steps", str(number))
+
+
+def full(*case: Any) -> Any:
+    """This case with as many steps as its config says."""
+    return pytest.param(*case, (), marks=pytest.mark.slow)
 
 
 def steps(number: int, *words: str) -> Any:
@@ -53,9 +63,7 @@ def test_every_key_is_commented(name: str) -> None:
         assert not holds_a_value or "#" in line, f"{name}.yaml line {number} has no comment: {line}"
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_config_runs_and_fills_the_run_directory(name: str, maxmargin: Any) -> None:
-    outcome = maxmargin("fit", "--config", config(name), "--trainer.max_steps", "30", "--report", "true")
+def assert_fills_the_run_directory(outcome: Any) -> None:
     assert outcome.status == 0, outcome.err
     assert set(outcome.summary) == set(measured_by("selector", "ensemble", "run"))
     assert all(v is None or isinstance(v, int | float | str) for v in outcome.summary.values())
@@ -64,8 +72,19 @@ def test_config_runs_and_fills_the_run_directory(name: str, maxmargin: Any) -> N
     assert "run_dir" not in yaml.safe_load((outcome.run_dir / "config.yaml").read_text())
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_config_runs_and_fills_the_run_directory(name: str, maxmargin: Any) -> None:
+    words = ("--config", config(name), "--trainer.max_steps", "30", "--report", "true")
+    assert_fills_the_run_directory(maxmargin("fit", *words))
+
+
+def of_text(name: str) -> Any:
+    """Those of a symptom are text/finetune with other numbers."""
+    return pytest.param(name, marks=pytest.mark.slow) if "symptoms" in name and "stuck" not in name else name
+
+
 @needs_text
-@pytest.mark.parametrize("name", [c for c in CONFIGS if c.startswith("text/") and "planted" not in c])
+@pytest.mark.parametrize("name", [of_text(c) for c in CONFIGS if c.startswith("text/") and "planted" not in c])
 def test_config_of_text_runs(name: str, tmp_path: Path, maxmargin: Any) -> None:
     (tmp_path / "own.csv").write_text("text,label\n" + "a fine film,good\na dull film,bad\n" * 10)
     words = ("--data.train", "own.csv", "--data.test", "own.csv", "--trainer.max_epochs", "1")
@@ -77,7 +96,9 @@ def test_config_of_text_runs(name: str, tmp_path: Path, maxmargin: Any) -> None:
 
 @pytest.mark.parametrize("length", [steps(500), FULL])
 def test_tight_reaches_the_strict_limit(length: tuple[str, ...], maxmargin: Any) -> None:
-    s = maxmargin("fit", "--config", config("joint/tight"), *length).summary
+    outcome = maxmargin("fit", "--config", config("joint/tight"), "--report", "true", *length)
+    assert_fills_the_run_directory(outcome)
+    s = outcome.summary
     assert s["direction_gap/strict"] <= 1e-6
     assert s["direction_gap/head"] <= 1e-6
     assert (s["status/attention"], s["status/head"]) == ("certified", "certified")
@@ -108,7 +129,7 @@ def test_naive_gradient_stalls_and_the_summary_says_so(precision: str, length: t
     assert "stalled" in s["message"]
 
 
-@pytest.mark.parametrize("length", [steps(800, "--monitor.per_decade", "20"), FULL])
+@pytest.mark.parametrize("length", [steps(400, "--monitor.per_decade", "20"), FULL])
 def test_p_and_W_walk_the_same_path(length: tuple[str, ...], maxmargin: Any) -> None:
     words = ("fit", "--config", config("joint/relaxed"), *length)
     p = np.load(maxmargin(*words, "--model.parametrization", "p").run_dir / "paths.npz")
@@ -121,10 +142,10 @@ def test_p_and_W_walk_the_same_path(length: tuple[str, ...], maxmargin: Any) -> 
         np.testing.assert_allclose(W["head"], p["head"], rtol=1e-10, atol=1e-10, err_msg=prompt)
 
 
-@pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("seed", "enough"), [(0, 1300), (6, 600), (9, 600), (12, 600)])
-def test_random_settles_at_the_rate_coupled_limit(seed: int, enough: int, full: bool, maxmargin: Any) -> None:
-    length = () if full else ("--trainer.max_steps", str(enough))
+@pytest.mark.parametrize(
+    ("seed", "length"), [(0, short(1300)), (6, short(600)), *(full(seed) for seed in (0, 6, 9, 12))]
+)
+def test_random_settles_at_the_rate_coupled_limit(seed: int, length: tuple[str, ...], maxmargin: Any) -> None:
     s = maxmargin("fit", "--config", config("joint/random"), "--data.seed", str(seed), *length).summary
     assert s["direction_gap/rate_coupled"] <= 1e-5
     assert s["direction_gap/strict"] > 10 * s["direction_gap/rate_coupled"]
@@ -132,21 +153,24 @@ def test_random_settles_at_the_rate_coupled_limit(seed: int, enough: int, full: 
     assert s["svm/limit"] == "rate_coupled"
 
 
-@pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    ("name", "selected", "enough"),
+    ("name", "selected", "length"),
     [
-        ("single_global", "0", 2000),
-        ("single_local", "1", 1000),
-        ("multi", "0 0 0", 2000),
-        ("losses", "1 1", 500),
-        ("visual1", "0 2", 4500),
-        ("visual2", "0 0", 2000),
+        ("single_local", "1", short(1000)),
+        ("multi", "0 0 0", short(2000)),
+        ("losses", "1 1", short(500)),
+        full("single_global", "0"),
+        full("single_local", "1"),
+        full("multi", "0 0 0"),
+        full("losses", "1 1"),
+        full("visual1", "0 2"),
+        full("visual2", "0 0"),
     ],
 )
-def test_attention_reaches_its_svm(name: str, selected: str, enough: int, full: bool, maxmargin: Any) -> None:
-    length = () if full else ("--trainer.max_steps", str(enough))
-    s = maxmargin("fit", "--config", config(f"attention/{name}"), *length).summary
+def test_attention_reaches_its_svm(name: str, selected: str, length: tuple[str, ...], maxmargin: Any) -> None:
+    outcome = maxmargin("fit", "--config", config(f"attention/{name}"), "--report", "true", *length)
+    assert_fills_the_run_directory(outcome)
+    s = outcome.summary
     assert s["selection/tokens"] == selected
     assert s["direction_gap/attention"] <= 1e-4
     assert s["status/attention"] == "certified"
