@@ -39,8 +39,8 @@ class Tally:
                 self.silent.append(f"{told}: {wrong}")
 
 
-def tries(trial: Trial, cases: int, seed: int) -> Iterator[Tally]:
-    """The tally after each case; case i is drawn from ``random.Random(f"{seed}-{i}")``.
+def tries(trial: Trial, cases: int, seed: int, first: int = 0) -> Iterator[Tally]:
+    """The tally after each case, from the ``first`` on; case i is drawn from ``random.Random(f"{seed}-{i}")``.
 
     Example:
         >>> *_, tally = tries(lambda rng: None if rng.random() < 2 else "silent", 3, seed=0)
@@ -48,7 +48,7 @@ def tries(trial: Trial, cases: int, seed: int) -> Iterator[Tally]:
         (3, [])
     """
     tally = Tally()
-    for i in range(cases):
+    for i in range(first, first + cases):
         try:
             wrong = trial(random.Random(f"{seed}-{i}"))
         except Exception as error:
@@ -95,9 +95,9 @@ def tries_together(trial: AsyncTrial, cases: int, seed: int, at_once: int) -> It
         loop.close()
 
 
-def assert_none_failed(trial: Trial, cases: int, seed: int) -> None:
+def assert_none_failed(trial: Trial, cases: int, seed: int, first: int = 0) -> None:
     """The short form of a scenario, as a test."""
     tally = Tally()
-    for tally in tries(trial, cases, seed):
+    for tally in tries(trial, cases, seed, first):
         assert not tally.failures, tally.failures[-1]
     assert tally.cases == cases

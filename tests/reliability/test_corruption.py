@@ -20,9 +20,9 @@ from tests.reliability import corruption
 from tests.reliability.scenario import assert_none_failed
 
 
-@pytest.mark.parametrize("cases", [20, pytest.param(60, marks=pytest.mark.slow)])
-def test_damaged_checkpoints(cases: int) -> None:
-    assert_none_failed(corruption.trial, cases, seed=0)
+@pytest.mark.parametrize(("first", "cases"), [(0, 10), pytest.param(10, 30, marks=pytest.mark.slow)])
+def test_damaged_checkpoints(first: int, cases: int) -> None:
+    assert_none_failed(corruption.trial, cases, seed=0, first=first)
 
 
 @pytest.fixture
