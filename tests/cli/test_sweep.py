@@ -81,6 +81,7 @@ def reader(patch: pytest.MonkeyPatch) -> Any:
     return read
 
 
+@pytest.mark.slow  # test_what_a_killed_sweep_has_left_is_removed: all of a program that imports nothing
 def test_every_combination_is_run_once(tmp_path: Path, sweep_here: Any) -> None:
     done = sweep_here(small(tmp_path), "--runs", "runs", "--wandb", "disabled")
     assert done.returncode == 0, done.stderr

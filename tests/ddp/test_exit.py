@@ -43,6 +43,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", FITS)
 def test_a_process_leaves_its_group(fit: str, said: str) -> None:
     of_fit = [line for line in said.splitlines() if line.startswith(f"{fit} ")]

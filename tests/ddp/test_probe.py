@@ -16,8 +16,9 @@ from lightning_maxmargin.probe.selector import Probe, Snapshot
 from tests.ddp.ranks import on_ranks
 
 T, D = 6, 5
-#: Fewer sequences than processes, as many, and shares that are not equal; a second each.
-SIZES = [n if n in (1, 5) else pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3, 5, 64, 65, 67)]
+#: Processes and sequences: fewer than processes, as many, and shares that are not equal; two seconds each.
+SIZES = [(world, n) for world in (2, 3) for n in (1, 2, 3, 5, 64, 65, 67)]
+QUICK = ((2, 5), (3, 1))
 KINDS: dict[str, dict[str, Any]] = {
     "p": {"parametrization": "p"},
     "W": {"parametrization": "W", "query": "own"},
@@ -85,9 +86,10 @@ def compare(found: list[Snapshot], whole: list[Snapshot]) -> None:
             assert ours.values[key] == value, key
 
 
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("world", [2, 3])
-def test_one_processes_numbers(n: int, world: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("world", "n"), [size if size in QUICK else pytest.param(*size, marks=pytest.mark.slow) for size in SIZES]
+)
+def test_one_processes_numbers(world: int, n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [Case(kind, n, tmp_path) for kind in KINDS]
     whole = [case.measure() for case in cases]
     # Sequences stay where they are, and of every solve only rows travel.

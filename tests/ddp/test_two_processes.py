@@ -28,9 +28,9 @@ def compare(one: Any, two: Any, rtol: float) -> None:
 @pytest.mark.parametrize(
     "extra",
     [
-        ["--trainer.max_steps", "300"],
-        ["--model.gradient", "centred", "--trainer.max_steps", "100"],
-        ["--model.gradient", "naive", "--trainer.max_steps", "100"],
+        ["--trainer.max_steps", "60"],
+        ["--model.gradient", "centred", "--trainer.max_steps", "60"],
+        ["--model.gradient", "naive", "--trainer.max_steps", "60"],
     ],
     ids=["exact", "centred", "naive"],
 )
@@ -58,14 +58,14 @@ def test_minibatches_that_leave_a_process_empty(maxmargin: Any) -> None:
         "--data.batch_size",
         "3",
         "--trainer.max_steps",
-        "60",
+        "30",
     )
     words = (*words, "--model.optimizer", "NormalizedGD", "--model.attention_lr", "0.1", "--model.head_lr", "0.1")
     compare(maxmargin(*words), maxmargin(*words, *TWO, "ddp_fork"), rtol=1e-12)
 
 
 def test_float32_agrees_to_its_rounding(maxmargin: Any) -> None:
-    words = ("fit", "--config", config("joint/random"), "--trainer.max_steps", "200", "--trainer.precision", "32-true")
+    words = ("fit", "--config", config("joint/random"), "--trainer.max_steps", "60", "--trainer.precision", "32-true")
     compare(maxmargin(*words), maxmargin(*words, *TWO, "ddp_fork"), rtol=1e-5)
 
 

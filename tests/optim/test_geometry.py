@@ -40,7 +40,7 @@ MAKERS: dict[str, Callable[[Any], MarginOptimizer]] = {
     "Mirror3": lambda w: MirrorDescent(w, lr=10.0, p=3.0),
     "FactoredGD": lambda w: FactoredGD(w, lr=0.05),
 }
-STEPS = 3000
+STEPS = 1500
 #: Six rows, each a 4 x 4 matrix: with fewer rows than entries every one of them can be positive.
 ROWS = torch.randn(6, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

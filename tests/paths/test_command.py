@@ -14,7 +14,8 @@ from tests.conftest import ROOT, config
 CONFIGS = sorted(p.stem for p in (ROOT / "configs" / "paths").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# The others take five seconds each; their paths are in test_gold.
+@pytest.mark.parametrize("name", [x if x == "multi" else pytest.param(x, marks=pytest.mark.slow) for x in CONFIGS])
 def test_config_runs_and_fills_a_new_directory(name: str, maxmargin: Any, tmp_path: Path) -> None:
     words = ("path", "--config", config(f"paths/{name}"), "--run_dir", str(tmp_path / "out"), "--starts", "1")
     outcome = maxmargin(*words)

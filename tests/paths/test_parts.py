@@ -97,7 +97,7 @@ def test_global_minimum_of_a_plane_by_grid(loss: str) -> None:
     assert float(path.loss[0]) <= best + 1e-12
 
 
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("padded", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_loss_falls_along_the_path(padded: bool) -> None:
     data, v = draw(5, queries=True, mask=padded)
     path = regularization_path(data, [0.1, 1, 3, 10], head=v, starts=1)

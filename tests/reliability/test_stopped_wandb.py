@@ -9,6 +9,7 @@ from tests.reliability.stopped_wandb import SERVERS, SIGNALS, wrong_with
 WAYS = [*SIGNALS, *SERVERS]
 
 
-@pytest.mark.parametrize("way", [w if w == "killed" else pytest.param(w, marks=pytest.mark.slow) for w in WAYS])
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
 def test_wandb_that_fails_costs_no_training(way: str) -> None:
     assert wrong_with(way, moment=0.0, slowness=2.0) is None
