@@ -20,8 +20,8 @@ from typing import Any
 
 from lightning_maxmargin.run.last_checkpoint import SAVE_EVERY
 from lightning_maxmargin.run.resume import summarized_step
-from tests.conftest import QUIET, ROOT, config
-from tests.reliability.forked import begin, new_folder, run, told
+from tests.conftest import QUIET, config
+from tests.reliability.forked import begin, new_folder, run, started, told
 from tests.reliability.kills import rows, steps_of, wrong_rows
 from tests.reliability.test_resume import assert_same_run, checkpoint
 
@@ -118,24 +118,6 @@ async def command(folder: Path, processes: int, killed_after: float | None, *mor
         os.killpg(process, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     return (-signal.SIGALRM if killed_after is None else status), errors(folder), killed_at
-
-
-def started(words: tuple[str, ...], folder: Path) -> int:
-    """The command as a user types it, in a group of its own; forked here, for Popen would wait for it as well."""
-    environment = {name: x for name, x in os.environ.items() if not name.startswith(("WANDB_", "MAXMARGIN_"))}
-    process = os.fork()
-    if process:
-        return process
-    try:
-        os.setsid()
-        os.chdir(folder)
-        with open("errors.txt", "wb") as file, open(os.devnull, "wb") as nothing:
-            os.dup2(file.fileno(), 2)
-            os.dup2(nothing.fileno(), 1)
-        command = [sys.executable, "-m", "lightning_maxmargin", *words]
-        os.execve(sys.executable, command, {**environment, "PYTHONPATH": str(ROOT)})
-    finally:
-        os._exit(127)
 
 
 def errors_to_a_file() -> None:

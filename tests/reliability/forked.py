@@ -8,15 +8,21 @@ import io
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
+from pytorch_lightning.utilities import rank_zero_only
+
 from lightning_maxmargin.cli import main
-from lightning_maxmargin.run.last_checkpoint import LastCheckpoint
+from lightning_maxmargin.run.last_checkpoint import SAVE_EVERY, LastCheckpoint
+from lightning_maxmargin.run.variables import OWNER_VARIABLE, RUN_DIR_VARIABLE
+from tests.conftest import ROOT
 
 #: Seconds between two checkpoints in place of 30, so that a kill a second loses as much as one a minute.
 EVERY = 0.2
@@ -56,6 +62,24 @@ def begin(words: Sequence[str], folder: Path, meanwhile: Callable[[], None] | No
         os._exit(status)
 
 
+def started(words: tuple[str, ...], folder: Path) -> int:
+    """The command as a user types it, in a group of its own; forked here, for Popen would wait for it as well."""
+    environment = {name: x for name, x in os.environ.items() if not name.startswith(("WANDB_", "MAXMARGIN_"))}
+    process = os.fork()
+    if process:
+        return process
+    try:
+        os.setsid()
+        os.chdir(folder)
+        with open("errors.txt", "wb") as file, open(os.devnull, "wb") as nothing:
+            os.dup2(file.fileno(), 2)
+            os.dup2(nothing.fileno(), 1)
+        command = [sys.executable, "-m", "lightning_maxmargin", *words]
+        os.execve(sys.executable, command, {**environment, "PYTHONPATH": str(ROOT)})
+    finally:
+        os._exit(127)
+
+
 def wait(process: int, seconds: float = 300.0) -> int:
     """Its exit status; killed where it takes longer."""
     end = time.monotonic() + seconds
@@ -79,6 +103,26 @@ def kill(process: int) -> None:
 def run(words: Sequence[str], folder: Path) -> int:
     """The status of the command."""
     return wait(begin(words, folder))
+
+
+def run_together(
+    words: Sequence[str], folder: Path, world: int, meanwhile: Callable[[], None] | None = None
+) -> list[int]:
+    """The statuses of the command in so many processes of one run: they find each other as those of torchrun do."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(world)}
+
+    def as_rank(rank: int) -> None:
+        for name in (RUN_DIR_VARIABLE, OWNER_VARIABLE):  # of a run of this process
+            os.environ.pop(name, None)
+        os.environ.update(meet, LOCAL_RANK=str(rank))
+        rank_zero_only.rank = rank  # as it is when Lightning is imported
+        if meanwhile is not None:
+            meanwhile()
+
+    processes = [begin(words, folder, partial(as_rank, rank), SAVE_EVERY) for rank in range(world)]
+    return [wait(process) for process in processes]
 
 
 def _pipe(folder: Path) -> int:

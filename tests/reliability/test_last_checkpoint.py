@@ -7,9 +7,6 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 import warnings
 import zipfile
@@ -30,6 +27,7 @@ from lightning_maxmargin.errors import InputError, NonFiniteError, OutputError
 from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, newest_checkpoint, verify_checkpoint, verify_file
 from lightning_maxmargin.run.last_checkpoint import LastCheckpoint
 from tests.conftest import config
+from tests.reliability.forked import kill, run, started, wait
 from tests.reliability.test_resume import assert_same_run, checkpoint
 
 MINIBATCH = ("fit", "--config", config("joint/random"), "--data.batch_size", "8", "--wandb", "disabled")
@@ -401,35 +399,24 @@ def test_last_of_what_is_not_there(tmp_path: Path, maxmargin: Any, capfd: pytest
     assert "last is of the run in --run_dir" in capfd.readouterr().err
 
 
+#: Each step waits: of 30 seconds there are some hundred, which the run that is not killed, without it, makes at once.
+WAITING = ("--trust-config", "--trainer.callbacks", "[{class_path: tests.reliability.slow.Slow, init_args: {}}]")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [2])  # two minutes; one process takes as long
-def test_killed_with_default_settings(devices: int, tmp_path: Path) -> None:
+def test_killed_with_default_settings(tmp_path: Path) -> None:
     """At most 40 seconds of work are lost; the run that goes on ends as one that was not killed."""
-    words = (*MINIBATCH, *QUIET, "--trainer.devices", str(devices), "--trainer.accelerator", "cpu",
-             *(("--trainer.strategy", "ddp") if devices > 1 else ()))  # fmt: skip
-
-    def begun(*more: str) -> subprocess.Popen[bytes]:
-        # Each in a process of its own: those of ddp are started with this one's command line.
-        return subprocess.Popen(
-            [sys.executable, "-m", "lightning_maxmargin", *words, *more], cwd=tmp_path, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-
+    words = (*MINIBATCH, *QUIET, "--trainer.devices", "2", "--trainer.accelerator", "cpu")
+    mine = (*words, "--trainer.strategy", "ddp", *WAITING, "--run_dir", "mine")
     last = tmp_path / "mine" / "checkpoints" / "last.ckpt"
-    process = begun("--run_dir", "mine", "--trainer.max_steps", "1000000")
+    process = started((*mine, "--trainer.max_steps", "1000000"), tmp_path)
     while not last.is_file():
-        assert process.poll() is None
+        assert os.waitpid(process, os.WNOHANG) == (0, 0)
         time.sleep(0.1)
-    time.sleep(random.Random(devices).uniform(0, 10))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    time.sleep(random.Random(2).uniform(0, 10))
+    kill(process)
     assert time.time() - last.stat().st_mtime <= 40
-    end = ("--trainer.max_steps", str(step_of(newest_checkpoint(tmp_path / "mine")) + 200))
-    both = begun(*end, "--run_dir", "mine", "--ckpt_path", "last"), begun(*end, "--run_dir", "whole")
-    try:
-        assert [process.wait(timeout=400) for process in both] == [0, 0]
-    finally:
-        for process in both:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+    end = ("--trainer.max_steps", str(step_of(newest_checkpoint(tmp_path / "mine")) + 50))
+    assert wait(started((*mine, *end, "--ckpt_path", "last"), tmp_path)) == 0
+    assert run((*words, "--trainer.strategy", "ddp_fork", *end, "--run_dir", "whole"), tmp_path) == 0
     assert_same_run(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "mine"))
