@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning.loops.utilities as loops
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
-from tests.conftest import QUIET, ROOT
+from tests.conftest import QUIET
+from tests.reliability.forked import run_together, started, told, wait
 from tests.text.conftest import reviews, tiny_encoder, write_rows  # noqa: F401  (a fixture)
 
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp_fork")
@@ -93,11 +93,8 @@ def test_a_sharded_encoder_trains_as_a_whole_one(
     fit = words(tmp_path, tiny_encoder, *tuned, *QUIET)
     sharded = ("--config", "trainer/fsdp2", "--trainer.accelerator", "cpu", "--trainer.devices", str(processes))
     size = ("--trainer.strategy.data_parallel_size", str(processes), "--run_dir", str(tmp_path / "sharded"))
-    call = [sys.executable, "-m", "lightning_maxmargin", *fit, *sharded, *size]
     assert maxmargin(*fit, "--trainer.max_steps", "1").status == 0  # encodes
-    there = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, env=there, timeout=300)
-    assert done.returncode == 0, done.stderr
+    assert not any(run_together((*fit, *sharded, *size), tmp_path, processes)), told(tmp_path)
     one = maxmargin(*fit)
     # float32, and Adam divides by the root of gradients that are nearly 0.
     same_weights(one.run_dir, tmp_path / "sharded", 1e-2)
@@ -117,10 +114,22 @@ def test_a_sharded_encoder_trains_as_a_whole_one(
     torch.testing.assert_close(saved[name.removeprefix("model.")], weights(tmp_path / "sharded")[name])
 
 
+class LikeNccl:
+    """torch.distributed, whose backend says that it is NCCL."""
+
+    def __getattr__(self, name: str) -> Any:
+        return (lambda *_: "nccl") if name == "get_backend" else getattr(dist, name)
+
+
+def like_nccl() -> None:
+    """What Lightning does under NCCL and not under Gloo, in inference mode."""
+    loops.dist = LikeNccl()  # type: ignore[attr-defined]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("script", "processes"), [("tests.ddp.nccl_like", 1), ("lightning_maxmargin", 2)])
+@pytest.mark.parametrize(("processes", "meanwhile"), [(1, like_nccl), (2, None)], ids=["as under NCCL", "two"])
 def test_a_sharded_run_is_evaluated_by_its_own_config(
-    script: str, processes: int, tiny_encoder: Path, tmp_path: Path  # noqa: F811
+    processes: int, meanwhile: Any, tiny_encoder: Path, tmp_path: Path  # noqa: F811
 ) -> None:  # fmt: skip
     """Each command that takes its checkpoint, sharded again; under NCCL, where Lightning would take inference mode."""
     fit = words(tmp_path, tiny_encoder, "--model.finetune_layers", "1", *QUIET)
@@ -128,15 +137,17 @@ def test_a_sharded_run_is_evaluated_by_its_own_config(
     sharded = ("--config", "trainer/fsdp2", "--trainer.accelerator", "cpu", *size, "--run_dir", str(tmp_path / "run"))
     again = ("--config", str(tmp_path / "run/config.yaml"), "--ckpt_path", str(tmp_path / "run/checkpoints/last.ckpt"))
     test = str(tmp_path / "test.jsonl")
-    for call in (
-        (*fit, *sharded), ("test", *again), ("validate", *again, "--data.val", test),
+    if processes == 2:
+        # As a user does: Lightning starts the second.
+        assert wait(started((*fit, *sharded), tmp_path)) == 0, (tmp_path / "errors.txt").read_text()
+    else:
+        assert run_together((*fit, *sharded), tmp_path, 1, meanwhile) == [0], told(tmp_path)
+    for words_of_command in (
+        ("test", *again), ("validate", *again, "--data.val", test),
         ("predict", *again, "--data.predict", test, "--output", str(tmp_path / "p.jsonl")),
         ("fit", *again, "--run_dir", str(tmp_path / "on"), "--trainer.max_epochs", "4", *QUIET),
     ):  # fmt: skip
-        there = {**os.environ, "PYTHONPATH": str(ROOT)}
-        call = [sys.executable, "-m", script, *call]
-        done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, env=there, timeout=300)
-        assert done.returncode == 0, done.stderr
+        assert not any(run_together(words_of_command, tmp_path, processes, meanwhile)), told(tmp_path)
     assert [row["index"] for row in lines(tmp_path / "p.jsonl")] == list(range(13))
     # What it has gone on to, whole.
     on = load_file(tmp_path / "on" / "model" / "model.safetensors")
