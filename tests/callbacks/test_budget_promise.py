@@ -76,7 +76,14 @@ def watched(monkeypatch: pytest.MonkeyPatch, step: float, **settings: Any) -> tu
 
 
 @pytest.mark.parametrize(
-    ("step", "evaluations", "last"), [(0.01, 1, 0), (0.03, 1, 0), (0.2, 3, 500), (1.0, 10, None), (10.0, 19, None)]
+    ("step", "evaluations", "last"),
+    [
+        (0.01, 1, 0),
+        pytest.param(0.03, 1, 0, marks=pytest.mark.slow),
+        (0.2, 3, 500),
+        (1.0, 10, None),
+        pytest.param(10.0, 19, None, marks=pytest.mark.slow),
+    ],
 )
 def test_all_evaluations_together_are_within_the_budget(
     monkeypatch: pytest.MonkeyPatch, step: float, evaluations: int, last: int | None

@@ -42,7 +42,9 @@ def test_a_run_stops_where_both_are_near_enough(maxmargin: Any) -> None:
 
 def test_a_run_without_a_hard_selection_says_so(maxmargin: Any) -> None:
     sizes = ("--data.n", "30", "--data.T", "6", "--data.d", "32", "--data.seed", "1")
-    outcome = maxmargin(*RUN, *sizes, "--trainer.max_steps", "200000")
+    # Ten evaluations, as by default, take six seconds.
+    impatient = STOP.replace("gap: 1e-6", "gap: 1e-6, patience: 3")
+    outcome = maxmargin(*RUN[:3], impatient, *sizes, "--trainer.max_steps", "200000")
     assert outcome.status == 0, outcome.err
     s = outcome.summary
     assert s["steps"] < 200_000

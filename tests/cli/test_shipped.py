@@ -156,6 +156,7 @@ def test_a_wheel_brings_its_configs(installed: Path, tmp_path: Path) -> None:
     assert str(installed / "lightning_maxmargin" / "configs") in wrong.stderr
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_every_config(installed: Path) -> None:
     folder = installed / "lightning_maxmargin" / "configs"
     found = sorted(str(p.relative_to(folder))[:-5] for p in folder.rglob("*.yaml"))

@@ -216,6 +216,7 @@ command()
 """
 
 
+@pytest.mark.slow
 def test_a_program_of_ones_own_by_the_command_that_wandb_has_where_a_file_says_none(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PROGRAM)
     parameters = {"model.head_lr": {"values": [0.1]}}

@@ -141,7 +141,7 @@ def test_set_attention_gradient_equals_autograd(parametrization: Any, query: Any
         )
 
 
-@pytest.mark.parametrize("make", [NormalizedGD, AcceleratedMargin])
+@pytest.mark.parametrize("make", [NormalizedGD, pytest.param(AcceleratedMargin, marks=pytest.mark.slow)])
 def test_training_W_with_a_unit_prompt_equals_training_p(make: Any) -> None:
     data = random_data(6, n=3, T=4)
     models = [build(parametrization=name, prompt=PROMPT) for name in ("p", "W")]

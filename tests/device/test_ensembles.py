@@ -63,7 +63,13 @@ def _there(options: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"train": "attention", "head_init": "data"}, {"loss": ["logistic", "exponential"]}], ids=str
+    "options",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"train": "attention", "head_init": "data"},
+        {"loss": ["logistic", "exponential"]},
+    ],
+    ids=str,
 )
 @covers("Ensemble", "callbacks.EnsembleMonitor", "data.RandomInstances")
 def test_the_module(trainer: Make, tmp_path: Path, options: dict[str, Any]) -> None:

@@ -28,9 +28,11 @@ FORMS: list[dict[str, Any]] = [
     {"per_class": True, "class_weights": "balanced"},
     {"finetune_layers": 1, "finetune_epochs": 1},
 ]
+#: The others differ from these in one module, of which tests/device/test_waits.py has them too.
+QUICK = (FORMS[0], FORMS[3])
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("form", [x if x in QUICK else pytest.param(x, marks=pytest.mark.slow) for x in FORMS], ids=str)
 @covers("TextSelection", "TextData", "callbacks.text_monitor.TextMonitor")
 def test_a_run(trainer: Make, tiny_encoder: Path, tmp_path: Path, form: dict[str, Any]) -> None:
     seen = []

@@ -94,7 +94,11 @@ def assert_self_contained(page: str) -> None:
     assert "@import" not in page
 
 
-@pytest.mark.parametrize(("q", "head"), [(1, True), (2, False), (9, False)], ids=["joint", "queries", "many queries"])
+@pytest.mark.parametrize(
+    ("q", "head"),
+    [pytest.param(1, True, marks=pytest.mark.slow), pytest.param(2, False, marks=pytest.mark.slow), (9, False)],
+    ids=["joint", "queries", "many queries"],
+)
 def test_all_figures(tmp_path: Path, q: int, head: bool) -> None:
     run = make_run(tmp_path, metrics=curves(), paths=plane(q, head))
     drawn = draw_figures(RunFiles.load(run), tmp_path / "figures")

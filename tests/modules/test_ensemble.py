@@ -296,7 +296,7 @@ def test_rates_keep_their_digits() -> None:
 SPECTRAL = {"class_path": "lightning_maxmargin.core.updates.Spectral", "init_args": {"momentum": 0.9}}
 
 
-@pytest.mark.parametrize("rule", ["signum", SPECTRAL], ids=["name", "class_path"])
+@pytest.mark.parametrize("rule", [pytest.param("signum", marks=pytest.mark.slow), SPECTRAL], ids=["name", "class_path"])
 def test_any_rule_trains_and_resumes_bit_by_bit(rule: object, tmp_path: Path, maxmargin: Any) -> None:
     text = yaml.safe_load(Path(config("ensemble/random")).read_text())
     text["model"]["init_args"]["update"] = rule

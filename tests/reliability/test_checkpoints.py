@@ -181,7 +181,9 @@ def test_weights_that_the_model_cannot_take_as_they_are(
     assert not (tmp_path / "predictions.jsonl").exists()
 
 
-@pytest.mark.parametrize("precision", ["64-true", "32-true", "bf16-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    "precision", ["64-true", *(pytest.param(x, marks=pytest.mark.slow) for x in ("32-true", "bf16-true")), "bf16-mixed"]
+)
 def test_a_run_goes_on_in_its_own_precision_alone(precision: str, maxmargin: Any) -> None:
     words = ("fit", "--config", config("joint/random"), "--trainer.max_steps")
     first = maxmargin(*words, "3", "--trainer.precision", precision)

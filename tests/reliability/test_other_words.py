@@ -13,9 +13,9 @@ from tests.reliability.scenario import assert_none_failed
 from tests.reliability.words import Case
 
 
-@pytest.mark.parametrize("first", [0, pytest.param(6, marks=pytest.mark.slow)])
-def test_drawn_cases(first: int) -> None:
-    assert_none_failed(trial, 6, seed=5, first=first)
+@pytest.mark.parametrize(("first", "cases"), [(0, 3), pytest.param(3, 9, marks=pytest.mark.slow)])
+def test_drawn_cases(first: int, cases: int) -> None:
+    assert_none_failed(trial, cases, seed=5, first=first)
 
 
 @pytest.mark.parametrize("seed", ["-7", str(2**32)])

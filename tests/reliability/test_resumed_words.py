@@ -17,9 +17,9 @@ from tests.reliability.scenario import assert_none_failed
 from tests.reliability.words import Case
 
 
-@pytest.mark.parametrize("first", [0, pytest.param(6, marks=pytest.mark.slow)])
-def test_words_of_a_run_that_goes_on(first: int) -> None:
-    assert_none_failed(resumed_words.trial, 6, seed=0, first=first)
+@pytest.mark.parametrize(("first", "cases"), [(0, 3), pytest.param(3, 9, marks=pytest.mark.slow)])
+def test_words_of_a_run_that_goes_on(first: int, cases: int) -> None:
+    assert_none_failed(resumed_words.trial, cases, seed=0, first=first)
 
 
 def test_a_text_run_that_has_trained_nothing_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

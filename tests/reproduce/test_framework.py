@@ -156,7 +156,7 @@ def test_the_option_is_called_out_in_errors(tmp_path: Path, maxmargin: Any) -> N
         assert "run_dir" not in found.error
 
 
-@pytest.mark.parametrize("stop", [ValueError("odd size"), KeyboardInterrupt()])
+@pytest.mark.parametrize("stop", [ValueError("odd size"), pytest.param(KeyboardInterrupt(), marks=pytest.mark.slow)])
 def test_what_finished_is_kept_when_a_later_one_stops(
     stop: BaseException, tmp_path: Path, maxmargin: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

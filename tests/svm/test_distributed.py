@@ -24,8 +24,13 @@ from lightning_maxmargin.svm import (
 from tests.ddp.ranks import on_ranks
 from tests.svm.test_shards import problem
 
-#: Fewer sequences than processes, as many, and shares that are not equal; a second each.
-SIZES = [n if n in (1, 5, 67) else pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3, 5, 64, 65, 67)]
+#: Processes and sequences: fewer than processes, as many, and shares that are not equal; a second each.
+QUICK = ((2, 5), (3, 1), (3, 67))
+SIZES = [
+    (world, n) if (world, n) in QUICK else pytest.param(world, n, marks=pytest.mark.slow)
+    for world in (2, 3)
+    for n in (1, 2, 3, 5, 64, 65, 67)
+]
 LIMITS: dict[str, dict[str, Any]] = {
     "strict": {}, "relaxed": {"limit": "relaxed"}, "rate_coupled": {"limit": "rate_coupled", "norm_ratio": 0.7},
 }  # fmt: skip
@@ -110,13 +115,12 @@ def flat(found: dict[str, Any]) -> list[Solution]:
     return [only(x) for part in parts for x in part]
 
 
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize(("world", "n"), SIZES)
 @pytest.mark.parametrize(
     ("at_once", "unchanging"), [(0, False), (0, True), (100_000, False)],
     ids=["rows travel", "rows are remembered", "in one piece"],
 )  # fmt: skip
-def test_one_processes_answers(n: int, world: int, at_once: int, unchanging: bool, tmp_path: Path) -> None:
+def test_one_processes_answers(world: int, n: int, at_once: int, unchanging: bool, tmp_path: Path) -> None:
     instance = Instance(n)
     whole = instance.all()
     found = on_ranks(world, tmp_path, lambda rank: instance.part(rank, world, at_once, unchanging))
@@ -135,9 +139,8 @@ def test_one_processes_answers(n: int, world: int, at_once: int, unchanging: boo
             )
 
 
-@pytest.mark.parametrize("n", SIZES)
-@pytest.mark.parametrize("world", [2, 3])
-def test_mapped(n: int, world: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("world", "n"), SIZES)
+def test_mapped(world: int, n: int, tmp_path: Path) -> None:
     instance = Instance(n, tmp_path / "keys.npy")
     whole = instance.all()
     found = on_ranks(world, tmp_path, lambda rank: instance.part(rank, world, 0))
