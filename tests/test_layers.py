@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ class Import(NamedTuple):
     for_types: bool
 
 
+@cache
 def imports(path: Path) -> list[Import]:
     return list(_walk(ast.parse(path.read_text(encoding="utf-8")), path, True, False))
 

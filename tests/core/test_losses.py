@@ -159,7 +159,7 @@ def test_a_loss_of_ones_own_is_taken_by_name_and_as_it_is(own_losses: None) -> N
         assert model.loss is loss
         assert model.gradient == "exact"
         assert regularization_path(
-            Sequences(data.keys.permute(3, 2, 1, 0)[0], labels[0]), [(1, 1)], loss=x
+            Sequences(data.keys.permute(3, 2, 1, 0)[0], labels[0]), [(1, 1)], loss=x, starts=1
         ).attention.any()
 
 
