@@ -10,16 +10,17 @@ from tests.reliability import disk, kills, soak
 from tests.reliability.scenario import assert_none_failed
 
 
-@pytest.mark.parametrize("cases", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_at_a_random_time(cases: int) -> None:
     assert_none_failed(kills.trial, cases, seed=cases)
 
 
-@pytest.mark.parametrize("cases", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_full_disk(cases: int) -> None:
     assert_none_failed(disk.trial, cases, seed=cases)
 
 
+@pytest.mark.slow
 def test_steps_leave_nothing_behind() -> None:
     assert soak.trial(random.Random(0), steps=1_000) is None
 

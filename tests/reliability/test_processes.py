@@ -13,7 +13,7 @@ def test_several_processes_are_one(first: int, cases: int) -> None:
     assert_none_failed(processes.equal_trial, cases, seed=0, first=first)
 
 
-@pytest.mark.parametrize("cases", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_lost_process_is_named(cases: int) -> None:
     assert_none_failed(processes.lost_trial, cases, seed=cases)
 
