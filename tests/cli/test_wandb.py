@@ -296,8 +296,8 @@ def packed(module: str, *words: str) -> Any:
     "logger",
     [
         pytest.param(("false",), id="none"),
-        pytest.param(("CSVLogger", "--trainer.logger.save_dir", "own"), id="csv"),
-        pytest.param((of_lightning("WandbLogger", "own", offline=True),), id="wandb"),
+        pytest.param(("CSVLogger", "--trainer.logger.save_dir", "own"), id="csv", marks=pytest.mark.slow),
+        pytest.param((of_lightning("WandbLogger", "own", offline=True),), id="wandb", marks=pytest.mark.slow),
         pytest.param((f"[{of_lightning('CSVLogger', 'own')}, {of_lightning('WandbLogger', 'own', offline=True)}]",),
                      id="several"),
         pytest.param((f"[{RECORDER}, {of_lightning('CSVLogger', 'own')}]", "--trust-config"), id="one's own"),
@@ -402,7 +402,7 @@ class Fails(Callback):
 @pytest.mark.parametrize(
     ("how", "message", "processes"),
     [
-        ("overflow", "w overflows in step 30; lower the learning rate", 1),
+        pytest.param("overflow", "w overflows in step 30; lower the learning rate", 1, marks=pytest.mark.slow),
         ("overflow", "w overflows in step 30; lower the learning rate", 2),
         ("error", "KeyError: ", 1),
         ("interrupt", "Interrupted at step 3", 1),

@@ -13,7 +13,7 @@ TWO = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.stra
 OWN = {"seconds", "name", "versions", "wandb"}
 
 
-@pytest.mark.parametrize("name", ["joint/relaxed", "attention/visual1"])
+@pytest.mark.parametrize("name", ["joint/relaxed", pytest.param("attention/visual1", marks=pytest.mark.slow)])
 def test_every_number_of_the_summary(name: str, maxmargin: Any) -> None:
     words = ("fit", "--config", config(name), "--trainer.max_steps", "40")
     one, two = maxmargin(*words).summary, maxmargin(*words, *TWO).summary

@@ -30,7 +30,7 @@ def compare(one: Any, two: Any, rtol: float) -> None:
     [
         ["--trainer.max_steps", "60"],
         ["--model.gradient", "centred", "--trainer.max_steps", "60"],
-        ["--model.gradient", "naive", "--trainer.max_steps", "60"],
+        pytest.param(["--model.gradient", "naive", "--trainer.max_steps", "60"], marks=pytest.mark.slow),
     ],
     ids=["exact", "centred", "naive"],
 )

@@ -44,7 +44,7 @@ class Waits(pl.Callback):
 
 @pytest.mark.parametrize("gradient", ["exact", "centred", "naive"])
 @pytest.mark.parametrize("batch_size", [None, 4])
-@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("watched", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_joint_selection(gpu: Gpu, trainer: Make, gradient: Any, batch_size: int | None, watched: bool) -> None:
     waits = Waits(gpu)
     run = trainer(max_steps=24, callbacks=[waits, *([FiniteGuard(), Interrupt()] if watched else [])])

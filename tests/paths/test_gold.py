@@ -23,7 +23,12 @@ def angle(p: Tensor) -> float:
 # mpmath (below) say 0.942871 and 1.3e-15, which is what the path finds.
 @pytest.mark.parametrize(
     ("radii", "degrees", "within"),
-    [((3, 3), 8.65, 5e-3), ((10, 10), 2.76, 5e-3), ((30, 30), 0.942871, 1e-6), ((100, 30), 0.0, 1e-9)],
+    [
+        ((3, 3), 8.65, 5e-3),
+        pytest.param((10, 10), 2.76, 5e-3, marks=pytest.mark.slow),
+        pytest.param((30, 30), 0.942871, 1e-6, marks=pytest.mark.slow),
+        ((100, 30), 0.0, 1e-9),
+    ],
 )
 def test_joint_relaxed(radii: tuple[int, int], degrees: float, within: float) -> None:
     path = regularization_path(PaperData("joint_relaxed").sequences("train"), [radii], starts=2)
@@ -76,7 +81,13 @@ def test_joint_path_tends_to_the_relaxed_and_correlation_to_the_strict_limit(los
 
 
 @pytest.mark.parametrize(
-    ("example", "selected"), [("single_global", [0]), ("multi", [0, 0, 0]), ("losses", [1, 1]), ("visual2", [0, 0])]
+    ("example", "selected"),
+    [
+        ("single_global", [0]),
+        ("multi", [0, 0, 0]),
+        pytest.param("losses", [1, 1], marks=pytest.mark.slow),
+        pytest.param("visual2", [0, 0], marks=pytest.mark.slow),
+    ],
 )
 def test_attention_path_tends_to_its_svm(example: str, selected: list[int]) -> None:
     source = PaperData(example)

@@ -77,7 +77,11 @@ def assert_same_run(a: dict[str, Any], b: dict[str, Any]) -> None:
     assert_same(a["callbacks"][monitor]["history"], history, "history")
 
 
-@pytest.fixture(scope="module", params=[MINIBATCH, ADAM, FULL], ids=["minibatch", "adam", "full"])
+@pytest.fixture(
+    scope="module",
+    params=[MINIBATCH, pytest.param(ADAM, marks=pytest.mark.slow), FULL],
+    ids=["minibatch", "adam", "full"],
+)
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], Outcome]:
     """The words of a run, and the run that was not stopped."""
     words = request.param

@@ -76,7 +76,7 @@ def test_trainer_word_that_does_not_fit(trainer: Any, name: str, tmp_path: Path)
     assert judged(["--config", "bad.yaml"], tmp_path, name, files=files) is None
 
 
-@pytest.mark.parametrize("callback", ["EarlyStopping", "ModelCheckpoint"])
+@pytest.mark.parametrize("callback", ["EarlyStopping", pytest.param("ModelCheckpoint", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("monitor", "said"),
     [
@@ -158,7 +158,7 @@ def test_null_of_what_takes_none(config: str, key: str, said: str, tmp_path: Pat
     assert judged([f"--{key}", "null"], tmp_path, told, config=config, files={"texts.csv": TEXTS.encode()}) is None
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32, 10**18])
+@pytest.mark.parametrize("seed", [-1, *(pytest.param(x, marks=pytest.mark.slow) for x in (2**32, 10**18))])
 @pytest.mark.parametrize(
     ("config", "key"),
     [

@@ -232,6 +232,7 @@ def test_from_the_command_to_the_page(tmp_path: Path, maxmargin: Any) -> None:
     assert "never overwritten" in again.error
 
 
+@pytest.mark.slow
 def test_a_quick_page_says_so(tmp_path: Path, maxmargin: Any) -> None:
     assert maxmargin("reproduce", "joint_tight", "--quick", "--out", str(tmp_path / "out")).status == 0
     for name in ("reproduction.html", "reproduction.md"):

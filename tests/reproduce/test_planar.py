@@ -98,6 +98,7 @@ def test_exact_gradients_agree_with_fifty_digits(size: float) -> None:
         assert 1 - cosine(by_autograd(batch, p, v, torch.float64)[0], truth) <= 1e-14
 
 
+@pytest.mark.slow
 def test_each_dtype_loses_the_gradient_where_softmax_rounds_to_one() -> None:
     outcome = saturation(_quiet, seeds=4, steps=600, points=120, far_steps=600)
     found = outcome.numbers

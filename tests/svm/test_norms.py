@@ -76,7 +76,11 @@ def plain_dual(M: np.ndarray, norm: str | float) -> float:
     return plain_norm(M, norm / (norm - 1))
 
 
-@pytest.mark.parametrize("norm", NORMS)
+#: A second each; the norms between are as these.
+QUICK = ("spectral", "linf", 1.5, 3.0)
+
+
+@pytest.mark.parametrize("norm", [x if x in QUICK else pytest.param(x, marks=pytest.mark.slow) for x in NORMS])
 def test_fifty_random_problems_against_cvxpy(norm: str | float) -> None:
     solved = 0
     for seed in range(50):
