@@ -295,7 +295,7 @@ def packed(module: str, *words: str) -> Any:
 @pytest.mark.parametrize(
     "logger",
     [
-        pytest.param(("false",), id="none"),
+        pytest.param(("false",), id="none", marks=pytest.mark.slow),
         pytest.param(("CSVLogger", "--trainer.logger.save_dir", "own"), id="csv", marks=pytest.mark.slow),
         pytest.param((of_lightning("WandbLogger", "own", offline=True),), id="wandb", marks=pytest.mark.slow),
         pytest.param((f"[{of_lightning('CSVLogger', 'own')}, {of_lightning('WandbLogger', 'own', offline=True)}]",),

@@ -18,7 +18,7 @@ from tests.ddp.ranks import on_ranks
 T, D = 6, 5
 #: Processes and sequences: fewer than processes, as many, and shares that are not equal; two seconds each.
 SIZES = [(world, n) for world in (2, 3) for n in (1, 2, 3, 5, 64, 65, 67)]
-QUICK = ((2, 5), (3, 1))
+QUICK = ((2, 5),)
 KINDS: dict[str, dict[str, Any]] = {
     "p": {"parametrization": "p"},
     "W": {"parametrization": "W", "query": "own"},

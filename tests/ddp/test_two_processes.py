@@ -29,7 +29,7 @@ def compare(one: Any, two: Any, rtol: float) -> None:
     "extra",
     [
         ["--trainer.max_steps", "60"],
-        ["--model.gradient", "centred", "--trainer.max_steps", "60"],
+        pytest.param(["--model.gradient", "centred", "--trainer.max_steps", "60"], marks=pytest.mark.slow),
         pytest.param(["--model.gradient", "naive", "--trainer.max_steps", "60"], marks=pytest.mark.slow),
     ],
     ids=["exact", "centred", "naive"],
@@ -64,6 +64,7 @@ def test_minibatches_that_leave_a_process_empty(maxmargin: Any) -> None:
     compare(maxmargin(*words), maxmargin(*words, *TWO, "ddp_fork"), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_float32_agrees_to_its_rounding(maxmargin: Any) -> None:
     words = ("fit", "--config", config("joint/random"), "--trainer.max_steps", "60", "--trainer.precision", "32-true")
     compare(maxmargin(*words), maxmargin(*words, *TWO, "ddp_fork"), rtol=1e-5)

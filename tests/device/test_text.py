@@ -28,8 +28,8 @@ FORMS: list[dict[str, Any]] = [
     {"per_class": True, "class_weights": "balanced"},
     {"finetune_layers": 1, "finetune_epochs": 1},
 ]
-#: The others differ from these in one module, of which tests/device/test_waits.py has them too.
-QUICK = (FORMS[0], FORMS[3])
+#: The others differ from it in one module, of which tests/device/test_waits.py has them too.
+QUICK = (FORMS[0],)
 
 
 @pytest.mark.parametrize("form", [x if x in QUICK else pytest.param(x, marks=pytest.mark.slow) for x in FORMS], ids=str)

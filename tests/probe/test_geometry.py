@@ -27,7 +27,11 @@ W = (
 
 @pytest.mark.parametrize(
     ("optimizer", "norm", "rate"),
-    [("SignDescent", "linf", 0.1), ("SpectralDescent", "spectral", 1.0), ("MirrorDescent", "1.75", 0.1)],
+    [
+        pytest.param("SignDescent", "linf", 0.1, marks=pytest.mark.slow),
+        ("SpectralDescent", "spectral", 1.0),
+        ("MirrorDescent", "1.75", 0.1),
+    ],
 )
 def test_the_norm_is_the_optimizers(optimizer: str, norm: str, rate: float, maxmargin: Any) -> None:
     extra = ("--model.optimizer.p", norm) if optimizer == "MirrorDescent" else ()
@@ -83,7 +87,7 @@ def test_norms_of_the_groups_of_optimizers() -> None:
     assert Norms("linf", 2).of(TokenSelector(2, parametrization="p")) == Norms("linf", "l2")
 
 
-@pytest.mark.parametrize("norm", [1.5, "linf"])
+@pytest.mark.parametrize("norm", [1.5, pytest.param("linf", marks=pytest.mark.slow)])
 def test_small_problems_do_not_remember_earlier_answers(norm: Any) -> None:
     """A resumed run has looked at other steps: from a cold start its numbers are the same to the last digit."""
     g = torch.Generator().manual_seed(0)

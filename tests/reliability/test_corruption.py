@@ -20,7 +20,7 @@ from tests.reliability import corruption
 from tests.reliability.scenario import assert_none_failed
 
 
-@pytest.mark.parametrize(("first", "cases"), [(0, 10), pytest.param(10, 30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("first", "cases"), [(0, 5), pytest.param(5, 35, marks=pytest.mark.slow)])
 def test_damaged_checkpoints(first: int, cases: int) -> None:
     assert_none_failed(corruption.trial, cases, seed=0, first=first)
 

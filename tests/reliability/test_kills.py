@@ -10,9 +10,9 @@ from tests.reliability import disk, kills, soak
 from tests.reliability.scenario import assert_none_failed
 
 
-@pytest.mark.parametrize("cases", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_killed_at_a_random_time(cases: int) -> None:
-    assert_none_failed(kills.trial, cases, seed=cases)
+@pytest.mark.slow
+def test_killed_at_a_random_time() -> None:
+    assert_none_failed(kills.trial, 3, seed=1)
 
 
 @pytest.mark.parametrize("cases", [1, pytest.param(2, marks=pytest.mark.slow)])

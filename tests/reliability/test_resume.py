@@ -137,7 +137,7 @@ def test_the_epochs_of_a_trainer_of_ones_own_are_counted_on(monitored: bool, tmp
     assert all(count["ready"] == count["started"] == count["processed"] + 1 for count in found.values())
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_with_workers_goes_on_as_one_without(workers: int, maxmargin: Any) -> None:
     """In the middle of an epoch, whoever made the batches before and after."""
     whole = maxmargin(*MINIBATCH, "--trainer.max_steps", "40")

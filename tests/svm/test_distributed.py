@@ -25,7 +25,7 @@ from tests.ddp.ranks import on_ranks
 from tests.svm.test_shards import problem
 
 #: Processes and sequences: fewer than processes, as many, and shares that are not equal; a second each.
-QUICK = ((2, 5), (3, 1), (3, 67))
+QUICK = ((2, 5), (3, 67))
 SIZES = [
     (world, n) if (world, n) in QUICK else pytest.param(world, n, marks=pytest.mark.slow)
     for world in (2, 3)

@@ -72,7 +72,9 @@ def all_splits(data: TextData) -> tuple[list[Any], torch.Tensor]:
     return splits, torch.cat([split.labels for split in splits])
 
 
-@pytest.mark.parametrize(("classes", "units"), [(2, "pieces"), (3, "words"), (2, "sentences")])
+@pytest.mark.parametrize(
+    ("classes", "units"), [(2, "pieces"), (3, "words"), pytest.param(2, "sentences", marks=pytest.mark.slow)]
+)
 def test_a_column_is_the_selector_that_its_own_training_gives(
     word_encoder: Path, tmp_path: Path, classes: int, units: Any
 ) -> None:
