@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,8 +69,9 @@ OPTIMIZERS: dict[str, tuple[str, str, UpdateRule]] = {
 }
 
 
-def state_hybrid_norm() -> None:
-    """Registers :data:`HYBRID`, once."""
+@contextmanager
+def hybrid_norm() -> Iterator[None]:
+    """:data:`HYBRID` as a norm of limit problems, inside the block."""
     from lightning_maxmargin.svm import register_norm
     from lightning_maxmargin.svm.norms.registry import NORMS as KNOWN
 
@@ -80,16 +83,20 @@ def state_hybrid_norm() -> None:
 
         return cp.maximum(cp.sigma_max(W[:, :-1]), cp.norm_inf(W[:, -1]))
 
-    if HYBRID not in KNOWN:
-        register_norm(
-            HYBRID,
-            value=lambda W: max(sizes(W).max(), np.abs(W[:, -1]).max()),
-            dual=lambda M: sizes(M).sum() + np.abs(M[:, -1]).sum(),
-            of_matrices=True,
-            expression=stated,
-        )
+    register_norm(
+        HYBRID,
+        value=lambda W: max(sizes(W).max(), np.abs(W[:, -1]).max()),
+        dual=lambda M: sizes(M).sum() + np.abs(M[:, -1]).sum(),
+        of_matrices=True,
+        expression=stated,
+    )
+    try:
+        yield
+    finally:
+        del KNOWN[HYBRID]
 
 
+@hybrid_norm()
 def momentum_geometry(
     progress: ProgressCallback,
     optimizers: dict[str, list[float]],
@@ -124,7 +131,6 @@ def momentum_geometry(
         the l2 margin, and ``raw/row``, l_inf less l2. ``settled/OPTIMIZER``, and ``certified``, the share of problems
         that are.
     """
-    state_hybrid_norm()
     drawn = with_bias(draw(first + seeds, n, T, d, queries=True).take(torch.arange(first, first + seeds)))
     best, margins, lines = Best(drawn), {}, []
     numbers: dict[str, float] = {}

@@ -16,9 +16,9 @@ from lightning_maxmargin.reproduce.momentum import (
     OPTIMIZERS,
     Momentum,
     MuonSign,
+    hybrid_norm,
     leads,
     momentum_geometry,
-    state_hybrid_norm,
     trained,
     with_bias,
 )
@@ -63,9 +63,8 @@ def test_rates_decay_as_the_power_says(power: float) -> None:
         assert float((state.attention - before).abs().max()) == pytest.approx(2 * (1 + step) ** -power)
 
 
+@hybrid_norm()
 def test_the_hybrid_norm_is_solved_and_no_weight_beats_it() -> None:
-    state_hybrid_norm()
-    state_hybrid_norm()
     drawn = with_bias(draw(3, 4, 4, 5, queries=True))
     assert drawn.queries is not None
     W = torch.zeros(2, 3, dtype=torch.float64)
@@ -118,5 +117,6 @@ def test_seeds_begin_where_they_are_told() -> None:
     both = {"signum": setting, "muon": setting}
     found = momentum_geometry(lambda _: None, both, setting, [1.0, 600, 0.25], seeds=1, n=4, T=3, d=5, first=2)
     best = Best(with_bias(draw(3, 4, 3, 5, queries=True)))
-    alone = trained(best, OPTIMIZERS["signum"][2], "linf", setting)[0][1, 2]
+    with hybrid_norm():
+        alone = trained(best, OPTIMIZERS["signum"][2], "linf", setting)[0][1, 2]
     assert found.numbers["margin/signum/linf"] == pytest.approx(alone)
