@@ -50,7 +50,11 @@ class StopAtLimit(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
-            _monitor_of(trainer)
+            # Right behind the monitor, or a batch more is trained, 100 steps in the shipped configs, before it looks. A
+            # new list, because Lightning is going through this one.
+            monitor, others = _monitor_of(trainer), [c for c in trainer.callbacks if c is not self]  # type: ignore[attr-defined]
+            at = others.index(monitor) + 1
+            trainer.callbacks = [*others[:at], self, *others[at:]]  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # A run that was stopped here and goes on with other words is not at its end.
@@ -66,7 +70,9 @@ class StopAtLimit(Callback):
         self._look_at_all(trainer)
         history = _monitor_of(trainer).history
         if self.stopping_reason_message is None and history and trainer.global_step == trainer.max_steps:
-            return f"not converged in as many steps as it was given; {_told(history[-1])}"
+            near = farthest(history[-1]) <= self.gap
+            how = "converged:" if near else "not converged in as many steps as it was given;"
+            return f"{how} {_told(history[-1])}"
         return self.stopping_reason_message
 
     def _look_at_all(self, trainer: pl.Trainer) -> None:

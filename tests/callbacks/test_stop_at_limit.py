@@ -38,6 +38,9 @@ def test_a_run_stops_where_both_are_near_enough(maxmargin: Any) -> None:
     assert s["steps"] < 20_000
     assert s["message"].startswith(f"Stopped early at step {s['steps']:,} of 100,000: converged: the direction gap is")
     assert max(s["direction_gap/rate_coupled"], s["direction_gap/head"]) <= 1e-6
+    # It stops at the step that was measured, not a batch later: the numbers said are those of the end.
+    told = f"is {s['direction_gap/rate_coupled']:.1e} of the attention and {s['direction_gap/head']:.1e} of the head"
+    assert told in s["message"]
 
 
 def test_a_run_without_a_hard_selection_says_so(maxmargin: Any) -> None:
