@@ -1,7 +1,7 @@
-"""Every number of a run once: its key, meaning and format. Loggers, ``summary.json``, report and README read it here.
+"""Every number of a run once: its key, meaning and format. Loggers, ``summary.json``, report and docs read it here.
 
 A new key is one entry of the table below, or :func:`register_key` from outside. ``python -m lightning_maxmargin.keys``
-prints the tables of README and docs.
+prints the tables of the docs.
 """
 
 from __future__ import annotations
@@ -109,6 +109,10 @@ _TABLE = (
         ("selector", "head")),
     Key("attention/sparsity", "of an attention head: ‖s‖₁/‖s‖∞, mean over samples: T for uniform attention, 1 for one "
         "token", ("head",)),
+    Key("attention/first", "of an attention head: share of the queries that select the first token they see ([CLS], "
+        "the beginning of the sequence); near 1, whatever the input, it is a sink", ("head",)),
+    Key("attention/last", "of an attention head: likewise the last token they see ([SEP]; in causal attention the "
+        "query's own)", ("head",)),
     Key("attention/selected_value", "of an attention head: the selected token's share of the sum of s_t‖v_t‖ (where "
         "values are named)", ("head",)),
     Key("selection/locally_optimal", "share of inputs whose selected token beats its support neighbours"),
@@ -257,7 +261,7 @@ def as_near(gap: float | None, nearest: float) -> bool:
 
 
 def markdown(*sources: Source) -> str:
-    """The table of the keys that these measure, as README and docs show it."""
+    """The table of the keys that these measure, as the docs show it."""
     rows = [f"| `{key.name}` | {key.meaning} |" for key in _TABLE if set(sources) & set(key.sources)]
     return "\n".join(["| key | meaning |", "|---|---|", *rows])
 

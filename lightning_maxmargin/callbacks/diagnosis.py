@@ -31,21 +31,6 @@ def diagnosis(history: list[dict[str, Any]], pl_module: LightningModule) -> str:
     return " ".join(note for note in notes if note)
 
 
-def diagnose_heads(last: dict[str, Any]) -> str:
-    """Which heads of a foreign module have no certified SVM now; empty when all have.
-
-    Example:
-        >>> diagnose_heads({"head0/status/attention": "infeasible", "head1/status/attention": "certified"})
-        'Of 2 heads 1 has no certified Att-SVM: head0 (infeasible). Its relative margin is undefined.'
-    """
-    statuses = {k.removesuffix("/status/attention"): v for k, v in last.items() if k.endswith("/status/attention")}
-    open_ = [f"{head} ({status})" for head, status in statuses.items() if status != "certified"]
-    if not open_:
-        return ""
-    verb, whose = ("has", "Its relative margin is") if len(open_) == 1 else ("have", "Their relative margins are")
-    return f"Of {len(statuses)} heads {len(open_)} {verb} no certified Att-SVM: {', '.join(open_)}. {whose} undefined."
-
-
 def _stall(history: list[dict[str, Any]], gradient: str, dtype: torch.dtype, exact: bool) -> str:
     """Softmax saturated, and the direction far from the limit that theory gives at this norm ratio."""
     eps = torch.finfo(dtype).eps

@@ -16,7 +16,10 @@ from lightning_maxmargin.keys import Value, measured_by
 from lightning_maxmargin.probe.ensemble import EnsembleResult
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from lightning_maxmargin.core.ensemble import EnsembleState
+    from lightning_maxmargin.figures.read import Metrics
     from lightning_maxmargin.modules.ensemble import Ensemble
 
 #: Less than this share converged is worth a warning.
@@ -47,11 +50,20 @@ class EnsembleMonitor(Monitor):
     everywhere = True
 
     sources_of_keys = ("ensemble",)
+    headlines = (
+        "ensemble/instances", "ensemble/settled", "ensemble/global", "ensemble/local", "ensemble/neither",
+        "direction_gap/strict", "direction_gap/rate_coupled", "relative_margin/attention",
+    )  # fmt: skip
+    curve = "ensemble/settled"
 
     def __init__(self, per_decade: int = 4, budget: float | None = None, background: bool | None = None) -> None:
         super().__init__(per_decade, budget=budget, background=background)
         self.result: EnsembleResult | None = None
         self._module: Ensemble
+
+    def forget(self) -> None:
+        super().forget()
+        self.result = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._module = pl_module  # type: ignore[assignment]
@@ -74,6 +86,14 @@ class EnsembleMonitor(Monitor):
 
     def keep(self, step: int, details: EnsembleResult) -> None:
         self.result = details
+
+    def overview(self, metrics: Metrics) -> Figure | None:
+        from lightning_maxmargin.figures.ensemble import GAPS, ensemble_figure
+
+        if self.result is None:
+            return None
+        gaps = {k: x[self.result.settled & x.isfinite()] for k, x in self.result.direction_gap.items() if k in GAPS}
+        return ensemble_figure(metrics, {k: x.double().numpy() for k, x in gaps.items()})
 
     def diagnose(self, pl_module: pl.LightningModule) -> str:
         converged = self.last.get("ensemble/settled")

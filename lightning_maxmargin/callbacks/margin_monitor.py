@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -13,6 +13,7 @@ from lightning_maxmargin.callbacks.diagnosis import diagnosis
 from lightning_maxmargin.callbacks.evaluation import Measured, Size
 from lightning_maxmargin.callbacks.head_monitor import HeadMonitor
 from lightning_maxmargin.callbacks.monitor import Monitor
+from lightning_maxmargin.callbacks.shown_margin import ShownMargin
 from lightning_maxmargin.callbacks.watch import Forward
 from lightning_maxmargin.core import Sequences, TokenSelector
 from lightning_maxmargin.errors import InputError
@@ -22,6 +23,7 @@ from lightning_maxmargin.probe.own import OwnNumbers
 from lightning_maxmargin.probe.sampled import SampledProbe
 from lightning_maxmargin.probe.selector import Snapshot, head_vector
 from lightning_maxmargin.probe.sources import AttentionSource
+from lightning_maxmargin.probe.visible import QueryToken
 from lightning_maxmargin.reduce import measuring_ranks
 
 #: Of torch's own optimizers: Muon's steps are near the polar factors of an average of gradients.
@@ -38,12 +40,12 @@ SECONDS_PER_NUMBER_OF_ALL, SECONDS_PER_CUBE = 8e-10, 1e-9
 Snapped = tuple[TokenSelector, int | None, bool]
 
 
-class MarginMonitor(Monitor):
+class MarginMonitor(ShownMargin, Monitor):
     """Logs, at geometrically spaced steps, the margins of attention and head against their SVMs.
 
     Of a module of this package: attention and label margin and the direction gaps; the keys are listed in
-    :mod:`lightning_maxmargin.keys`. Each process measures its own sequences in float64, all receive the numbers (or the
-    error), and all log the same keys; one that is undefined is left out of the log and null in :attr:`last`. Attention
+    ``lightning_maxmargin.keys``. Each process measures its own sequences in float64, all receive the numbers (or the
+    error), and all log the same keys; one that is undefined is left out of the log and null in ``last``. Attention
     and head are each measured in the norm whose margin their optimizer maximises (its ``margin_norm``). In another norm
     than l2, and with numbers of your own, the first process measures all. The cost is two passes over the samples
     per evaluation, plus the SVMs whenever a selected token has changed; it stays within ``budget``.
@@ -68,6 +70,8 @@ class MarginMonitor(Monitor):
             solution has ``achieved(direction)``.
         budget: share of the run's time, as of :class:`~lightning_maxmargin.callbacks.monitor.Monitor`.
         background: likewise.
+        query_token: see ``sources``, likewise ``layers``.
+        layers: see ``sources``.
 
     Attributes:
         last: the latest numbers by key.
@@ -92,7 +96,7 @@ class MarginMonitor(Monitor):
         per_decade: int = 10,
         split: str = "train",
         data: Any = None,
-        sources: AttentionSource | Mapping[str, AttentionSource] | None = None,
+        sources: AttentionSource | Mapping[str, AttentionSource] | Literal["auto"] | None = None,
         forward: Forward | None = None,
         samples: int | None = None,
         maps: int = 4,
@@ -101,6 +105,8 @@ class MarginMonitor(Monitor):
         limits: dict[str, Callable[..., Any]] | None = None,
         budget: float | None = None,
         background: bool | None = None,
+        query_token: QueryToken = "auto",
+        layers: str | None = None,
     ) -> None:
         if sources is not None:
             if type(self) is not MarginMonitor:
@@ -113,9 +119,11 @@ class MarginMonitor(Monitor):
             self.__class__ = HeadMonitor  # type: ignore[assignment]
             HeadMonitor.__init__(
                 self, sources, data, forward, 128 if samples is None else samples, maps, per_decade, every_n_epochs,  # type: ignore[arg-type]
-                budget, background,
+                budget, background, None, query_token, layers,
             )  # fmt: skip
             return
+        if query_token != "auto" or layers is not None:
+            raise InputError("monitor.query_token, monitor.layers: of attention heads; give monitor.sources: auto")
         super().__init__(per_decade, every_n_epochs, budget, SAMPLES if samples is None else samples, background)
         self.split, self.data = split, data
         self.own = OwnNumbers(metrics, limits) if metrics or limits else None
@@ -130,6 +138,7 @@ class MarginMonitor(Monitor):
             norms_of(trainer.optimizers, getattr(pl_module, "gradient", None) == "exact"),
         )
         self.sequences = self._find(trainer)
+        self.watched = model, trainer.datamodule  # type: ignore[attr-defined]
         mine = model.direction.shape, head_vector(model).shape
         if trainer.ckpt_path and any((direction.shape, head.shape) != mine for _, direction, head in self.paths):
             raise InputError("ckpt_path: its MarginMonitor has paths of other shapes; use another checkpoint")
@@ -178,6 +187,10 @@ class MarginMonitor(Monitor):
 
     def diagnose(self, pl_module: pl.LightningModule) -> str:
         return diagnosis(self.history, pl_module)
+
+    def forget(self) -> None:
+        super().forget()
+        self.paths, self.snapshot = [], None
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "paths": self.paths}

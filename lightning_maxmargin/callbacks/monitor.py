@@ -18,6 +18,7 @@ from lightning_maxmargin.callbacks.measurement import Measurement
 from lightning_maxmargin.callbacks.monitor_state import restored, state_of
 from lightning_maxmargin.callbacks.next_epoch import begin_next_epoch
 from lightning_maxmargin.callbacks.restored import keep_words, may_stop
+from lightning_maxmargin.callbacks.shown import Shown
 from lightning_maxmargin.callbacks.worker import Worker
 from lightning_maxmargin.core.ranks import as_failure
 from lightning_maxmargin.errors import InputError
@@ -28,7 +29,7 @@ from lightning_maxmargin.reduce import leave_group_at_exit
 MOST_PER_DECADE = 10**9
 
 
-class Monitor(Measurement, Callback):
+class Monitor(Measurement, Shown, Callback):
     """Measures at geometrically spaced steps, or every so many epochs, within a share of the run's time, and logs.
 
     An evaluation that is due is made once the budget covers it and the one before is done. Under a budget of 1 it is
@@ -39,7 +40,7 @@ class Monitor(Measurement, Callback):
     too short for an evaluation of fifty sequences.
 
     One process measures (where ``everywhere`` is false), all receive the numbers or the error, and all log the same
-    keys at the same step; one that is undefined is left out of the log and null in :attr:`last`. A checkpoint waits
+    keys at the same step; one that is undefined is left out of the log and null in ``last``. A checkpoint waits
     for the evaluation under way: all waits together are within the budget.
 
     Args:
@@ -106,6 +107,9 @@ class Monitor(Measurement, Callback):
 
     # --- when -------------------------------------------------------------------------------------------------
 
+    #: Whether every sequence of an evaluation costs an SVM a head.
+    of_heads = False
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         # Which know the monitors.
         from lightning_maxmargin.callbacks.at_evaluations import count_evaluations, refuse_unlogged
@@ -113,8 +117,14 @@ class Monitor(Measurement, Callback):
         leave_group_at_exit()
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if stage == "fit":
+            if trainer.global_step == 0:
+                self.forget()  # a checkpoint's is read after this
             refuse_unlogged(callbacks, pl_module, getattr(trainer, "datamodule", None))
         count_evaluations(callbacks)
+
+    def forget(self) -> None:
+        """What an earlier run has left in this monitor: its numbers are not those of another one."""
+        self.last, self.history, self.message, self._clock = {}, [], "", Budget()
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -128,7 +138,7 @@ class Monitor(Measurement, Callback):
         size = trainer.strategy.broadcast(size)
         self._clock.start(share_of(self.budget, size.whole), size.measured, size.whole, self.seconds_per_number)
         due = self.from_start and not self.history
-        self._schedule = EvaluationSchedule(type(self).__name__, self._clock, size, due)
+        self._schedule = EvaluationSchedule(type(self).__name__, self._clock, size, due, self.of_heads)
         self.at_end = False
         self._trainer, self._worker, self.final_seconds = trainer, Worker(), None
         if trainer.is_global_zero:

@@ -55,6 +55,7 @@ class RankWatch(Callback):
 
     @property
     def failure(self) -> Failure | None:
+        """Who failed and how, once that is known; None before, and where nobody has."""
         text = b"" if self._note is None else self._note[:].rstrip(b"\0")
         if text:
             return Failure(**json.loads(text))
@@ -89,7 +90,11 @@ class RankWatch(Callback):
         self.blame(exception)
 
     def blame(self, exception: BaseException) -> None:
-        """Finds out who is to blame for an error of this process, and says so in it where it is another."""
+        """Finds out who is to blame for an error of this process, and says so in it where it is another.
+
+        Args:
+            exception: of this process; a line is added to it.
+        """
         if self._calls is None or self._blamed is exception:
             return
         if not isinstance(exception, Exception):
@@ -103,7 +108,11 @@ class RankWatch(Callback):
             exception.args = (f"{failure}; here: {type(exception).__name__}",)
 
     def guard(self, trainer: pl.Trainer) -> None:
-        """Lets a forked or spawned process say what failed as well: there Lightning calls no ``on_exception``."""
+        """Lets a forked or spawned process say what failed as well: there Lightning calls no ``on_exception``.
+
+        Args:
+            trainer: whose strategy starts the processes.
+        """
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             trainer._run = partial(_run_guarded, self, trainer._run)  # type: ignore[method-assign]
 

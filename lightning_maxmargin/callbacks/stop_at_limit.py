@@ -66,7 +66,11 @@ class StopAtLimit(Callback):
             trainer.should_stop = True
 
     def ending(self, trainer: pl.Trainer) -> str | None:
-        """Why the run has ended here, where it has ended: also after as many steps as it was given."""
+        """Why the run has ended here, where it has ended: also after as many steps as it was given.
+
+        Args:
+            trainer: of the run.
+        """
         self._look_at_all(trainer)
         history = _monitor_of(trainer).history
         if self.stopping_reason_message is None and history and trainer.global_step == trainer.max_steps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -12,12 +12,20 @@ import torch
 from lightning_maxmargin.callbacks.evaluation import Measured, Size
 from lightning_maxmargin.callbacks.monitor import Monitor
 from lightning_maxmargin.core import TokenSelector
+from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.figures.shaded import ShadedText, ShadedTexts
 from lightning_maxmargin.keys import Value
+from lightning_maxmargin.probe.capture import evaluating
 from lightning_maxmargin.probe.sampled import draw_rows
 from lightning_maxmargin.probe.text import SelectionSums, TextSVM, TextUnits
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.cache import cache_folder
 from lightning_maxmargin.text.hidden import batches_by_length
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from lightning_maxmargin.figures.read import Metrics
 
 #: With padding, in one part: 25 MB of float64 keys of d = 384.
 PIECES_AT_ONCE = 8_192
@@ -46,6 +54,11 @@ class TextMonitor(Monitor):
     """
 
     sources_of_keys = ("text", "selector")
+    headlines = (
+        "margin/median_lead", "attention/entropy", "relative_margin/attention", "status/attention", "norm/attention",
+        "monitor/samples",
+    )  # fmt: skip
+    curve = "margin/median_lead"
 
     def __init__(
         self, samples: int = 500, budget: float | None = None, final: bool = True, background: bool | None = None
@@ -109,3 +122,37 @@ class TextMonitor(Monitor):
         for rows in batches_by_length(self._split.pieces, texts, PIECES_AT_ONCE):
             batch = self._split[torch.tensor(rows)]
             yield self._module.units({name: x.to(self._module.device) for name, x in batch.items()}, selector)
+
+    # --- in a notebook ----------------------------------------------------------------------------------------
+
+    def overview(self, metrics: Metrics) -> Figure | None:
+        from lightning_maxmargin.figures.monitors import draw_key
+
+        return draw_key(metrics, self.curve) if metrics.has(self.curve) else None
+
+    @torch.no_grad()
+    def show(self, samples: int = 4) -> ShadedTexts:
+        """The first watched documents with their words shaded: the heavier the darker, orange against the label.
+
+        Args:
+            samples: how many are shown.
+
+        Raises:
+            InputError: nothing was trained yet.
+        """
+        from lightning_maxmargin.text.selector import readings
+
+        if self._module is None:
+            raise InputError("TextMonitor.show: train first, with pl.Trainer(callbacks=[monitor])")
+        texts = list(self._sample[:samples])
+        batch = {name: x.to(self._module.device) for name, x in self._split[torch.tensor(texts)].items()}
+        with evaluating(self._module):
+            output = {name: x.cpu() for name, x in self._module(batch).items() if isinstance(x, torch.Tensor)}
+        found = []
+        all_read = readings(self._module.model, self._split, texts, output, batch["mask"].cpu())
+        for i, read in zip(texts, all_read, strict=True):
+            label = "" if self._split.documents.labels is None else f", labelled {self._split.documents.labels[i]}"
+            numbers = [word.weight for word in read.words], [word.evidence for word in read.words]
+            title = f"{i}: {read.label} ({read.probability:.2f}){label}"
+            found.append(ShadedText(title, [word.text for word in read.words], *numbers))
+        return ShadedTexts("training documents as they are read now", found)

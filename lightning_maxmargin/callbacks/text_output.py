@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,13 @@ from torch import distributed as dist
 from lightning_maxmargin.atomic import rust_errors, whole_folder, write_text
 from lightning_maxmargin.callbacks.token_table import log_tokens
 
+#: Of ``tokens.jsonl``: a single text may be of any length.
+BYTES = 32_000_000
+#: Documents of an encoder that was trained.
+ENCODED = 200
+#: Documents in the table of W&B, which draws each as a frame of its own.
+IN_TABLE = 200
+
 
 class SaveModel(Callback):
     """Writes ``model/`` (``save_pretrained``, with tokenizer and card), ``tokens.jsonl`` and ``corpus.json`` of a fit.
@@ -23,10 +30,11 @@ class SaveModel(Callback):
     A test with the same trainer then leaves ``test.json``: confusion matrix, and what lead and entropy foretold.
 
     Args:
-        examples: documents in ``tokens.jsonl``, of the test split, else of validation.
+        examples: documents in ``tokens.jsonl``, of the test split, else of validation; fewer where they take more than
+            :data:`BYTES`, and at most :data:`ENCODED` of an encoder that was trained, which reads each of them again.
     """
 
-    def __init__(self, examples: int = 200) -> None:
+    def __init__(self, examples: int = 2_000) -> None:
         self.examples = examples
         self._outcomes: Any = None
 
@@ -38,10 +46,10 @@ class SaveModel(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         save_whole(pl_module, data, run_dir / "model")
         pl_module.model.eval()  # type: ignore[union-attr]
-        split = "test" if "test" in data.splits else "val"
-        rows = list(_examples(pl_module, data.labelled(split), self.examples))
-        write_text(run_dir / "tokens.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        log_tokens(trainer.loggers, rows, trainer.global_step)
+        split = data.labelled("test" if "test" in data.splits else "val")
+        kept = not pl_module.tunes_encoder and split.hidden is not None
+        rows = _examples(pl_module, split, self.examples if kept else min(self.examples, ENCODED))
+        log_tokens(trainer.loggers, write_rows(run_dir / "tokens.jsonl", rows), trainer.global_step)
         write_json(run_dir / "corpus.json", corpus_of(trainer, pl_module))
         _write_card(run_dir)
 
@@ -74,6 +82,23 @@ class SaveModel(Callback):
             names = trainer.datamodule.names  # type: ignore[attr-defined]
             write_json(run_dir / "test.json", self._outcomes.compute(names, "test"))
             _write_card(run_dir)
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Writes objects a line, up to :data:`BYTES` and at least one, and returns the first :data:`IN_TABLE` of them."""
+    lines: list[str] = []
+    first: list[dict[str, Any]] = []
+    used = 0
+    for row in rows:
+        line = json.dumps(row, ensure_ascii=False) + "\n"
+        used += len(line.encode())
+        if lines and used > BYTES:
+            break
+        lines.append(line)
+        if len(first) < IN_TABLE:
+            first.append(row)
+    write_text(path, "".join(lines))
+    return first
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -137,4 +162,17 @@ def _examples(pl_module: Any, split: Any, count: int) -> Iterator[dict[str, Any]
                 "probability": reading.probability,
                 "lead": reading.lead,
                 "entropy": reading.entropy,
+                "size": reading.size,
+                "rationale": _marked(split, i, reading),
             }
+
+
+def _marked(split: Any, i: int, reading: Any) -> list[int] | None:
+    """The numbers of the words of document i that people marked; None where nothing is."""
+    from lightning_maxmargin.text.units import marked
+
+    rationale = (split.documents.rationales or {i: None})[i]
+    if not rationale:
+        return None
+    found = marked([(word.start, word.end) for word in reading.words], rationale, split.documents.texts[i])
+    return [k for k, is_marked in enumerate(found) if is_marked]

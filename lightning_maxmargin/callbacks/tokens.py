@@ -69,7 +69,13 @@ class TokenMonitor(Callback):
 
     @torch.no_grad()
     def rows(self, pl_module: pl.LightningModule, data: Sequences, texts: list[list[str]]) -> Iterator[dict[str, Any]]:
-        """One dictionary per example."""
+        """One dictionary per example.
+
+        Args:
+            pl_module: whose ``selector`` is asked.
+            data: the sequences.
+            texts: the words of each.
+        """
         output = pl_module(data.to(pl_module.device))
         alpha = select(output.scores.cpu(), data.mask)
         for i, length in enumerate(_lengths(data)):

@@ -35,6 +35,11 @@ def naive_pool(scores: Tensor, values: Tensor, mask: Tensor | None = None) -> tu
 
     Returns:
         pooled (n, d), attention (n, T).
+
+    Example:
+        >>> pooled, attention = naive_pool(torch.zeros(1, 2), torch.tensor([[[2.0], [4.0]]]))
+        >>> pooled.tolist(), attention.tolist()
+        ([[3.0]], [[0.5, 0.5]])
     """
     attention = masked_softmax(scores, mask)
     return torch.einsum("nt,ntd->nd", attention, values), attention

@@ -1,4 +1,4 @@
-"""Exact directions of many small instances at once, in the layout of :mod:`~lightning_maxmargin.core.batch`."""
+"""Exact directions of many small instances at once, in the layout of ``lightning_maxmargin.core.batch``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Compiled steps of many small instances on a CPU: a few of them stay in cache for all steps.
 
-``batch_steps.cpp`` computes what :mod:`~lightning_maxmargin.core.batch_directions` does, with its own exponentials, so
+``batch_steps.cpp`` computes what ``lightning_maxmargin.core.batch_directions`` does, with its own exponentials, so
 the two agree to rounding. What an instance gets does not depend on which others are there (for the rules that are
 compiled), nor on how its steps are cut into calls.
 """

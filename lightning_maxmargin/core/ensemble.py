@@ -31,7 +31,7 @@ class EnsembleState:
     """B models f(X) = v' X' softmax(a), each on its own instance, moved together by exact directions.
 
     ``normalized``: w <- w + lr g / ||g||, per instance and tensor. ``accelerated``: dual acceleration, whose g is
-    sized by its weights. Every other rule of :mod:`~lightning_maxmargin.core.updates`, and a user's own, likewise, of
+    sized by its weights. Every other rule of ``lightning_maxmargin.core.updates``, and a user's own, likewise, of
     each instance by itself. Rates may differ by instance.
 
     Args:

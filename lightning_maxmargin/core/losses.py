@@ -38,6 +38,11 @@ class MarginLoss(Loss):
         value: l(m).
         log_slope: log |l'(m)|, which does not underflow where l' does.
         log_value: log l(m), None where l takes negative values.
+
+    Example:
+        >>> steep = MarginLoss("exponential", lambda m: (-m).exp(), lambda m: -m, lambda m: -m)
+        >>> steep(torch.tensor([3.0]), torch.tensor([-1.0])).log().item()
+        3.0
     """
 
     name: str
@@ -62,6 +67,10 @@ class CrossEntropy(Loss):
     Centred at the label's logit for the reason that pooling is centred at the selected token: the naive gradient
     softmax(f) - onehot(y) is rounding noise once the margin passes 37 in float64, and a normalised head then drifts
     (measured: direction gap 1e-3 at norm 23, back to .57 at norm 250).
+
+    Example:
+        >>> CrossEntropy()(torch.zeros(1, 4), torch.tensor([2])).exp().item()
+        4.0
     """
 
     name = "cross_entropy"
@@ -124,6 +133,10 @@ def find_loss(loss: str | Loss, where: str = "loss", kind: type[Kind] = Loss) ->
 
     Raises:
         InputError: there is none of that name, or it is of another kind.
+
+    Example:
+        >>> round(find_loss("logistic")(torch.zeros(1), torch.ones(1)).item(), 4)  # log 2
+        0.6931
     """
     table = {name: found for name, found in LOSSES.items() if isinstance(found, kind)}
     if isinstance(loss, kind):

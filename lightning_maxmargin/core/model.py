@@ -19,7 +19,13 @@ Init = Literal["zeros", "normal"] | ListOf[float] | ListOf[ListOf[float]]
 
 
 class Output(NamedTuple):
-    """What the model says of a batch."""
+    """What the model says of a batch.
+
+    Attributes:
+        logits: (n,) or (n, K).
+        attention: (n, T).
+        scores: (n, T), before softmax.
+    """
 
     logits: Tensor  # (n,) or (n, K)
     attention: Tensor  # (n, T)
@@ -121,10 +127,12 @@ class TokenSelector(nn.Module):
 
     @property
     def attention_parameters(self) -> dict[str, nn.Parameter]:
+        """p (d,), W (d, dq), or K (d, m) and Q (dq, m), by these names."""
         return {k: p for k, p in self.named_parameters() if k in ("p", "W", "K", "Q")}
 
     @property
     def head_parameters(self) -> dict[str, nn.Parameter]:
+        """v (dv,), V (K, dv), or the parameters of a nonlinear head psi, by name."""
         return {k: p for k, p in self.named_parameters() if k in ("v", "V") or k.startswith("psi.")}
 
     @property
@@ -149,7 +157,11 @@ class TokenSelector(nn.Module):
         return self.v if self.num_classes == 2 else self.V
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """psi(x), v'x or V x of tokens (m, dv): (m,) or (m, K)."""
+        """psi(x), v'x or V x of tokens (m, dv): (m,) or (m, K).
+
+        Args:
+            tokens: (m, dv).
+        """
         if self.psi is not None:
             return apply_psi(self.psi, tokens, self.num_classes)
         return tokens @ (self.head if self.num_classes == 2 else self.head.mT)
@@ -173,6 +185,9 @@ class TokenSelector(nn.Module):
     def queries(self, data: Sequences) -> Tensor | None:
         """z_i (n, dq), or None for the shared prompt.
 
+        Args:
+            data: n sequences.
+
         Raises:
             InputError: the model takes separate queries and the data have none.
         """
@@ -185,7 +200,12 @@ class TokenSelector(nn.Module):
         return data.queries
 
     def scores(self, data: Sequences, keys: Tensor | None = None) -> Tensor:
-        """a_it = k_it' W z_i, (n, T), of the data's keys or of these in their place."""
+        """a_it = k_it' W z_i, (n, T), of the data's keys or of these in their place.
+
+        Args:
+            data: n sequences.
+            keys: (n, T, d), in place of theirs.
+        """
         keys, z = data.keys if keys is None else keys, self.queries(data)
         if z is None:
             return keys @ self.direction
@@ -194,6 +214,9 @@ class TokenSelector(nn.Module):
 
     def scores_and_token_values(self, data: Sequences) -> tuple[Tensor, Tensor | None]:
         """a_it and, of a binary linear head, v'x_it, both (n, T), where one product gives both; else None for these.
+
+        Args:
+            data: n sequences.
 
         Example:
             >>> model, keys = TokenSelector(dim=2, head_init=[0.0, 1.0]), torch.ones(1, 2**17, 2)
@@ -216,7 +239,15 @@ class TokenSelector(nn.Module):
         return self.scores(data, data.keys - take_token(data.keys, selected)[:, None])
 
     def forward(self, data: Sequences, pooling: Literal["centred", "naive"] = "centred") -> Output:
-        """logits (n,) or (n, K), attention (n, T) and scores (n, T)."""
+        """logits (n,) or (n, K), attention (n, T) and scores (n, T).
+
+        Args:
+            data: n sequences.
+            pooling: ``centred``, or ``naive`` to see what softmax's own gradient does.
+
+        Raises:
+            InputError: the model takes separate queries and the data have none.
+        """
         # Outside autocast: bfloat16 scores have 3 digits, so at norm 1,000 they would be off by more than 1.
         with torch.autocast(data.keys.device.type, enabled=False):
             if pooling == "naive":

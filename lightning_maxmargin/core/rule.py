@@ -36,14 +36,18 @@ class UpdateRule:
     elementwise: ClassVar[bool] = False
 
     def start(self, weight: Tensor) -> State:
-        """What is remembered before the first step: tensors of the weight's shape."""
+        """What is remembered before the first step: tensors of the weight's shape.
+
+        Args:
+            weight: the tensor that will move, (d, ...).
+        """
         return {}
 
     def step(self, weight: Tensor, gradient: Tensor, rate: Rate, state: State, count: int) -> tuple[Tensor, State]:
         """The weight after a step, and the new state.
 
         Args:
-            weight: of any shape.
+            weight: of any shape (d, ...).
             gradient: of that shape.
             rate: a number, or a tensor without an axis.
             state: as :meth:`start` or the last step left it.
@@ -55,14 +59,36 @@ class UpdateRule:
         self, weights: Sequence[Tensor], gradients: Sequence[Tensor], rates: Sequence[Rate], states: Sequence[State],
         count: int,
     ) -> list[tuple[Tensor, State]]:  # fmt: skip
-        """All tensors of one model: each by itself, unless a rule looks at them together."""
+        """All tensors of one model: each by itself, unless a rule looks at them together.
+
+        Args:
+            weights: tensors of the model.
+            gradients: of their shapes.
+            rates: one of each tensor.
+            states: what each rule remembers, as :meth:`start` and the step before returned it.
+            count: steps made before.
+
+        Returns:
+            (new weight, new state) of each.
+        """
         return [self.step(w, g, lr, s, count) for w, g, lr, s in zip(weights, gradients, rates, states, strict=True)]
 
     def step_instances(
         self, weights: Sequence[Tensor], gradients: Sequence[Tensor], rates: Sequence[Tensor], states: Sequence[State],
         count: int,
     ) -> list[tuple[Tensor, State]]:  # fmt: skip
-        """The same of many models at once, whose tensors have the instances last, with a rate of each (B,)."""
+        """The same of many models at once, whose tensors have the instances last, with a rate of each (B,).
+
+        Args:
+            weights: (..., B) tensors of B models.
+            gradients: of their shapes.
+            rates: (B,) of each tensor.
+            states: what each rule remembers.
+            count: steps made before.
+
+        Returns:
+            (new weight, new state) of each.
+        """
         if self.elementwise:
             return self.step_all(weights, gradients, rates, states, count)
 

@@ -29,7 +29,14 @@ def hide(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def take_token(tokens: Tensor, selected: Tensor) -> Tensor:
-    """The selected entry of each sequence: (n, T, ...) and (n,) to (n, ...).
+    """The selected entry of each sequence.
+
+    Args:
+        tokens: (n, T, ...).
+        selected: (n,) token indices.
+
+    Returns:
+        (n, ...).
 
     Example:
         >>> take_token(torch.tensor([[3.0, 5.0]]), torch.tensor([1])).tolist()

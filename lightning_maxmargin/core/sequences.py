@@ -64,6 +64,11 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def _repr_html_(self) -> str:
+        from lightning_maxmargin.core.show import sequences_html
+
+        return sequences_html(self)
+
     def __getitem__(self, rows: Tensor | slice) -> Sequences:
         """The sequences at these rows; keys and values stay one tensor where they were one."""
         if isinstance(rows, Tensor) and rows.dtype == torch.int64:
@@ -97,7 +102,7 @@ class Sequences:
         return self.values is self.keys and self.queries is None and self.keys.numel() >= LARGE_NUMBERS
 
     def blocks(self) -> Iterator[tuple[slice, Sequences]]:
-        """All sequences in consecutive parts of about :data:`BLOCK_NUMBERS` numbers, each with its rows; no copies.
+        """All sequences in consecutive parts of about ``BLOCK_NUMBERS`` numbers, each with its rows; no copies.
 
         Example:
             >>> [(rows.start, len(part)) for rows, part in Sequences(torch.zeros(5, 2, 1), torch.ones(5)).blocks()]
@@ -109,7 +114,12 @@ class Sequences:
             yield rows, self[rows]
 
     def to(self, *args: object, **kwargs: object) -> Sequences:
-        """Like ``Tensor.to``; a dtype is given to floating tensors alone, and no copy to a device waits for it."""
+        """Like ``Tensor.to``; a dtype is given to floating tensors alone, and no copy to a device waits for it.
+
+        Args:
+            args: a device, a dtype or both.
+            kwargs: as of ``Tensor.to``.
+        """
         given = (*args, kwargs.get("device"))
         if self.pinned or any(isinstance(x, str | torch.device) and torch.device(x).type != "cpu" for x in given):
             kwargs = {"non_blocking": True, **kwargs}
@@ -141,7 +151,11 @@ class Sequences:
         self._copies = None if known is None else (self._stamp(), (self.keys, self.values, self.mask), known)
 
     def with_queries(self, queries: Tensor | None) -> Sequences:
-        """The same sequences with these queries (n, dq), or with none."""
+        """The same sequences with these queries (n, dq), or with none.
+
+        Args:
+            queries: (n, dq), or None.
+        """
         if queries is self.queries:
             return self
         fields: dict[str, Any] = {name: getattr(self, name) for name in self.FIELDS}
@@ -174,6 +188,9 @@ class Sequences:
     def map(self, f: Callable[[Tensor], Tensor]) -> Sequences:
         """The same with f of every tensor, which keeps what keys have in common; asked once where values are the keys.
 
+        Args:
+            f: of a tensor, which keeps its shape.
+
         Example:
             >>> Sequences(torch.ones(1, 2, 1), torch.ones(1)).map(lambda t: 2 * t).labels
             tensor([2.])
@@ -195,6 +212,12 @@ class Sequences:
     @staticmethod
     def pad(keys: Sequence[Tensor], labels: Tensor, values: Sequence[Tensor] | None = None, **rest: Any) -> Sequences:
         """Ragged lists of (T_i, d) tokens to one padded set; the mask hides the padding.
+
+        Args:
+            keys: n tensors (T_i, d).
+            labels: (n,).
+            values: n tensors (T_i, dv); the keys where None.
+            rest: queries, planted and index, as of :class:`Sequences`.
 
         Example:
             >>> data = Sequences.pad([torch.ones(2, 3), torch.ones(1, 3)], torch.tensor([1.0, -1.0]))
@@ -219,6 +242,12 @@ def check_sequences(data: Sequences, num_classes: int = 2, where: str = "data") 
     Raises:
         InputError: shapes that disagree, a mask that is not bool, a sequence without a token, labels outside the
             classes, NaN or Inf.
+
+    Example:
+        >>> check_sequences(Sequences(torch.ones(1, 2, 1), torch.tensor([2.0])))
+        Traceback (most recent call last):
+            ...
+        lightning_maxmargin.errors.InputError: data: label 2 of sequence 0 is outside {-1, 1}
     """
     _check_shapes(data, where)
     if data.mask is not None and data.mask.dtype != torch.bool:

@@ -229,6 +229,12 @@ def register_update(name: str, make: Callable[[], UpdateRule]) -> None:
 
     Raises:
         InputError: the name is taken, or ``make`` cannot be called.
+
+    Example:
+        >>> register_update("full_length", Normalized)
+        >>> update_rule("full_length")
+        Normalized()
+        >>> del UPDATES["full_length"]
     """
     if not callable(make):
         raise InputError(f"update rule {name!r} is a {type(make).__name__}; expected a class, or what makes a rule")

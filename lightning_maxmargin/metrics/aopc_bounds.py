@@ -50,6 +50,9 @@ def aopc_bounds(
         remove: bounds of comprehensiveness; of sufficiency where False.
         beam: how many sets are kept.
 
+    Raises:
+        InputError: no unit, or a beam below 1.
+
     Example:
         >>> from lightning_maxmargin.metrics import head_probability
         >>> p = head_probability(torch.zeros(2), torch.tensor([[2.0], [0.0]]))
@@ -103,6 +106,12 @@ def normalised_aopc(
 
     1 is the most comprehensive order and 0 the most sufficient; NaN where every order has the same AOPC. A number
     outside [0, 1] says that the order beats the beam: widen it.
+
+    Args:
+        probability: of a batch of kept units, the probability of the label, as :func:`head_probability` makes it.
+        order: (T,) units, the most important first.
+        bins: shares of the units that are removed or kept; every number of units where None.
+        beam: width of the search for the bounds.
 
     Example:
         >>> from lightning_maxmargin.metrics import head_probability

@@ -36,6 +36,9 @@ def direction_gap(u: Tensor, w: Tensor) -> float | None:
 class DirectionGap(Metric):
     """Mean :func:`direction_gap` over the pairs seen; directions need no gradient and no batch.
 
+    Args:
+        kwargs: of ``torchmetrics.Metric``.
+
     Example:
         >>> metric = DirectionGap()
         >>> metric.update(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0]))

@@ -113,6 +113,13 @@ def sufficiency(
 ) -> Tensor:
     """p_y(all) - p_y(only the top k) at the head, (n, bins), as :func:`comprehensiveness`; low is good.
 
+    Args:
+        scores: (n, T), attention before the softmax.
+        evidence: (n, T, K), V x_t, or K = 1 as of :func:`head_probabilities`.
+        mask: (n, T) bool, true at units.
+        rationale: (n, T), higher is kept first; ``scores`` where None.
+        bins: shares of the units that are kept.
+
     Example:
         >>> sufficiency(torch.zeros(1, 2), torch.tensor([[[2.0], [0.0]]]), bins=[0.5])
         tensor([[-0.1497]], dtype=torch.float64)
@@ -142,6 +149,9 @@ def aopc(probability: Probability, order: Tensor, bins: Sequence[float] | None =
         order: (T,) the units, the most important first.
         bins: shares of the units; None for every step from 1 to T, as arXiv 2408.08137 has it: then sufficiency removes
             the least important first, and is the comprehensiveness of the reversed order.
+
+    Raises:
+        InputError: ``order`` does not have each unit once.
 
     Example:
         >>> p = head_probability(torch.zeros(2), torch.tensor([[2.0], [0.0]]))

@@ -37,6 +37,8 @@ def attention_margin(scores: Tensor, selected: Tensor, norm: float, mask: Tensor
         norm: of p or W.
         mask: (n, T) bool.
 
+    Source: MMTS, the margin that p_mm maximises.
+
     Example:
         >>> attention_margin(torch.tensor([[3.0, 1.0]]), torch.tensor([0]), norm=4.0)
         0.5
@@ -63,6 +65,13 @@ def label_rows(logits: Tensor, labels: Tensor) -> Tensor:
 def label_margin(logits: Tensor, labels: Tensor, norm: float) -> float:
     """min_i of :func:`label_rows` / ||v||.
 
+    Args:
+        logits: (n,), or (n, K) of classes.
+        labels: (n,) in {-1, 1}, or class indices.
+        norm: ||v||.
+
+    Source: MMTS, the label margin of the selected tokens.
+
     Example:
         >>> label_margin(torch.tensor([3.0, -2.0]), torch.tensor([1.0, -1.0]), norm=2.0)
         1.0
@@ -73,6 +82,10 @@ def label_margin(logits: Tensor, labels: Tensor, norm: float) -> float:
 def relative_margin(achieved: float, optimal: float) -> float | None:
     """achieved / optimal: 1 exactly at the optimum, negative while a row is violated; None where there is no optimum.
 
+    Args:
+        achieved: the margin of the weights.
+        optimal: that of the SVM.
+
     Example:
         >>> relative_margin(0.5, 1.0)
         0.5
@@ -82,6 +95,9 @@ def relative_margin(achieved: float, optimal: float) -> float | None:
 
 class MinMargin(Metric):
     """The smallest row over all batches and processes; divide by the norm for the margin.
+
+    Args:
+        kwargs: of ``torchmetrics.Metric``.
 
     Example:
         >>> metric = MinMargin()

@@ -86,6 +86,16 @@ def chosen_units(
 ) -> Tensor:
     """The hard rationale, (n, T) bool: as many units as are marked, or ``share`` of them, or those >= ``threshold``.
 
+    Args:
+        scores: (n, T), higher is more of a rationale.
+        marked: (n, T) bool, by people.
+        mask: (n, T) bool, true at units.
+        share: of a document's units that are chosen.
+        threshold: the score from which a unit is chosen.
+
+    Raises:
+        InputError: both share and threshold are given.
+
     Example:
         >>> chosen_units(torch.tensor([[0.9, 0.2, 0.4]]), torch.tensor([[True, False, False]]), threshold=0.4).tolist()
         [[True, False, True]]
@@ -131,6 +141,11 @@ def rationale_auprc(scores: Tensor, marked: Tensor, mask: Tensor | None = None) 
 def r_precision(scores: Tensor, marked: Tensor, mask: Tensor | None = None) -> Tensor:
     """Share of marked units among the R highest, R of them marked, ties by position: (n,).
 
+    Args:
+        scores: (n, T), higher is more of a rationale.
+        marked: (n, T) bool, by people.
+        mask: (n, T) bool, true at units.
+
     Example:
         >>> r_precision(torch.tensor([[0.9, 0.5, 0.7]]), torch.tensor([[True, True, False]])).tolist()
         [0.5]
@@ -167,6 +182,13 @@ def token_f1(
 ) -> Tensor:
     """F1 between the chosen and the marked units, (n,); at the default, R units, it is :func:`r_precision`.
 
+    Args:
+        scores: (n, T), higher is more of a rationale.
+        marked: (n, T) bool, by people.
+        mask: (n, T) bool, true at units.
+        share: of a document's units that are chosen.
+        threshold: the score from which a unit is chosen.
+
     Example:
         >>> token_f1(torch.tensor([[0.9, 0.5, 0.7]]), torch.tensor([[True, False, False]]), threshold=0.6).tolist()
         [0.6666666666666666]
@@ -191,6 +213,15 @@ def span_agreement(chosen: Tensor, marked: Tensor, mask: Tensor | None = None, *
     Spans are runs of neighbouring units, so that two marked spans that touch are one. From iou .5 on no span can match
     two. The precision of a document with nothing chosen is NaN: ERASER leaves it out of that mean alone.
 
+    Args:
+        chosen: (n, T) bool.
+        marked: (n, T) bool, by people.
+        mask: (n, T) bool, true at units.
+        iou: overlap from which two spans match.
+
+    Raises:
+        InputError: ``iou`` is below .5, where one span matches two.
+
     Example:
         >>> span_agreement(torch.tensor([[True, True, False]]), torch.tensor([[True, False, False]])).f1.tolist()
         [1.0]
@@ -209,6 +240,12 @@ def iou_f1(chosen: Tensor, marked: Tensor, mask: Tensor | None = None, *, iou: f
     """ERASER's macro IOU F1: 2 P R / (P + R) of the mean precision P and the mean recall R of :func:`span_agreement`.
 
     0 where P and R are 0 or nothing was chosen anywhere, NaN without a document that has an answer.
+
+    Args:
+        chosen: (n, T) bool.
+        marked: (n, T) bool, by people.
+        mask: (n, T) bool, true at units.
+        iou: overlap from which two spans match.
 
     Example:
         >>> iou_f1(torch.tensor([[True, True, False]]), torch.tensor([[True, False, False]]))

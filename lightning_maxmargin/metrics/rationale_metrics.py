@@ -75,6 +75,11 @@ class RPrecision(DocumentMean):
 class TokenF1(DocumentMean):
     """Mean :func:`~lightning_maxmargin.metrics.rationale.token_f1` of the documents seen, ERASER's macro F1.
 
+    Args:
+        share: of the units that are chosen, as in :func:`chosen_units`; as many as are marked where None.
+        threshold: instead of a share, the score from which a unit is chosen.
+        kwargs: of ``torchmetrics.Metric``.
+
     Example:
         >>> metric = TokenF1(share=0.5)
         >>> metric.update(torch.tensor([[0.9, 0.5, 0.7]]), torch.tensor([[True, False, False]]))
@@ -92,6 +97,12 @@ class TokenF1(DocumentMean):
 
 class IouF1(Metric):
     """ERASER's :func:`~lightning_maxmargin.metrics.rationale.iou_f1` over the documents seen: F1 of mean P and mean R.
+
+    Args:
+        share: of the units that are chosen, as in :func:`chosen_units`; as many as are marked where None.
+        threshold: instead of a share, the score from which a unit is chosen.
+        iou: overlap from which two spans match.
+        kwargs: of ``torchmetrics.Metric``.
 
     Example:
         >>> metric = IouF1(share=0.5)

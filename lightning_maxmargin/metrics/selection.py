@@ -13,7 +13,11 @@ from lightning_maxmargin.core.selection import hide
 
 
 def selected_mass(attention: Tensor, selected: Tensor) -> Tensor:
-    """s_{i,alpha_i}, (n,).
+    """The attention on the selected token, s_{i,alpha_i}, (n,).
+
+    Args:
+        attention: s (n, T).
+        selected: alpha (n,) token indices.
 
     Example:
         >>> selected_mass(torch.tensor([[0.75, 0.25]]), torch.tensor([0])).tolist()
@@ -24,6 +28,9 @@ def selected_mass(attention: Tensor, selected: Tensor) -> Tensor:
 
 def entropy(attention: Tensor) -> Tensor:
     """-sum_t s_it log s_it in nats, (n,); 0 log 0 = 0.
+
+    Args:
+        attention: s (n, T).
 
     Example:
         >>> entropy(torch.tensor([[1.0, 0.0]])).tolist()
@@ -36,6 +43,9 @@ def sparsity(attention: Tensor) -> Tensor:
     """||s_i||_1 / ||s_i||_inf, (n,): 1 for one token alone, T for all alike; 0 for a row of zeros.
 
     Source: MMTS, the figure on attention maps of a trained vision transformer.
+
+    Args:
+        attention: s (n, T).
 
     Example:
         >>> sparsity(torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]])).tolist()
@@ -82,6 +92,9 @@ def locally_optimal(token_scores: Tensor, selected: Tensor, support: Tensor) -> 
 
 class SelectionAccuracy(Metric):
     """Share of sequences whose most attended token is the planted one.
+
+    Args:
+        kwargs: of ``torchmetrics.Metric``.
 
     Example:
         >>> metric = SelectionAccuracy()

@@ -21,6 +21,7 @@ from lightning_maxmargin.modules.cyclic_options import CyclicOptions, listed
 from lightning_maxmargin.modules.ensemble_state import restore, saved
 from lightning_maxmargin.modules.schedules import step_schedules, with_schedule
 from lightning_maxmargin.modules.training_data import training_sequences
+from lightning_maxmargin.noise import expect_no_validation
 from lightning_maxmargin.probe.ensemble import EnsembleResult, measure
 from lightning_maxmargin.reduce import gather, leave_group_at_exit, number_on, reduce_over
 from lightning_maxmargin.schedule import steps_now
@@ -42,7 +43,7 @@ class Ensemble(pl.LightningModule):
         loss: logistic, exponential, correlation, or a margin loss of one's own (a registered name, or ``class_path``
             in a config), or a list.
         update: ``normalized`` (lr g / ||g||), ``accelerated`` (dual acceleration), any other rule of
-            :mod:`~lightning_maxmargin.core.updates` by its name, or a rule of one's own (``class_path`` in a config).
+            ``lightning_maxmargin.core.updates`` by its name, or a rule of one's own (``class_path`` in a config).
         train: ``both``, ``attention`` or ``head``.
         attention_lr: a number or a list.
         head_lr: a number or a list; with ``normalized`` updates rho tends to head_lr / attention_lr.
@@ -108,6 +109,7 @@ class Ensemble(pl.LightningModule):
         self.due: list[float] = []
         self._threads = 0
         self._check()
+        expect_no_validation()
 
     def _check(self) -> None:
         h = self.hparams
@@ -124,6 +126,9 @@ class Ensemble(pl.LightningModule):
 
     def check_data(self, data: Any) -> None:
         """Refuses data of something else, without the heads of ``head_init: data``, or of fewer instances than rates.
+
+        Args:
+            data: the data module.
 
         Raises:
             InputError: it is so.
@@ -259,7 +264,11 @@ class Ensemble(pl.LightningModule):
         return found
 
     def measure_part(self, weights: EnsembleState) -> EnsembleResult:
-        """The instances of this process with these weights against their own SVMs."""
+        """The instances of this process with these weights against their own SVMs.
+
+        Args:
+            weights: of these instances.
+        """
         stack = self.stack
         found = measure(weights, stack.keys, stack.labels, stack.values, stack.queries, stack.mask)
         found.state = None

@@ -32,6 +32,7 @@ from lightning_maxmargin.modules.optimisation_steps import autograd_steps, exact
 from lightning_maxmargin.modules.parameter_groups import selector_groups
 from lightning_maxmargin.modules.schedules import step_schedules, with_schedule
 from lightning_maxmargin.modules.training_data import training_sequences
+from lightning_maxmargin.noise import expect_no_validation
 from lightning_maxmargin.optim import NormalizedGD, OptimizerPerGroup
 from lightning_maxmargin.reduce import leave_group_at_exit, number_on, reduce_over
 from lightning_maxmargin.schedule import steps_now
@@ -125,6 +126,7 @@ class JointSelection(pl.LightningModule):
             raise InputError(
                 "model.attention_init: zeros with KQ is a saddle that nothing leaves; use normal or give K"
             )
+        expect_no_validation()
         self.head_from_data = head_init == "data"
         with double_default():
             self.selector = TokenSelector(
@@ -162,6 +164,9 @@ class JointSelection(pl.LightningModule):
     def check_data(self, data: Any) -> None:
         """Refuses data that this model cannot be trained on, before any work.
 
+        Args:
+            data: the data module.
+
         Raises:
             InputError: data of something else, or without the queries or the head that the model takes.
         """
@@ -195,7 +200,11 @@ class JointSelection(pl.LightningModule):
         self._automatic_optimization = automatic
 
     def make_optimizer(self, groups: Sequence[dict[str, Any]]) -> Optimizer:
-        """The optimizer of parameter groups that are named ``attention`` and ``head``: one, or each one's own."""
+        """The optimizer of parameter groups that are named ``attention`` and ``head``: one, or each one's own.
+
+        Args:
+            groups: ``params``, ``name`` and ``lr`` of each.
+        """
         make, make_head = self._optimizers["attention"], self._optimizers["head"]
         if make is make_head:
             return make(groups)
@@ -262,14 +271,25 @@ class JointSelection(pl.LightningModule):
         return loss_per_sequence(self.loss, output.logits, batch.labels).sum() / size
 
     def sample_losses(self, batch: Sequences) -> Tensor:
-        """l(Y_i f(X_i)) of each sequence, (n,): for a guard that names the one that broke."""
+        """l(Y_i f(X_i)) of each sequence, (n,): for a guard that names the one that broke.
+
+        Args:
+            batch: n sequences.
+        """
         batch = batch.to(self.selector.dtype)
         return loss_per_sequence(self.loss, self.selector(batch).logits, batch.labels)
 
     # --- evaluation -------------------------------------------------------------------------------------------
 
     def forward(self, batch: Sequences) -> Output:
-        """logits, attention and scores of a batch, in the weights' dtype."""
+        """logits, attention and scores of a batch, in the weights' dtype.
+
+        Args:
+            batch: n sequences.
+
+        Returns:
+            logits (n,) or (n, K), attention (n, T), scores (n, T).
+        """
         return self.selector(batch.to(self.selector.dtype))
 
     def validation_step(self, batch: Sequences, batch_idx: int) -> None:
@@ -279,7 +299,15 @@ class JointSelection(pl.LightningModule):
         self._evaluate(batch, "test", self.test_accuracy, self.test_selection)
 
     def predict_step(self, batch: Sequences, batch_idx: int) -> dict[str, Tensor]:
-        """``index``, ``logits``, ``attention`` and ``selected`` of each sequence."""
+        """``index``, ``logits``, ``attention`` and ``selected`` of each sequence.
+
+        Args:
+            batch: n sequences.
+            batch_idx: its number, as Lightning counts.
+
+        Returns:
+            (n,), (n,) or (n, K), (n, T) and (n,).
+        """
         output = self(batch)
         return {
             "index": batch.index,

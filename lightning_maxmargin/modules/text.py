@@ -28,6 +28,7 @@ from lightning_maxmargin.modules.sharding import (
 from lightning_maxmargin.modules.text_checkpoint import made_of, model_of, refuse_another, without_frozen
 from lightning_maxmargin.modules.text_optimizer import cooldown, text_groups
 from lightning_maxmargin.modules.text_options import check_options
+from lightning_maxmargin.noise import expect_in_eval
 from lightning_maxmargin.probe.text import TextUnits
 from lightning_maxmargin.reduce import leave_group_at_exit, number_on, reduce_over
 from lightning_maxmargin.text.batches import Batch
@@ -119,6 +120,9 @@ class TextSelection(pl.LightningModule):
     def check_data(self, data: Any) -> None:
         """Refuses data that are no documents, before any work.
 
+        Args:
+            data: the data module.
+
         Raises:
             InputError: it is so.
         """
@@ -134,6 +138,8 @@ class TextSelection(pl.LightningModule):
             if self.options.init_from:
                 assert self.model is not None
                 load_start(self.model, Path(self.options.init_from))
+        if stage == "fit" and self.model is not None:
+            expect_in_eval(sum(not part.training for part in self.model.encoder.modules()))
         if stage == "fit" and self.options.class_weights == "balanced":
             self.class_weight = balanced(data.labelled("train").labels, len(data.names))
 
@@ -142,7 +148,11 @@ class TextSelection(pl.LightningModule):
         return {name: self.options[name] for name in names}
 
     def set_model(self, model: MaxMarginForSequenceClassification) -> None:
-        """Takes this model and freezes of it what is not trained."""
+        """Takes this model and freezes of it what is not trained.
+
+        Args:
+            model: of the same labels as the data.
+        """
         model.requires_grad_(True)
         model.encoder.requires_grad_(False)
         if self.options.train == "head":
@@ -181,7 +191,14 @@ class TextSelection(pl.LightningModule):
         return self.trainer.state.fn != "fit" or self.current_epoch >= last - self.options.finetune_epochs
 
     def forward(self, batch: Batch) -> SelectionOutput:
-        """Logits, selection and evidence of a batch; hidden states from the cache where the encoder is as it came."""
+        """Logits, selection and evidence of a batch; hidden states from the cache where the encoder is as it came.
+
+        Args:
+            batch: b documents, as :class:`TextData` makes them.
+
+        Returns:
+            logits (b, K), selection (b, u), or (b, K, u) of one selector a class, and evidence (b, u, K) of u units.
+        """
         assert self.model is not None
         if "keys" in batch and not self.tuning:
             keys, values, mask = _pooled(batch)
@@ -233,7 +250,11 @@ class TextSelection(pl.LightningModule):
         return (loss + self._untouched()) * self.trainer.world_size / size
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
-        """Where the encoder is sharded nothing averages the gradients of what is not."""
+        """Where the encoder is sharded nothing averages the gradients of what is not.
+
+        Args:
+            optimizer: about to step.
+        """
         assert self.model is not None
         if is_sharded(self.model):
             average_gradients(self.model)
@@ -250,7 +271,11 @@ class TextSelection(pl.LightningModule):
         return sum((0.0 * parameter.sum() for parameter in encoder_parameters(self.model.encoder)), 0.0)
 
     def sample_losses(self, batch: Batch) -> Tensor:
-        """The loss of every document of the batch, (b,)."""
+        """The loss of every document of the batch, (b,).
+
+        Args:
+            batch: b documents.
+        """
         return self._losses(batch, self(batch))
 
     def _losses(self, batch: Batch, output: SelectionOutput) -> Tensor:
@@ -294,7 +319,12 @@ class TextSelection(pl.LightningModule):
     @staticmethod
     def weights(batch: Batch, output: SelectionOutput) -> list[Any]:
         """Attention on each document's units, (u,) float64 arrays; of the predicted label's selector where there are
-        several."""
+        several.
+
+        Args:
+            batch: b documents.
+            output: what :meth:`forward` said of them.
+        """
         assert output.selection is not None
         assert output.logits is not None
         selection = output.selection
@@ -312,14 +342,26 @@ class TextSelection(pl.LightningModule):
         metric.update((output.logits.argmax(1) == batch["labels"]).float())
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """``index``, ``logits``, ``selection``, ``evidence`` and ``scores``."""
+        """``index``, ``logits``, ``selection``, ``evidence`` and ``scores``.
+
+        Args:
+            batch: b documents.
+            batch_idx: its number, as Lightning counts.
+
+        Returns:
+            Tensors of b rows: (b,), (b, K), (b, u), (b, u, K) and (b, u) of u units.
+        """
         output = self(batch)
         return {"index": batch["index"], **{k: v.cpu() for k, v in output.items()}}
 
     # --- checkpoints ------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what is trained and the model's configuration; a frozen encoder is read where it came from."""
+        """Keeps what is trained and the model's configuration; a frozen encoder is read where it came from.
+
+        Args:
+            checkpoint: Lightning's dictionary, which is written to.
+        """
         assert self.model is not None
         checkpoint["state_dict"] = without_frozen(checkpoint["state_dict"], self.model.encoder)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -327,6 +369,9 @@ class TextSelection(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The model of the checkpoint, of whatever data these are; by ``load_from_checkpoint`` without any.
+
+        Args:
+            checkpoint: Lightning's dictionary.
 
         Raises:
             InputError: another encoder, layers, units or labels.

@@ -61,6 +61,7 @@ class TorchAdam(MarginOptimizer):
 
     @property
     def exact_norm(self) -> bool:
+        """Whether eps is zero in every group, so that the l_inf margin is the limit."""
         return all(group["eps"] == 0 for group in self.param_groups)
 
     def update(self, loss: Tensor | None) -> None:

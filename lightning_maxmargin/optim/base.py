@@ -25,6 +25,14 @@ class MarginOptimizer(Optimizer):
             (any positive scale will do; that of :class:`~lightning_maxmargin.core.exact.Directions` is given) or
             ``log_loss`` (the gradient of log L).
         exact_only: whether the scale of an autograd gradient would break it.
+
+    Args:
+        params: tensors or groups of them, as of ``torch.optim.Optimizer``.
+        lr: the rate, above 0.
+        defaults: what else a group has.
+
+    Raises:
+        InputError: the subclass gives neither :meth:`rule` nor :meth:`update`, or a rate is not positive.
     """
 
     margin_norm: str | float = "l2"
@@ -38,7 +46,14 @@ class MarginOptimizer(Optimizer):
         super().__init__(params, {"lr": lr, **defaults})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch, with the rate checked."""
+        """As in torch, with the rate checked.
+
+        Args:
+            param_group: ``params``, and what differs from the defaults.
+
+        Raises:
+            InputError: its rate is not positive.
+        """
         lr = param_group.get("lr", self.defaults["lr"])
         if not lr > 0:
             raise InputError(f"{type(self).__name__}: lr is {lr}; expected a positive number")
@@ -51,7 +66,11 @@ class MarginOptimizer(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; ``closure`` re-evaluates the loss and returns it."""
+        """One step; ``closure`` re-evaluates the loss and returns it.
+
+        Args:
+            closure: computes loss and gradients anew.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -60,11 +79,19 @@ class MarginOptimizer(Optimizer):
         return loss
 
     def rule(self, group: dict[str, Any]) -> UpdateRule:
-        """How the parameters of this group move; a subclass gives this or :meth:`update`."""
+        """How the parameters of this group move; a subclass gives this or :meth:`update`.
+
+        Args:
+            group: its options.
+        """
         raise NotImplementedError
 
     def update(self, loss: Tensor | None) -> None:
-        """Moves every parameter by its ``.grad``."""
+        """Moves every parameter, of any shape (d, ...), by its ``.grad``.
+
+        Args:
+            loss: what the closure returned; None without one.
+        """
         for group, w, g in self.moving():
             rule, kept = update_rule(self.rule(group), f"{type(self).__name__}.rule:"), self.state[w]
             count = kept.get("step", 0)

@@ -55,7 +55,11 @@ class OptimizerPerGroup(Optimizer):
             at += count
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch; the state that the parts had is dropped."""
+        """As in torch; the state that the parts had is dropped.
+
+        Args:
+            state_dict: as ``state_dict()`` made it.
+        """
         super().load_state_dict(state_dict)
         for part in self.parts:
             part.state = self.state
@@ -63,7 +67,11 @@ class OptimizerPerGroup(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of every part; ``closure`` re-evaluates the loss once, and returns it."""
+        """One step of every part; ``closure`` re-evaluates the loss once, and returns it.
+
+        Args:
+            closure: computes loss and gradients anew.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():

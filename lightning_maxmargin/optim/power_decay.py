@@ -58,6 +58,6 @@ class PowerDecay(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float | Tensor]:
-        """The rates from now on."""
+        """The rates from now on, (g,) of g groups."""
         factor = power_decay(self.last_epoch, self.power, self.scale)
         return [lr * factor for lr in self.base_lrs]

@@ -94,7 +94,7 @@ class SpectralDescent(MarginOptimizer):
     Args:
         params: parameters or groups.
         lr: the spectral norm of every step.
-        method: ``svd`` (exact) or ``newton_schulz`` (matrix products only, see :func:`newton_schulz`).
+        method: ``svd`` (exact) or ``newton_schulz`` (matrix products only, see ``newton_schulz``).
         steps: of Newton-Schulz.
 
     Raises:

@@ -5,43 +5,68 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_maxmargin.core.masks import as_mask, hidden_by
+from lightning_maxmargin.core.masks import as_mask
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.probe.affine import Affine, affine_of, plain
+from lightning_maxmargin.probe.multihead import multihead_maps, multihead_visible
 from lightning_maxmargin.probe.sources import AttentionSource, find_module
 
 
 @dataclass
 class Reading:
-    """Inputs of one attention layer on some samples, and its projections; float64 on the CPU.
+    """Inputs of one attention layer on some samples, and its projections; on the CPU, float64 or the module's dtype.
 
     Attributes:
-        keys: (n, T, d), what the key projection is given.
+        keys: (n, T, d), what the key projection is given; where they are turned, (n, T, kv * dh), what it returns with
+            the rotary embedding between key and query.
         queries: (n, dq), what the query projection is given at the watched token.
         values: (n, T, kv * dv), what the value projection returns, or None.
         mask: (n, T) bool, true on tokens, or None.
-        key_map: of the keys.
-        query_map: of the queries.
+        key_map: of the keys; None where they are turned.
+        query_map: of the queries; None until it is read.
+        positions: (n,) of the watched tokens, or None.
+        attention: (n, heads, T), the rows as the module computes them, or None.
+        scale: of the scores, or None.
+        turned: whether the keys are those that are multiplied: turned by a rotary embedding, or normalised.
+        query_scales: (n, heads) by which the queries are multiplied, where they are normalised.
     """
 
     keys: Tensor
     queries: Tensor
     values: Tensor | None
     mask: Tensor | None
-    key_map: Affine
-    query_map: Affine
+    key_map: Affine | None
+    query_map: Affine | None
+    positions: Tensor | None = None
+    attention: Tensor | None = None
+    scale: float | None = None
+    turned: bool = False
+    query_scales: Tensor | None = None
 
     def first(self, samples: int | None) -> Reading:
         """Of the first so many samples; all where None."""
-        values, mask = (None if x is None else x[:samples] for x in (self.values, self.mask))
-        return replace(self, keys=self.keys[:samples], queries=self.queries[:samples], values=values, mask=mask)
+        return replace(self, **{name: x[:samples] for name, x in self.by_sample().items()})  # type: ignore[arg-type]
+
+    def double(self) -> Reading:
+        """In float64."""
+        numbers = {name: x.double() for name, x in self.by_sample().items() if x.is_floating_point()}
+        maps = {
+            name: Affine(*(x.double() for x in whole))
+            for name, whole in (("key_map", self.key_map), ("query_map", self.query_map))
+            if whole is not None
+        }
+        return replace(self, **numbers, **maps)  # type: ignore[arg-type]
+
+    def by_sample(self) -> dict[str, Tensor]:
+        """What has a sample per entry, by name."""
+        return {f.name: x for f in fields(self) if isinstance(x := getattr(self, f.name), Tensor)}
 
 
 Calls = dict[str, list[tuple[tuple[Any, ...], dict[str, Any], Any]]]
@@ -64,13 +89,7 @@ def capture(
         InputError: a submodule is missing, is not called exactly once, or is given something other than (n, T, d).
     """
     calls: Calls = {}
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(same_rng())
-        stack.enter_context(_evaluating(root))
-        # Its fast path never calls the layer inside, and so no hook.
-        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)
+    with quietly(root):
         with ExitStack() as hooks:
             for name in {name for source in sources.values() for name in source.names}:
                 module = find_module(root, name)
@@ -78,6 +97,19 @@ def capture(
                 hooks.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
             forward()
         return {layer: _read(root, source, calls, mask) for layer, source in sources.items()}
+
+
+@contextmanager
+def quietly(root: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; modes and every random state are afterwards what they were."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(same_rng())
+        stack.enter_context(evaluating(root))
+        # Its fast path never calls the layer inside, and so no hook.
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield
 
 
 def _recorder(into: list[Any]) -> Callable[..., None]:
@@ -108,7 +140,7 @@ def same_rng() -> Iterator[None]:
 
 
 @contextmanager
-def _evaluating(root: nn.Module) -> Iterator[None]:
+def evaluating(root: nn.Module) -> Iterator[None]:
     """Each submodule by itself: one that its owner keeps in evaluation mode must stay there."""
     modes = [(module, module.training) for module in root.modules()]
     root.eval()
@@ -161,40 +193,29 @@ def _read_multihead(root: nn.Module, source: AttentionSource, calls: Calls, mask
     layer = find_module(root, name)
     if not isinstance(layer, nn.MultiheadAttention):
         raise InputError(f"HeadMonitor.sources: {name!r} is a {type(layer).__name__}, not a MultiheadAttention")
-    if layer.bias_k is not None or layer.add_zero_attn:
-        raise InputError(f"HeadMonitor.sources: {name!r} adds keys of its own (add_bias_kv, add_zero_attn)")
     args, kwargs, _ = _once(name, calls)
     given = dict(zip(MULTIHEAD, args, strict=False)) | kwargs
-    if given.get("attn_mask") is not None or given.get("is_causal"):
-        raise InputError(f"HeadMonitor.sources: {name!r} is given an attn_mask; masks other than padding are not read")
     z, x, v = (t if layer.batch_first else t.transpose(0, 1) for t in (given["query"], given["key"], given["value"]))
     if x.ndim != 3:
         raise InputError(f"HeadMonitor.sources: {name!r} was given {tuple(x.shape)}; expected (n, T, d)")
-    queries, keys, values = _multihead_maps(layer)
-    padding = given.get("key_padding_mask")
-    # Inside TransformerEncoderLayer it has become 0 and -inf.
-    hidden = None if padding is None else hidden_by(padding, f"HeadMonitor.sources: key_padding_mask of {name!r}")
-    tokens = mask(source.mask) if hidden is None else ~hidden
+    queries, keys, values = multihead_maps(layer)
+    shape = (len(x), z.shape[1], x.shape[1])
+    visible = multihead_visible(layer, given.get("key_padding_mask"), given.get("attn_mask"), shape, name)
+    tokens = mask(source.mask) if visible is None else visible[:, _position(source, z)]
     return _reading(source, x, z, values(plain(v)), tokens, keys, queries)
 
 
-def _multihead_maps(layer: nn.MultiheadAttention) -> tuple[Affine, Affine, Affine]:
-    if layer.in_proj_weight is not None:
-        weights = plain(layer.in_proj_weight).chunk(3)
-    else:
-        weights = tuple(plain(w) for w in (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight))
-    zero = torch.zeros(3 * layer.embed_dim, dtype=torch.float64)
-    biases = (zero if layer.in_proj_bias is None else plain(layer.in_proj_bias)).chunk(3)
-    q, k, v = (Affine(w, b) for w, b in zip(weights, biases, strict=True))
-    return q, k, v
+def _position(source: AttentionSource, z: Tensor) -> int:
+    if not -z.shape[1] <= source.query_token < z.shape[1]:
+        raise InputError(f"AttentionSource.query_token: {source.query_token}; there are {z.shape[1]} tokens")
+    return source.query_token
 
 
 def _reading(
     source: AttentionSource, x: Tensor, z: Tensor, values: Tensor | None, mask: Any, keys: Affine, queries: Affine
 ) -> Reading:
-    if not -z.shape[1] <= source.query_token < z.shape[1]:
-        raise InputError(f"AttentionSource.query_token: {source.query_token}; there are {z.shape[1]} tokens")
+    asking = _position(source, z)
     tokens = None if mask is None else as_mask(mask.detach().cpu(), "AttentionSource.mask")
     if tokens is not None and tokens.shape != x.shape[:2]:
         raise InputError(f"AttentionSource.mask: {tuple(tokens.shape)} for keys {tuple(x.shape[:2])}")
-    return Reading(plain(x), plain(z[:, source.query_token]), values, tokens, keys, queries)
+    return Reading(plain(x), plain(z[:, asking]), values, tokens, keys, queries)

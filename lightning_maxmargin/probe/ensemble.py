@@ -37,6 +37,7 @@ class EnsembleResult:
         norm_ratio: (B,), rho = ||v|| / ||p||.
         norm: (B,), of p or W.
         status: of the strict SVMs.
+        state: the weights that were measured; None of several processes' together.
     """
 
     selected: Tensor
@@ -52,7 +53,11 @@ class EnsembleResult:
 
     @staticmethod
     def cat(parts: list[EnsembleResult]) -> EnsembleResult:
-        """The results of several processes as one, without their states."""
+        """The results of several processes as one, without their states.
+
+        Args:
+            parts: in the order of the ranks.
+        """
         found: dict[str, Any] = {}
         for f in fields(EnsembleResult):
             each = [getattr(p, f.name) for p in parts]

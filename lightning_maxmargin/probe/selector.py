@@ -36,7 +36,7 @@ class Snapshot:
     """What was seen at one step.
 
     Attributes:
-        values: every key that a selector has in :mod:`~lightning_maxmargin.keys`, None where one is undefined.
+        values: every key that a selector has in ``lightning_maxmargin.keys``, None where one is undefined.
         solutions: the limit problems that are defined now, by name.
         selected: (n,), alpha.
         direction: p (d,) or W (d, dq).

@@ -29,10 +29,18 @@ def solve_kept_svm(
     outside O_i vanish while their ratios inside stay, W ~ W_fin + R W_dir ("Transformers as Support Vector Machines",
     arXiv 2308.16898). With one kept token each it is the attention SVM. Rows are formed explicitly.
 
-    Args: keys (n, T, d), kept (n, T) true on O_i, queries (n, dq) for W, mask (n, T) true on tokens.
-    Returns: Solution; row (i, t) is the first kept token of sequence i against t, so that dual (n, T) has any sign on
-        kept tokens and support holds the tight tokens outside. A token equal to a kept one is merged with it.
-    Raises: InputError on shapes that disagree, a sequence without kept token, kept padding, NaN or Inf.
+    Args:
+        keys: (n, T, d).
+        kept: (n, T), true on the tokens O_i.
+        queries: (n, dq), for W.
+        mask: (n, T), true on tokens.
+
+    Returns:
+        Solution; row (i, t) is the first kept token of sequence i against t, so that dual (n, T) has any sign on kept
+        tokens and support holds the tight tokens outside. A token equal to a kept one is merged with it.
+
+    Raises:
+        InputError: shapes that disagree, a sequence without kept token, kept padding, NaN or Inf.
 
     Example:
         >>> keys = torch.tensor([[[1.0, 1.0], [1.0, -1.0], [0.0, 0.0]]])
@@ -61,10 +69,18 @@ def solve_finite_part(
 
     The finite part of W ~ W_fin + R W_dir ("Transformers as Support Vector Machines", arXiv 2308.16898).
 
-    Args: keys (n, T, d), kept (n, T), probabilities s (n, T) > 0 on kept tokens, up to a factor in each sequence;
-        queries (n, dq), mask (n, T).
-    Returns: Solution as ``solve_kept_svm``; "infeasible" where no W has these ratios.
-    Raises: InputError as ``solve_kept_svm``, and on kept tokens whose probability is not positive.
+    Args:
+        keys: (n, T, d).
+        kept: (n, T), true on the tokens O_i.
+        probabilities: s (n, T) > 0 on kept tokens, up to a factor in each sequence.
+        queries: (n, dq), for W.
+        mask: (n, T), true on tokens.
+
+    Returns:
+        Solution as ``solve_kept_svm``; "infeasible" where no W has these ratios.
+
+    Raises:
+        InputError: as ``solve_kept_svm``, and kept tokens whose probability is not positive.
 
     Example:
         >>> keys = torch.tensor([[[1.0, 1.0], [1.0, -1.0], [0.0, 0.0]]])

@@ -46,15 +46,21 @@ def solve_att_svm(
             in memory: a ``numpy.memmap``, a list of blocks (m, T, d) of consecutive sequences, or a function that
             returns them anew for each of the five to ten evaluations. Sequences on several processes: a
             ``DistributedShard`` of this one's, with the other arguments of this one's.
-        selected: (n,) token indices. queries: (n, dq). mask: (n, T), true on tokens.
+        selected: (n,) token indices.
+        queries: (n, dq), which make it the problem of W (d, dq).
+        mask: (n, T), true on tokens.
         rhs: (n, T) right-hand sides >= 0, default 1.
         norm: "l2" (Frobenius for W), "linf", a number p in (1, inf) for lp of the entries, and with queries "spectral"
             or "nuclear". lp is certified on random data for 1.01 <= p <= 20; further out it may stay "unverified".
         warm_start: an earlier Solution whose support seeds the working set; never changes the answer.
         method: for a leading axis (B, n, T, d), "loop" solves the problems one by one; "auto", "daqp" and "torch" all
             mean the batch on the CPU, which solves a thousand small problems in 12 ms.
-    Returns: Solution, with a leading axis a BatchSolution.
-    Raises: InputError on shapes that disagree, indices out of range or on padding, NaN or Inf, an unknown norm.
+
+    Returns:
+        Solution, with a leading axis a BatchSolution: direction (d,) or (d, dq), dual (n, T), float64 on the CPU.
+
+    Raises:
+        InputError: shapes that disagree, indices out of range or on padding, NaN or Inf, an unknown norm.
 
     Example:
         >>> keys = torch.tensor([[[-0.1, 1.0], [1.0, 0.0], [0.0, 0.0]]])
@@ -108,8 +114,13 @@ def solve_label_svm(
         num_classes: K, default the largest label + 1.
         norm: "l2" (Frobenius for V), "linf", a number p in (1, inf), and for classes "spectral" or "nuclear".
         warm_start: an earlier Solution, which never changes the answer.
-    Returns: Solution with direction (d,) and dual (n,), or (K, d) and (n, K).
-    Raises: InputError on other labels, shapes that disagree, NaN or Inf, an unknown norm.
+
+    Returns:
+        Solution with direction (d,) and dual (n,), or (K, d) and (n, K), float64 on the CPU; a BatchSolution of a
+        batch.
+
+    Raises:
+        InputError: other labels, shapes that disagree, NaN or Inf, an unknown norm.
 
     Example:
         >>> solve_label_svm(torch.tensor([[0.0, 2.0], [0.0, -1.0]]), torch.tensor([1, -1])).direction.tolist()

@@ -33,9 +33,15 @@ def certify(
     rounding counted against them, so that what float64 cannot tell is not certified; few rows are then judged in
     rational arithmetic. In another norm ``P = ||W|| / min(row/b)`` and ``Q = b'lam / ||sum lam row||_dual``.
 
-    Args: direction (d,) or (d, dq), dual (n, T) (zero off the live rows), both float64;
-        norm as in ``solve_att_svm``; margins, ``problem.margins`` of this very direction, where they are known.
-    Returns: gap (1 when nothing is shown), violation (relative), "certified" | "unverified".
+    Args:
+        problem: the rows.
+        direction: (d,) or (d, dq), float64.
+        dual: (n, T), float64, zero off the live rows.
+        norm: as in ``solve_att_svm``.
+        margins: (n, T), ``problem.margins`` of this very direction, where they are known.
+
+    Returns:
+        gap (1 when nothing is shown), violation (relative), "certified" | "unverified".
 
     Example:
         >>> import torch

@@ -28,10 +28,13 @@ GOAL = "meets the rows"
 
 @dataclass(frozen=True, kw_only=True)
 class CustomSolution(Solution):
-    """A :class:`~lightning_maxmargin.svm.Solution` that knows its rows; what a limit of ``MarginMonitor`` may return.
+    """A :class:`Solution` that knows its rows; what a limit of ``MarginMonitor`` may return.
 
-    dual: (m,), of any sign on equalities; in l2 direction = sum dual * row. support: (s,), the tight inequalities.
-    violation: the most that any row misses by, relative to ``||row|| ||W|| + |rhs|``, equalities included.
+    Attributes:
+        dual: (m,), of any sign on equalities; in l2 direction = sum dual * row.
+        support: (s,), the tight inequalities.
+        violation: the most that any row misses by, relative to ``||row|| ||W|| + |rhs|``, equalities included.
+        problem: the rows it is of.
     """
 
     problem: EqualityRows
@@ -39,10 +42,13 @@ class CustomSolution(Solution):
     def achieved(self, direction: Tensor) -> float | None:
         """The margin of a direction: ``min <row, W> / rhs over inequalities with rhs > 0``, by ||W|| in this norm.
 
-        At most :attr:`margin` for every direction that meets the other rows as well. None where no row has rhs > 0.
+        At most ``margin`` for every direction that meets the other rows as well. None where no row has rhs > 0.
 
-        Args: direction, of the solution's shape.
-        Raises: InputError on another shape.
+        Args:
+            direction: of the solution's shape, (d,) or (d, dq).
+
+        Raises:
+            InputError: it is of another shape.
         """
         W = to_array(direction, "direction")
         if W.shape != tuple(self.direction.shape):
@@ -63,12 +69,19 @@ def solve_rows(rows: Tensor, rhs: Tensor, equal: Tensor | None = None, *, norm: 
     Self-Attention", arXiv 2403.08081) has equalities with right-hand side 0 inside a strongly connected component of
     the token-priority graph and inequalities with 1 along strict priority.
 
-    Args: rows (m, d), or (m, d, dq) for W; rhs (m,), equal (m,) of 0 and 1, by default none; any float dtype, solved
-        in float64. norm as in ``solve_att_svm``; where it is not l2, problems with equalities, negative right-hand
-        sides or W are solved by cvxpy.
-    Returns: CustomSolution with direction (d,) or (d, dq), dual (m,) (any sign on equalities, w = sum dual * row, or
-        the Farkas vector), support (s,) the tight inequalities, violation the most that any row misses by.
-    Raises: InputError on shapes that disagree, NaN or Inf, an unknown norm.
+    Args:
+        rows: (m, d), or (m, d, dq) for W; any float dtype, solved in float64.
+        rhs: (m,), of any sign.
+        equal: (m,) of 0 and 1, 1 at equalities; none where None.
+        norm: as in ``solve_att_svm``; where it is not l2, problems with equalities, negative right-hand sides or W are
+            solved by cvxpy.
+
+    Returns:
+        CustomSolution with direction (d,) or (d, dq), dual (m,) (any sign on equalities, w = sum dual * row, or the
+        Farkas vector), support (s,) the tight inequalities, violation the most that any row misses by.
+
+    Raises:
+        InputError: shapes that disagree, NaN or Inf, an unknown norm.
 
     Example:
         >>> import torch
@@ -104,9 +117,13 @@ def solve_cvxpy(problem: Any, *, norm: Norm | None = None, **options: Any) -> Cu
         norm: which norm it is, as in ``solve_att_svm``, where the objective does not show it.
         options: of ``problem.solve`` where cvxpy solves, as solver and its tolerances; by default Clarabel as far as
             it goes.
-    Returns: CustomSolution, its direction also the variable's value. Rows are in the order of the constraints, entries
-        of one by columns, and ``A w <= b`` is ``-A w >= -b``. "unverified" where neither was shown.
-    Raises: InputError where it is not of this form, or the solver is not installed.
+
+    Returns:
+        CustomSolution, its direction also the variable's value. Rows are in the order of the constraints, entries of
+        one by columns, and ``A w <= b`` is ``-A w >= -b``. "unverified" where neither was shown.
+
+    Raises:
+        InputError: it is not of this form, or the solver is not installed.
 
     Example:
         >>> import cvxpy as cp

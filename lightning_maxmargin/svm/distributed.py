@@ -56,9 +56,9 @@ class DistributedShard:
         keys: (m, T, d), m may be 0; or the values (m, d) of ``solve_label_svm``. A tensor, an array or a
             ``numpy.memmap`` (which stays mapped), blocks as in ``solve_att_svm``. Of a tensor on an accelerator the
             products are computed there, in its dtype, and the rows that matter in float64 on the CPU.
-        index: numbers (m,) of these sequences among all, such as ``range(rank, n, world_size)``; None counts them
-            rank after rank.
-        group: of ``torch.distributed`` (or its :class:`Ranks`), the default one where None; alone, where there is none.
+        index: numbers (m,) of these sequences among all, such as ``range(rank, n, world_size)``; None counts them rank
+            after rank.
+        group: of ``torch.distributed``, the default one where None; alone, where there is none.
         at_once: up to so many numbers of all keys the first process solves the problem in one piece; None is 100,000.
         unchanging: whether the keys stay as they are from one call to the next, on all processes. What is known of them
             is then kept for calls with the same selected tokens, queries and mask: sizes (25 bytes a token), and the
@@ -85,7 +85,16 @@ class DistributedShard:
         self, source: Callable[[], Source], selected: Tensor, queries: Tensor | None, mask: Tensor | None,
         rhs: Tensor | None, layout: Layout,
     ) -> AttentionPart:  # fmt: skip
-        """The attention rows of this process, those of the last call where it was about the same."""
+        """The attention rows of this process, those of the last call where it was about the same.
+
+        Args:
+            source: makes the blocks of keys.
+            selected: (m,) token indices.
+            queries: (m, dq).
+            mask: (m, T).
+            rhs: (m, T).
+            layout: where all sequences are.
+        """
         arguments = (selected, queries, mask, rhs)
         if self.is_known(*arguments) and np.array_equal(self._kept[0][0].sequences, layout.sequences()):
             kept = self._kept[0][0]
@@ -100,11 +109,22 @@ class DistributedShard:
     def is_known(
         self, selected: Tensor, queries: Tensor | None, mask: Tensor | None, rhs: Tensor | None
     ) -> bool:  # fmt: skip
-        """Whether the last call on unchanging keys had these arguments too."""
+        """Whether the last call on unchanging keys had these arguments too.
+
+        Args:
+            selected: (m,) token indices.
+            queries: (m, dq).
+            mask: (m, T).
+            rhs: (m, T).
+        """
         return bool(self._kept) and all(map(_same, self._kept[0][1], (selected, queries, mask, rhs)))
 
     def is_small(self, layout: Layout) -> bool:
-        """Whether the first process solves the problem in one piece."""
+        """Whether the first process solves the problem in one piece.
+
+        Args:
+            layout: where all sequences are.
+        """
         return layout.numbers <= (NUMBERS_AT_ONCE if self.at_once is None else self.at_once)
 
     @cached_property

@@ -29,9 +29,14 @@ LIMITS = ("strict", "relaxed", "rate_coupled")
 
 @dataclass(frozen=True)
 class JointSolution:
-    """Attention and head of one limit: "strict" | "relaxed" | "rate_coupled" (with its norm_ratio ||v||/||p||).
+    """Attention and head of one limit.
 
-    rhs: (n, T) right-hand sides of the attention rows, 0 where no row is live; None where the limit is not defined.
+    Attributes:
+        attention: its Solution; of a batch a BatchSolution.
+        head: the label SVM's, likewise.
+        limit: "strict" | "relaxed" | "rate_coupled".
+        norm_ratio: rho = ||v||/||p|| of the rate-coupled one; (B,) of a batch whose instances differ.
+        rhs: (n, T) right-hand sides of the attention rows, 0 where no row is live; None where the limit is not defined.
     """
 
     attention: Solution | BatchSolution
@@ -39,6 +44,11 @@ class JointSolution:
     limit: str
     norm_ratio: float | Tensor | None = None
     rhs: Tensor | None = None
+
+    def _repr_html_(self) -> str:
+        from lightning_maxmargin.svm.show import joint_html
+
+        return joint_html(self)
 
 
 def solve_joint_svm(
@@ -66,18 +76,29 @@ def solve_joint_svm(
     (measured; proved for the attention alone, arXiv 2410.14581), an optimizer of W beside another of v at two norms.
 
     Args:
-        keys, values: (n, T, d) and (n, T, dv), values also (n, dv) if already selected. labels, selected: (n,).
-            With a leading axis (B, n, T, d) every argument has one and both Solutions are stacked. Sequences on several
-            processes: a ``DistributedShard`` of this one's keys, with the other arguments of this one's.
-        limit: "strict" | "relaxed" | "rate_coupled". queries: (n, dq).
+        keys: (n, T, d). With a leading axis (B, n, T, d) every argument has one and both Solutions are stacked.
+            Sequences on several processes: a ``DistributedShard`` of this one's keys, with the other arguments of this
+            one's.
+        values: (n, T, dv), or (n, dv) if already selected.
+        labels: (n,) in {-1, 1}, or class indices.
+        selected: (n,) token indices.
+        limit: "strict" | "relaxed" | "rate_coupled".
         norm_ratio: rho > 0, for rate_coupled; (B,) with a leading axis where the instances differ.
-        norm: of the attention, as in ``solve_att_svm``. head_norm: of the head, as in ``solve_label_svm``; ``norm``
-            where None, or "l2" for a binary head where that is one of matrices: of one row all of these are alike. The
-            Gamma_i of a norm whose optimum need not be unique ("linf") are those of the head that was found.
-        mask: (n, T). warm_start: an earlier JointSolution or attention Solution. head: the label SVM, if known.
-    Returns: JointSolution; the attention direction is scaled so that the largest right-hand side is 1. Without a
-        separating head only strict is defined: the others return attention "unverified", zeros, and say so.
-    Raises: InputError on an unknown limit, a missing norm_ratio, shapes that disagree, NaN or Inf.
+        norm: of the attention, as in ``solve_att_svm``.
+        head_norm: of the head, as in ``solve_label_svm``; ``norm`` where None, or "l2" for a binary head where that is
+            one of matrices: of one row all of these are alike. The Gamma_i of a norm whose optimum need not be unique
+            ("linf") are those of the head that was found.
+        queries: (n, dq), for W.
+        mask: (n, T), true on tokens.
+        warm_start: an earlier JointSolution or attention Solution; never changes the answer.
+        head: the label SVM, if known.
+
+    Returns:
+        JointSolution; the attention direction is scaled so that the largest right-hand side is 1. Without a separating
+        head only strict is defined: the others return attention "unverified", zeros, and say so.
+
+    Raises:
+        InputError: an unknown limit, a missing norm_ratio, shapes that disagree, NaN or Inf.
 
     Example:
         >>> keys = torch.tensor([[[0.0, 0], [1, 1]], [[0, 0], [1, -1]], [[0, 0], [0.5, 1.5]]])

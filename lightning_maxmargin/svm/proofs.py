@@ -68,10 +68,23 @@ def rounded_down(x: float) -> str:
 
 
 def certify_infeasible(problem: RowProblem, dual: Array) -> tuple[float, Status]:
-    """||D'u|| relative to sum(u ||row||) for u = dual (n, T), and "infeasible" | "unverified".
+    """Whether multipliers u prove that no direction meets the rows.
 
-    "infeasible" needs u >= 0 on live rows only, rows combined to zero within rounding, and the proof of
-    :func:`proves_infeasible` that this is no accident.
+    "infeasible" needs u >= 0 on live rows only, rows combined to zero within rounding, and a proof that this is no
+    accident: that an exactly null combination is next to u.
+
+    Args:
+        problem: the rows.
+        dual: u (n, T), float64.
+
+    Returns:
+        ||D'u|| relative to sum(u ||row||), and "infeasible" | "unverified".
+
+    Example:
+        >>> import torch
+        >>> problem = RowProblem.binary(torch.tensor([[1.0], [-1.0]]), torch.tensor([1, 1]))
+        >>> certify_infeasible(problem, np.array([[0.0, 0.5], [0.0, 0.5]]))[1]
+        'infeasible'
     """
     ids = np.flatnonzero(dual)
     u = dual.ravel()[ids]

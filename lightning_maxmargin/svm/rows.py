@@ -49,6 +49,19 @@ class RowProblem:
 
     Shapes: keys (n, T, d), selected (n,), queries (n, dq) or None, rhs and live (n, T).
 
+    Attributes:
+        keys: (n, T, d).
+        selected: (n,) token indices.
+        queries: (n, dq), or None for p.
+        rhs: (n, T) right-hand sides, 0 where no row is live.
+        live: (n, T), the rows that count.
+        merged: how many tokens equal the selected one.
+        key_norms: (n, T) lengths of the keys.
+        row_norms: (n, T) lengths of the rows.
+        merges: whether tokens equal to the selected one are merged with it.
+        extreme: whether some sizes cannot be squared in float64.
+        rounded: (n, T), rows that are themselves rounded; None where none is.
+
     Example:
         >>> import torch
         >>> problem = RowProblem.attention(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]), torch.tensor([0]))
@@ -79,8 +92,15 @@ class RowProblem:
     ) -> RowProblem:
         """The Att-SVM of "Max-Margin Token Selection in Attention Mechanism" (arXiv 2306.13596), or with W.
 
-        Args: keys (n, T, d), selected (n,), queries (n, dq), mask (n, T) true on tokens, rhs (n, T) >= 0.
-        Raises: InputError where shapes, indices or numbers are wrong.
+        Args:
+            keys: (n, T, d).
+            selected: (n,) token indices.
+            queries: (n, dq), for W.
+            mask: (n, T), true on tokens.
+            rhs: (n, T) >= 0; 1 where None.
+
+        Raises:
+            InputError: shapes, indices or numbers are wrong.
         """
         k = check_keys(keys)
         live = check_mask(mask, k)
@@ -93,7 +113,15 @@ class RowProblem:
 
     @classmethod
     def binary(cls, values: Tensor, labels: Tensor) -> RowProblem:
-        """Rows y_i x_i, no intercept: token 0 is y_i x_i, token 1 is zero. values (n, d), labels (n,) in {-1, 1}."""
+        """Rows y_i x_i, no intercept: token 0 is y_i x_i, token 1 is zero.
+
+        Args:
+            values: x (n, d).
+            labels: (n,) in {-1, 1}.
+
+        Raises:
+            InputError: shapes or labels are wrong.
+        """
         x = check_values(values)
         y, classes = check_labels(labels, len(x), None)
         assert classes is None
@@ -103,7 +131,16 @@ class RowProblem:
 
     @classmethod
     def multiclass(cls, values: Tensor, labels: Tensor, num_classes: int | None = None) -> RowProblem:
-        """Crammer-Singer rows (V_y - V_k)'x, no intercept: the keys are unit vectors, the queries x. W is V (K, d)."""
+        """Crammer-Singer rows (V_y - V_k)'x, no intercept: the keys are unit vectors, the queries x. W is V (K, d).
+
+        Args:
+            values: x (n, d).
+            labels: (n,) class indices.
+            num_classes: K; the largest label + 1 where None.
+
+        Raises:
+            InputError: shapes or labels are wrong.
+        """
         x = check_values(values)
         y, classes = check_labels(labels, len(x), num_classes, as_classes=True)
         assert classes is not None
@@ -112,7 +149,12 @@ class RowProblem:
 
     @classmethod
     def explicit(cls, rows: Array, rhs: Array) -> RowProblem:
-        """Rows (m, d) with rhs (m,) >= 0 as given: token 0 is the row, token 1 is zero; numbered 2 i + 1."""
+        """Rows as given: token 0 is the row, token 1 is zero; numbered 2 i + 1.
+
+        Args:
+            rows: (m, d).
+            rhs: (m,) >= 0.
+        """
         keys = np.stack([rows, np.zeros_like(rows)], axis=1)
         b = np.column_stack([np.zeros(len(rhs)), rhs])
         return cls._build(keys, np.zeros(len(rows), np.int64), None, b, np.ones(b.shape, bool), merge=False)
@@ -175,7 +217,11 @@ class RowProblem:
         return None if problem.extreme else (problem, first + second, third)
 
     def rational(self, ids: Index) -> RationalRows:
-        """The given rows and right-hand sides without rounding."""
+        """The given rows and right-hand sides without rounding.
+
+        Args:
+            ids: (m,) numbers of rows.
+        """
         i, t = np.divmod(ids, self.keys.shape[1])
         pair, exponents = whole_numbers(np.concatenate([self.keys[i, self.selected[i]], self.keys[i, t]], axis=1))
         d = self.keys.shape[2]
@@ -187,7 +233,11 @@ class RowProblem:
         return reduced(rows, exponents, self.rhs.ravel()[ids])
 
     def is_rounded(self, ids: Index) -> bool:
-        """Whether some of these rows are themselves rounded, as copies of another's differences may be."""
+        """Whether some of these rows are themselves rounded, as copies of another's differences may be.
+
+        Args:
+            ids: (m,) numbers of rows.
+        """
         return self.rounded is not None and bool(self.rounded.ravel()[ids].any())
 
     def unit_rounding(self) -> float:
@@ -196,7 +246,11 @@ class RowProblem:
         return unit_rounding(terms)
 
     def is_small(self, numbers: int) -> bool:
-        """Whether the rows hold at most so many numbers."""
+        """Whether the rows hold at most so many numbers.
+
+        Args:
+            numbers: how many.
+        """
         return int(self.live.sum()) * self.dim <= numbers
 
     @cached_property
@@ -227,25 +281,41 @@ class RowProblem:
         return np.flatnonzero(self.live)
 
     def spread(self, ids: Index, x: Array) -> Array:
-        """Numbers of the rows ``ids`` at their places in (n, T), 0 elsewhere."""
+        """Numbers of the rows ``ids`` at their places in (n, T), 0 elsewhere.
+
+        Args:
+            ids: (m,) numbers of rows.
+            x: (m,).
+        """
         out = np.zeros(self.live.shape)
         out.ravel()[ids] = x
         return out
 
     def with_rhs(self, rhs: Array) -> RowProblem:
-        """The same rows with other right-hand sides (n, T)."""
+        """The same rows with other right-hand sides (n, T).
+
+        Args:
+            rhs: (n, T), read on live rows.
+        """
         return replace(self, rhs=np.where(self.live, rhs, 0.0))
 
     def differences(self, ids: Index, dtype: Any = np.float64) -> Any:
         """Delta of the given rows, subtracted before anything else so that near ties keep their digits: (m, d).
 
-        dtype: of the subtraction and what comes of it.
+        Args:
+            ids: (m,) numbers of rows.
+            dtype: of the subtraction and what comes of it.
         """
         i, t = np.divmod(ids, self.keys.shape[1])
         return self.keys[i, self.selected[i]].astype(dtype, copy=False) - self.keys[i, t]
 
     def rows(self, ids: Index, dtype: Any = np.float64) -> Any:
-        """The given rows explicitly: (m, dim), of differences of this dtype."""
+        """The given rows explicitly: (m, dim), of differences of this dtype.
+
+        Args:
+            ids: (m,) numbers of rows.
+            dtype: of the differences.
+        """
         delta = self.differences(ids, dtype)
         if self.queries is None:
             return delta
@@ -253,7 +323,15 @@ class RowProblem:
         return (delta[:, :, None] * z[:, None, :]).reshape(len(ids), delta.shape[1] * z.shape[1])
 
     def gram(self, ids: Index, other: Index | None = None) -> Array:
-        """Inner products of rows without forming them, (D D') * (Z Z'): (m, m) or (m, other)."""
+        """Inner products of rows without forming them, (D D') * (Z Z'): (m, m) or (m, other).
+
+        Args:
+            ids: (m,) numbers of rows.
+            other: (k,) those against which; ``ids`` where None.
+
+        Returns:
+            (m, m) or (m, k).
+        """
         left = self.differences(ids)
         right = left if other is None else self.differences(other)
         gram = left @ right.T
@@ -264,7 +342,12 @@ class RowProblem:
         return gram
 
     def combine(self, ids: Index, lam: Array) -> Array:
-        """sum lam * row, of the direction's shape."""
+        """sum lam * row, of the direction's shape.
+
+        Args:
+            ids: (m,) numbers of rows.
+            lam: (m,) multipliers.
+        """
         out = np.zeros(self.shape)
         step = max(1, BLOCK // self.keys.shape[2])
         for at in range(0, len(ids), step):
@@ -273,7 +356,12 @@ class RowProblem:
         return out
 
     def combined(self, ids: Index, weighted: Array) -> Array:
-        """sum of weighted differences (m, d) times their queries: one vector for each sequence, then its product."""
+        """sum of weighted differences (m, d) times their queries: one vector for each sequence, then its product.
+
+        Args:
+            ids: (m,) numbers of rows, in order.
+            weighted: (m, d) differences, each times its multiplier.
+        """
         if self.queries is None:
             return np.asarray(weighted.sum(0))
         sequence = ids // self.keys.shape[1]
@@ -281,11 +369,15 @@ class RowProblem:
         return np.asarray(np.add.reduceat(weighted, first).T @ self.queries[sequence[first]])
 
     def mean_row(self) -> Array:
-        """As :func:`mean_row`, of these rows."""
+        """The sum over sequences of their mean live row, (d,) or (d, dq)."""
         return mean_row(self.keys, self.live, self.selected, self.queries)
 
     def projected(self, W: Array) -> Array:
-        """p or W z_i, what each sequence's keys are scored with: (d,) or (n, d)."""
+        """p or W z_i, what each sequence's keys are scored with: (d,) or (n, d).
+
+        Args:
+            W: (d,) or (d, dq).
+        """
         return W if self.queries is None else self.queries @ W.T
 
     def margins(self, W: Array) -> Array:
@@ -293,6 +385,9 @@ class RowProblem:
 
         Rows near the smallest margin over b (with b = 0: those that may be missed) whose digits the product may have
         cancelled are recomputed from differences.
+
+        Args:
+            W: (d,) or (d, dq).
         """
         margins, error = self._product(W)
         smallest = self._smallest(margins + error)
@@ -302,7 +397,12 @@ class RowProblem:
         return margins
 
     def exact_margins(self, W: Array, ids: Index) -> Array:
-        """<W, row> of the given rows from explicit differences: (m,)."""
+        """<W, row> of the given rows from explicit differences: (m,).
+
+        Args:
+            W: (d,) or (d, dq).
+            ids: (m,) numbers of rows.
+        """
         p, T = self.projected(W), self.keys.shape[1]
         out = np.empty(len(ids))
         step = max(1, BLOCK // self.keys.shape[2])

@@ -24,20 +24,30 @@ NOT_UNIQUE = "the optimum need not be unique: judge by the relative margin"
 class Solution:
     """A certified answer, a proof that there is none, or the best direction found; never None, never NaN.
 
-    status: "certified" | "infeasible" | "unverified".
-    direction: (d,), (d, dq) or (K, d), smallest row (over its right-hand side) 1; zeros where infeasible.
-    margin: 1/||direction|| in ``norm``; 0 where infeasible, inf where there is nothing to separate.
-    dual: multipliers in the shape of the rows, (n, T), (n,) or (n, K), in l2 direction = sum dual * row, in other
-        norms sum dual * row has dual norm 1 and b'dual is ||direction||; where infeasible the Farkas vector u >= 0,
-        D'u = 0, b'u = 1; where unverified the multipliers whose bound the message tells.
-    support: (s, 2) of (sequence, token), (s,) of samples for binary labels: rows tight at the optimum.
-    gap, violation: relative duality gap (inf where infeasible) and largest relative violation, or ||D'u|| relative
-        to sum(u ||row||).
-    iterations: rounds of constraint generation. message: one line. merged: tokens equal to the selected one.
-    norm: the norm it is stated in, as in ``solve_att_svm``. unique: whether an optimum of this norm is the only one;
-        None for linf, spectral and nuclear, where it need not be: judge those by ``relative_margin_in``.
-
     All tensors are float64 on the CPU.
+
+    Attributes:
+        status: "certified" | "infeasible" | "unverified".
+        direction: (d,), (d, dq) or (K, d), smallest row (over its right-hand side) 1; zeros where infeasible.
+        margin: 1/||direction|| in ``norm``; 0 where infeasible, inf where there is nothing to separate.
+        dual: multipliers in the shape of the rows, (n, T), (n,) or (n, K), in l2 direction = sum dual * row, in other
+            norms sum dual * row has dual norm 1 and b'dual is ||direction||; where infeasible the Farkas vector u >= 0,
+            D'u = 0, b'u = 1; where unverified the multipliers whose bound the message tells.
+        support: (s, 2) of (sequence, token), (s,) of samples for binary labels: rows tight at the optimum.
+        gap: relative duality gap, inf where infeasible.
+        violation: largest relative violation of a row; where infeasible ||D'u|| relative to sum(u ||row||).
+        iterations: rounds of constraint generation.
+        message: what was shown, one line.
+        merged: tokens equal to the selected one.
+        norm: the norm it is stated in, as in ``solve_att_svm``.
+        unique: whether an optimum of this norm is the only one; None for linf, spectral and nuclear, where it need not
+            be: judge those by ``relative_margin_in``.
+
+    Example:
+        >>> from lightning_maxmargin import solve_label_svm
+        >>> solution = solve_label_svm(torch.tensor([[2.0], [-1.0]]), torch.tensor([1, -1]))
+        >>> solution.status, solution.direction.tolist(), solution.margin, solution.support.tolist()
+        ('certified', [1.0], 1.0, [1])
     """
 
     status: Status
@@ -54,7 +64,12 @@ class Solution:
     unique: bool | None = True
 
     def in_norm(self, norm: str | float, unique: bool | None) -> Solution:
-        """The same answer, stated in this norm."""
+        """The same answer, stated in this norm.
+
+        Args:
+            norm: as in ``solve_att_svm``.
+            unique: whether its optimum is the only one; None where that is not known.
+        """
         return replace(self, norm=norm, unique=unique)
 
     @property
@@ -67,10 +82,29 @@ class Solution:
         """Whether the status is "infeasible"."""
         return self.status is Status.INFEASIBLE
 
+    def _repr_html_(self) -> str:
+        from lightning_maxmargin.svm.show import solution_html
+
+        return solution_html(self)
+
 
 @dataclass(frozen=True)
 class BatchSolution:
-    """B Solutions: their fields with a leading axis (B, ...), statuses and messages as tuples; ``[b]`` is one of them.
+    """B Solutions: their fields with a leading axis; ``[b]`` is one of them.
+
+    Attributes:
+        status: of each, a tuple of B.
+        direction: (B, d), (B, d, dq) or (B, K, d).
+        margin: (B,).
+        dual: (B, n, T), (B, n) or (B, n, K).
+        support: of each, a list of B tensors as in :class:`Solution`.
+        gap: (B,) relative duality gaps.
+        violation: (B,) largest relative violations.
+        iterations: (B,) int64.
+        message: of each, a tuple of B.
+        merged: (B,) int64, tokens equal to the selected one.
+        norm: that of all.
+        unique: whether the optimum of this norm is the only one.
 
     Example:
         >>> from lightning_maxmargin import solve_label_svm
@@ -121,12 +155,26 @@ class BatchSolution:
         """Which statuses are "infeasible": (B,) bool."""
         return torch.tensor([status is Status.INFEASIBLE for status in self.status], dtype=torch.bool)
 
+    def _repr_html_(self) -> str:
+        from lightning_maxmargin.svm.show import batch_html
+
+        return batch_html(self)
+
     def exchanged(self, others: Mapping[int, Solution]) -> BatchSolution:
-        """The stack with some instances exchanged; its tensors are written to."""
+        """The stack with some instances exchanged; its tensors are written to.
+
+        Args:
+            others: Solutions by the number of the instance whose place they take.
+        """
         return self.with_part(np.array(list(others)), stack(list(others.values()))) if others else self
 
     def with_part(self, at: Index, part: BatchSolution) -> BatchSolution:
-        """The stack with instances ``at`` exchanged for those of another; its tensors are written to."""
+        """The stack with instances ``at`` exchanged for those of another; its tensors are written to.
+
+        Args:
+            at: (m,) numbers of the instances.
+            part: their m answers.
+        """
         status, message, support = list(self.status), list(self.message), list(self.support)
         for i, b in enumerate(at.tolist()):
             status[b], message[b], support[b] = part.status[i], part.message[i], part.support[i]
@@ -140,7 +188,16 @@ class BatchSolution:
 def only(solution: Solution | BatchSolution) -> Solution:
     """The Solution of one problem.
 
-    Raises: InputError for a batch.
+    Args:
+        solution: of one problem.
+
+    Raises:
+        InputError: it is of a batch.
+
+    Example:
+        >>> from lightning_maxmargin import solve_label_svm
+        >>> only(solve_label_svm(torch.tensor([[2.0]]), torch.tensor([1]))).margin
+        2.0
     """
     if isinstance(solution, BatchSolution):
         raise InputError(f"a BatchSolution of {len(solution)} where one Solution is expected: pass one of them, [b]")

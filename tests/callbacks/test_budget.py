@@ -350,16 +350,9 @@ class Big(SequenceData):
 
 
 def test_budget_and_samples_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    logger = "pytorch_lightning.utilities.rank_zero"
-    with caplog.at_level("INFO", logger=logger):
-        import logging
-
-        logging.getLogger(logger).addHandler(caplog.handler)
-        try:
-            monitor = MarginMonitor(samples=50)
-            trainer([monitor], 3).fit(JointSelection(dim=32), datamodule=Big(seed=2))
-        finally:
-            logging.getLogger(logger).removeHandler(caplog.handler)
+    with caplog.at_level("INFO", logger="lightning_maxmargin"):
+        monitor = MarginMonitor(samples=50)
+        trainer([monitor], 3).fit(JointSelection(dim=32), datamodule=Big(seed=2))
     said = {r.getMessage() for r in caplog.records if ": budget" in r.getMessage()}
     assert said == {
         "MarginMonitor: budget 0.05 of the run's time (for keys of 153,600 numbers), measured in the background, "
@@ -400,13 +393,13 @@ def test_summary_and_columns_have_every_key_of_the_clock(maxmargin: Any) -> None
 def test_results_are_logged_at_the_step_they_belong_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from pytorch_lightning.loggers import CSVLogger
 
-    from lightning_maxmargin.figures.read import _read_metrics
+    from lightning_maxmargin.figures.read import read_metrics
 
     affords(monkeypatch)
     monitor = Slow()
     run = trainer([monitor, LetGo(monitor, 30)], 40, logger=CSVLogger(tmp_path, "", ""), log_every_n_steps=1)
     run.fit(JointSelection(dim=2, inner_steps=1), datamodule=PaperData("joint_tight"))
-    metrics = _read_metrics(next(tmp_path.rglob("metrics.csv")))
+    metrics = read_metrics(next(tmp_path.rglob("metrics.csv")))
     steps, norms = metrics.series("norm/attention")
     assert steps.tolist() == [row["step"] for row in monitor.history]
     assert norms.tolist() == pytest.approx([row["norm/attention"] for row in monitor.history])

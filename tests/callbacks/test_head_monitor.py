@@ -216,6 +216,18 @@ def test_multihead_attention_inside_torchs_encoder(batch_first: bool, hides: flo
     assert monitor.last["heads/certified"] == 4
 
 
+def test_an_attn_mask_hides_what_it_hides() -> None:
+    module = Padded()
+    x, y = some_data(d=8).tensors
+    causal = nn.Transformer.generate_square_subsequent_mask(5)
+    source = AttentionSource(attention="encoder.layers.0.self_attn", query_token=2)
+    monitor = fit(module, sources=source, data=(x, y), forward=lambda m, b: m.encoder(b[0], mask=causal))
+    assert monitor.heads is not None
+    assert monitor.heads.attention["head1"].gt(0).sum(1).tolist() == [3] * 10
+    with pytest.raises(InputError, match="adds numbers to scores"):
+        fit(module, sources=source, data=(x, y), forward=lambda m, b: m.encoder(b[0], mask=torch.ones(5, 5)))
+
+
 def test_a_mask_named_in_the_batch_hides_padding() -> None:
     x, y = some_data().tensors
     tokens = torch.arange(5) < torch.tensor([3] * 10)[:, None]
@@ -349,9 +361,14 @@ def test_a_source_is_one_of_three_with_heads(settings: dict[str, Any]) -> None:
         AttentionSource(**settings)
 
 
-def test_sources_without_data_are_refused() -> None:
-    with pytest.raises(InputError, match="sources need data"):
-        HeadMonitor(sources=SEPARATE)
+def test_without_data_the_trainers_own_are_watched() -> None:
+    monitor = HeadMonitor(sources=SEPARATE, samples=6)
+    trainer([monitor], 2).fit(Foreign(), DataLoader(some_data(), 4, shuffle=True))
+    assert monitor.heads is not None
+    assert monitor.heads.attention["head1"].shape == (6, 5)
+    # In their own order, whatever shuffles the training.
+    given = fit(Foreign(), sources=SEPARATE, data=some_data().tensors, samples=6)
+    assert monitor.history[0].keys() == given.history[0].keys()
 
 
 def test_the_earlier_name_makes_the_same_monitor() -> None:
@@ -359,8 +376,6 @@ def test_the_earlier_name_makes_the_same_monitor() -> None:
     old = MarginMonitor(sources=SEPARATE, data=some_data().tensors, samples=6, every_n_epochs=2, split="train")
     assert type(old) is HeadMonitor
     assert (old.samples, old.every_n_epochs) == (6, 2)
-    with pytest.raises(InputError, match="sources need data"):
-        MarginMonitor(sources=SEPARATE)
 
     class Mine(MarginMonitor):
         pass
@@ -434,3 +449,18 @@ def test_affine_wrappers_are_read_by_evaluation() -> None:
     a, b = (capture(m, {"": SEPARATE}, lambda m=m: m(x), lambda key: None)[""].key_map for m in (plain, wrapped))
     torch.testing.assert_close(a.weight, b.weight)
     torch.testing.assert_close(a.bias, b.bias)
+
+
+def test_copies_of_the_selected_key_cost_no_margin() -> None:
+    """A word that stands twice has two equal keys where positions are not coded: the SVM asks no lead between them."""
+    x = some_data(4, 5).tensors[0]
+    single = DataLoader(TensorDataset(x, torch.arange(4) % 2), 4)
+    double = DataLoader(TensorDataset(torch.cat([x, x], 1), torch.arange(4) % 2), 4)
+    found = []
+    for loader in (single, double):
+        torch.manual_seed(0)
+        monitor = HeadMonitor(sources={"layer": SEPARATE})
+        trainer(monitor, max_steps=1).fit(Foreign(), loader)
+        found.append([monitor.last[f"layer/head{h}/relative_margin/attention"] for h in range(2)])
+    assert all(share is not None and share > 0 for share in found[0])
+    assert found[1] == pytest.approx(found[0], rel=1e-4)

@@ -1,6 +1,7 @@
 """A script for test_heads: a foreign module whose weights are sharded by FSDP2 over two processes, watched.
 
-``python -m tests.ddp.sharded FOLDER`` writes ``rank-0.json`` and ``rank-1.json``: Lightning starts the second process.
+``python -m tests.ddp.sharded FOLDER [auto]`` writes ``rank-0.json`` and ``rank-1.json``: Lightning starts the second
+process.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class Sharded(Foreign):
             fully_shard(module, mesh=self.device_mesh["data_parallel"])
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, auto: bool) -> None:
     torch.manual_seed(0)
-    monitor = HeadMonitor(sources=SEPARATE, data=DataLoader(some_data(10), 4))
+    monitor = HeadMonitor(sources="auto" if auto else SEPARATE, data=DataLoader(some_data(10), 4))
     two = {"devices": 2, "strategy": ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)}
     t = trainer([monitor], 2, **two)
     t.fit(Sharded(), DataLoader(some_data(), 4))
@@ -42,4 +43,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), "auto" in sys.argv[2:])

@@ -73,6 +73,20 @@ def test_two_processes_see_what_one_sees(tmp_path: Path, size: int) -> None:
             assert first["history"][0][key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-9))
 
 
+def test_two_processes_find_what_one_finds_on_the_same_samples(tmp_path: Path) -> None:
+    """Also where Lightning has split the training data between them."""
+    for devices in (1, 2):
+        train(devices, tmp_path, HeadMonitor("auto", samples=10, query_token="all"))
+    one, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
+    assert first["history"] == second["history"]
+    assert one["logged"] == first["logged"]
+    for key, value in one["history"][0].items():
+        if key not in ("monitor/seconds", "monitor/final_seconds"):
+            assert first["history"][0][key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-6)), (
+                key
+            )
+
+
 def fail_on_the_second(module: Any, batch: Any) -> None:
     if module.trainer.global_rank == 1:
         raise ValueError("only here")
@@ -102,10 +116,11 @@ def test_an_error_reaches_both_processes(tmp_path: Path, settings: dict[str, Any
 
 
 @pytest.mark.slow
-def test_sharded_weights_are_gathered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("auto", [False, True])
+def test_sharded_weights_are_gathered(tmp_path: Path, auto: bool) -> None:
     """FSDP2 on two processes: the first look sees the same weights as one process that owns them."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.ddp.sharded", str(tmp_path)],
+        [sys.executable, "-m", "tests.ddp.sharded", str(tmp_path), *["auto"] * auto],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -118,7 +133,7 @@ def test_sharded_weights_are_gathered(tmp_path: Path) -> None:
     first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
     assert first == second
     torch.manual_seed(0)
-    monitor = HeadMonitor(sources=SEPARATE, data=DataLoader(some_data(10), 4))
+    monitor = HeadMonitor(sources="auto" if auto else SEPARATE, data=DataLoader(some_data(10), 4))
     trainer([monitor], 1).fit(Foreign(), DataLoader(some_data(), 4))
     for key, value in monitor.history[0].items():
         if key not in ("monitor/seconds", "monitor/final_seconds"):

@@ -22,6 +22,7 @@ WITHOUT: dict[str, str] = {
     "svm.WorkingRows": "arrays of numpy, made by the solvers", "svm.solve_cvxpy": "a problem of cvxpy",
     "text.Encoder": "vectors of words, made on the CPU", "text.StaticEncoder": "vectors of words, made on the CPU",
     "text.find_encoder": "vectors of words, made on the CPU",
+    "data.ModuleLoaders": "hands on the loaders of a user's module, and makes no tensor",
     "data.PlantedText": "a SequenceData, of vectors made on the CPU", "text.PlantedText": "the same",
     "figures.RunFiles": "files", "figures.draw_figures": "files", "figures.write_report": "files",
     "callbacks.RankWatch": "a thread that asks the processes' store",

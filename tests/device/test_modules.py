@@ -134,14 +134,15 @@ def test_a_signal_stops_a_run(trainer: Make, tmp_path: Path) -> None:
     assert (stop.stopped, run.global_step) == (True, 3)
 
 
+@pytest.mark.parametrize("sources", [SEPARATE, "auto"], ids=["named", "auto"])
 @covers("HeadMonitor", "callbacks.HeadMonitor", "AttentionSource", "callbacks.AttentionSource")
-def test_attention_heads_of_another_module(trainer: Make) -> None:
+def test_attention_heads_of_another_module(trainer: Make, sources: Any) -> None:
     assert isinstance(SEPARATE, AttentionSource)
     seen = []
     for device in (False, True):
         torch.manual_seed(0)
         loader = torch.utils.data.DataLoader(some_data(), batch_size=5)
-        module, monitor = Foreign(), HeadMonitor(SEPARATE, loader, samples=10)
+        module, monitor = Foreign(), HeadMonitor(sources, loader, samples=10)
         trainer(device, max_steps=2, callbacks=[monitor], precision="64-true").fit(module.double(), loader)
         seen.append({k: v for k, v in monitor.last.items() if not k.startswith("monitor/")})
     close(seen[1], seen[0], 1e-5)

@@ -29,7 +29,12 @@ def is_unique(norm: Norm) -> bool | None:
 def norm_of(W: Tensor | Array, norm: Norm) -> float:
     """||W|| of p (d,) or W (d, dq), computed in float64.
 
-    Raises: InputError on an unknown norm, or a norm of matrices for a vector.
+    Args:
+        W: (d,) or (d, dq), any float dtype.
+        norm: as in ``solve_att_svm``.
+
+    Raises:
+        InputError: an unknown norm, or a norm of matrices for a vector.
 
     Example:
         >>> import torch
@@ -44,7 +49,12 @@ def norm_of(W: Tensor | Array, norm: Norm) -> float:
 def dual_norm_of(M: Tensor | Array, norm: Norm) -> float:
     """max <M, W> over ||W|| <= 1: l2 for l2, l1 for linf, nuclear for spectral and back, lq with 1/p + 1/q = 1 for lp.
 
-    M (d,) or (d, dq), computed in float64. Raises: InputError as ``norm_of``.
+    Args:
+        M: (d,) or (d, dq), any float dtype; computed in float64.
+        norm: as in ``solve_att_svm``.
+
+    Raises:
+        InputError: as ``norm_of``.
 
     Example:
         >>> import torch
@@ -70,9 +80,16 @@ def relative_margin_in(W: Tensor | Array, problem: RowProblem, solution: Solutio
     At most 1, and 1 exactly at an optimum, also where optima are not unique ("Optimizing Attention with Mirror
     Descent", arXiv 2410.14581, judges lp geometries by their own SVM). Rows with b = 0 do not enter.
 
-    Args: W (d,) or (d, dq); problem, the rows; solution, its solution in any norm.
-    Returns: the ratio; None where the solution has no margin (infeasible, or nothing to separate). 0 for W = 0.
-    Raises: InputError where W has another shape than the direction, NaN or Inf.
+    Args:
+        W: (d,) or (d, dq).
+        problem: the rows.
+        solution: its solution in any norm.
+
+    Returns:
+        The ratio; None where the solution has no margin (infeasible, or nothing to separate). 0 for W = 0.
+
+    Raises:
+        InputError: W has another shape than the direction, NaN or Inf.
 
     Example:
         >>> import torch

@@ -27,10 +27,12 @@ class WorkingRows:
     """What a norm's solver is given: ``min ||W|| subject to <W, row_i> >= rhs_i`` over the rows that may matter.
 
     Attributes:
-        problem, ids: the rows; those of W are also ``delta_i z_i'``, see :attr:`factors`.
+        problem: all rows.
+        ids: (m,) numbers of those that may matter; those of W are also ``delta_i z_i'``, see :attr:`factors`.
         lengths: (m,), of the rows before they were divided by them.
         rhs: (m,) >= 0, the largest 1.
-        start: W of the Euclidean solution, of the direction's shape; dual: its multipliers (m,), the largest 1.
+        start: W of the Euclidean solution, of the direction's shape.
+        dual: its multipliers (m,), the largest 1.
         rough: a gap that is good enough for now; 0 means as small as can be.
     """
 
