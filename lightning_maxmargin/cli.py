@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import sys
-import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
 from itertools import count
@@ -15,6 +13,7 @@ from typing import NoReturn
 
 from lightning_maxmargin import __version__
 from lightning_maxmargin.errors import InputError, NonFiniteError, OutputError, RankError
+from lightning_maxmargin.noise import silence_runs
 from lightning_maxmargin.run.imports import collected_later
 from lightning_maxmargin.run.shipped import with_files, with_text
 from lightning_maxmargin.run.streams import readers_may_go
@@ -228,9 +227,10 @@ def _text_command(command: str, args: list[str]) -> int:
     require_text_extra("transformers")
     if command == "compare":
         with collected_later():
+            from lightning_maxmargin.figures.compare_page import write_comparison
             from lightning_maxmargin.text.compare import compare
 
-        return compare(parsers.compare_parser().parse_args(args))
+        return compare(parsers.compare_parser().parse_args(args), write_comparison)
     with collected_later():
         from lightning_maxmargin.text.evaluate import evaluate
 
@@ -256,17 +256,4 @@ def _quiet() -> None:
     """Lightning's advertisements and its advice on loaders are not for these runs."""
     # A process that has gone makes torch print a page of C++ frames in every other one; read when torch is imported.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for advice in (
-        ".*does not have many workers.*",
-        ".*Total length of `list`.*",
-        ".*treespec, LeafSpec.*",
-        ".*smaller than the logging interval.*",
-        ".*Experiment logs directory.*",
-        ".*when using `ckpt_path`.*",
-        ".*dirpath has changed.*",
-        ".*anonymous setting.*",
-        ".*no `validation_step`.*",
-    ):
-        warnings.filterwarnings("ignore", advice)
+    silence_runs()

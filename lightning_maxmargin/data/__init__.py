@@ -7,11 +7,12 @@ from typing import Any
 
 from lightning_maxmargin.data.base import SequenceData
 from lightning_maxmargin.data.instances import RandomInstances
+from lightning_maxmargin.data.module_loaders import ModuleLoaders
 from lightning_maxmargin.data.paper import PaperData
 from lightning_maxmargin.data.random import RandomData
 from lightning_maxmargin.data.tensors import TensorData
 
-__all__ = ["PaperData", "PlantedText", "RandomData", "RandomInstances", "SequenceData", "TensorData"]
+__all__ = ["ModuleLoaders", "PaperData", "PlantedText", "RandomData", "RandomInstances", "SequenceData", "TensorData"]
 
 
 def __getattr__(name: str) -> Any:

@@ -87,27 +87,47 @@ class SequenceData(pl.LightningDataModule):
         return found
 
     def sequences(self, split: str) -> Sequences | None:
-        """The whole split, or None where there is none."""
+        """The whole split, or None where there is none.
+
+        Args:
+            split: ``train``, ``val``, ``test`` or ``predict``.
+        """
         return self.splits.get(split)
 
     def has_split(self, split: str) -> bool:
-        """Whether there is such a split."""
+        """Whether there is such a split.
+
+        Args:
+            split: ``train``, ``val``, ``test`` or ``predict``.
+        """
         return split in self.splits
 
     def texts(self, split: str) -> list[list[str]] | None:
-        """The words or sentences behind the tokens, where the data are text."""
+        """The words or sentences behind the tokens, where the data are text.
+
+        Args:
+            split: ``train``, ``val``, ``test`` or ``predict``.
+        """
         return None
+
+    def _repr_html_(self) -> str:
+        from lightning_maxmargin.data.show import data_html
+
+        return data_html(self)
 
     @property
     def dim(self) -> int:
+        """d, the size of a key of the training split."""
         return self.splits["train"].keys.shape[2]
 
     @property
     def value_dim(self) -> int:
+        """dv, the size of a value."""
         return self.splits["train"].values.shape[2]
 
     @property
     def query_dim(self) -> int | None:
+        """dq, the size of a query; None where the data have none."""
         queries = self.splits["train"].queries
         return None if queries is None else queries.shape[1]
 

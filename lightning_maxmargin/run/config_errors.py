@@ -221,6 +221,11 @@ def _reason(text: str) -> str:
     reason = re.sub(
         r"Expected a dot import path string: (\w+)", r"no class \1 is known here; give its full import path", reason
     )
+    literal = re.search(r"typing\.Literal\[([^\]]*)\]", text)
+    if literal is not None and "no class" in reason:
+        reason = f"expected {literal[1]}, or what its class takes"
+    elif literal is not None and reason.startswith("expected ") and literal[1] not in reason:
+        reason = reason.replace("expected ", f"expected {literal[1]} or ", 1)
     return reason if given is None or "got" in reason or given in reason else f"{reason}, got '{given}'"
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lightning_maxmargin.keys import LIMITS, as_near
+from lightning_maxmargin.keys import LIMITS, as_near, registered
+from lightning_maxmargin.keys_of_heads import NAME, table_of_heads
 from lightning_maxmargin.run.summary import write_summary
 
 
@@ -68,6 +70,8 @@ def _lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         return _ensemble_lines(summary)
     if "margin/median_lead" in summary:
         return _text_lines(summary)
+    if "heads/certified" in summary:
+        return _head_lines(summary)
 
     def pair(first: str, second: str, form: str = ".4f") -> str:
         return f"{_text(summary[first], form)}, {_text(summary[second], form)}"
@@ -129,6 +133,22 @@ def _text_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
          f"{_text(summary['relative_margin/attention'])}"),
     ]  # fmt: skip
     return lines
+
+
+def _head_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of a module of the user's own: what it logged, and its heads."""
+    margins = [x for row in table_of_heads(summary, "relative_margin/attention")[1] for x in row if x is not None]
+    masses = [x for row in table_of_heads(summary, "attention/selected_mass")[1] for x in row if x is not None]
+    ours = {key.name for key in registered()}
+    logged = [k for k, x in summary.items() if k not in ours and not NAME.fullmatch(k) and isinstance(x, float)]
+    return [
+        *((escape(name), _text(summary[name], ".4g")) for name in logged if "/median/" not in name),
+        # Which a module need not log: its own may be a loss alone.
+        *((name, _text(x)) for name in ("test/accuracy", "val/accuracy") if (x := summary.get(name)) is not None),
+        ("heads, with a certified SVM", f"{len(masses):,}, {_text(summary['heads/certified'], '.0f')}"),
+        ("median relative margin of these", _text(median(margins)) if margins else "-"),
+        ("median mass on the selected token", _text(median(masses)) if masses else "-"),
+    ]
 
 
 def _text(x: float | None, form: str = ".4f") -> str:

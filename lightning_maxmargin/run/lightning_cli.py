@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from lightning_maxmargin.atomic import refuse_existing, remove_empty
 from lightning_maxmargin.callbacks import (
     EnsembleMonitor,
     FiniteGuard,
+    HeadMonitor,
     Interrupt,
     MarginMonitor,
     Predictions,
@@ -33,9 +34,17 @@ from lightning_maxmargin.callbacks import (
     TokenMonitor,
 )
 from lightning_maxmargin.callbacks.at_evaluations import refuse_unlogged
+from lightning_maxmargin.data.module_loaders import ModuleLoaders, has_split
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.modules.ensemble import Ensemble
 from lightning_maxmargin.modules.joint import JointSelection
+from lightning_maxmargin.run.any_module import (
+    ends_by_epochs,
+    is_own,
+    model_named,
+    refuse_unwatched,
+    refuse_without_data,
+)
 from lightning_maxmargin.run.checkpoints import CheckedCheckpointIO, verify_checkpoint
 from lightning_maxmargin.run.config_errors import (
     is_input,
@@ -62,7 +71,6 @@ from lightning_maxmargin.run.refusing_cli import RefusingCLI
 from lightning_maxmargin.run.restored_state import RefuseOtherState
 from lightning_maxmargin.run.resume import (
     checkpoint_to_go_on,
-    configs_of,
     kept_words,
     nothing_left,
     other_data,
@@ -114,8 +122,13 @@ class MarginCLI(RefusingCLI):
             parser.link_arguments(f"data.{key}", f"model.init_args.{key}", apply_on="instantiate")
         # A config that names no class is one of JointSelection, key by key. One that does must not begin with its
         # defaults: those that both classes take would stand in place of the other class's own.
-        if not names_a_model(sys.argv[1:]):
+        named = model_named(sys.argv[1:])
+        if named is None:
             parser.set_defaults({"model": {"class_path": "lightning_maxmargin.JointSelection"}})
+        elif not is_own(named):
+            parser.set_defaults({"data": {"class_path": "lightning_maxmargin.data.ModuleLoaders"}})
+            if ends_by_epochs(sys.argv[1:]):
+                parser.set_defaults({"trainer.max_steps": -1})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
@@ -227,6 +240,7 @@ class MarginCLI(RefusingCLI):
             self.content = {}
             if hasattr(self.model, "check_data"):
                 self.model.check_data(self.datamodule)
+            refuse_without_data(self.model, self.datamodule)
             kwargs["default_root_dir"] = str(self.run_dir)
             kwargs["plugins"] = [*_listed(config.trainer.plugins), CheckedCheckpointIO()]
             # The run's own rows, up to the step that it goes on from.
@@ -268,8 +282,11 @@ class MarginCLI(RefusingCLI):
                 c for c in callbacks if not isinstance(c, MarginMonitor | TokenMonitor)
             ] + self._text_watchers()
         given = tuple(type(c) for c in _listed(config.get("callbacks")))
+        if any(issubclass(kind, HeadMonitor) for kind in given):
+            callbacks = [c for c in callbacks if type(c) is not MarginMonitor]
         callbacks = [c for c in callbacks if type(c) not in given]  # the user's own stands in for ours
         if fits:
+            refuse_unwatched(self.model, callbacks)
             watchers = [EnsembleMonitor(**self._monitor_options("budget", "background"))] if ensemble else []
             callbacks = [*callbacks, *watchers, *self._run_callbacks(config)]
         return super()._instantiate_trainer(config, callbacks)
@@ -334,7 +351,7 @@ class MarginCLI(RefusingCLI):
                 print(requeue_job(self.run_dir))
             return
         tested: dict[str, Any] = {}
-        if self.datamodule.has_split("test") and is_overridden("test_step", self.model):
+        if has_split(self.datamodule, self.model, "test") and is_overridden("test_step", self.model):
             words: dict[str, Any] = {"datamodule": self.datamodule, "ckpt_path": self._trained(), "verbose": False}
             tested = dict(self.trainer.test(self.model, **words)[0])
             tested.pop("step", None)  # where the row stands, and no result
@@ -357,10 +374,9 @@ class MarginCLI(RefusingCLI):
         self._need("test", "test")
 
     def _need(self, split: str, command: str) -> None:
-        if not self.datamodule.has_split(split):
-            raise InputError(
-                f"data: {type(self.datamodule).__name__} has no {split} split here, so nothing to {command}"
-            )
+        if not has_split(self.datamodule, self.model, split):
+            owner = self.model if isinstance(self.datamodule, ModuleLoaders) else self.datamodule
+            raise InputError(f"data: {type(owner).__name__} has no {split} split here, so nothing to {command}")
 
     def predict(self, **kwargs: Any) -> None:
         """Predicts and writes one JSON object per sequence or document, of all processes, in their order."""
@@ -376,19 +392,6 @@ class MarginCLI(RefusingCLI):
             # Of the file: forked processes have written it.
             with path.open(encoding="utf-8") as file:
                 print(f"{path} ({sum(1 for _ in file):,} documents)" if self._is_text else path)
-
-
-def names_a_model(argv: Sequence[str]) -> bool:
-    """Whether these arguments, or the configs that they name, give the class of the model.
-
-    Example:
-        >>> names_a_model(["--model", "my.Model"]), names_a_model(["--model.lr", ".1", "--model=my.Model"])
-        (True, True)
-    """
-    if any(given == "--model" or given.startswith("--model=") for given in argv):
-        return True
-    found = [config.get("model") for config in configs_of(argv)]
-    return any(isinstance(model, str) or (isinstance(model, Mapping) and "class_path" in model) for model in found)
 
 
 def _default(model: type, key: str) -> Any:

@@ -156,5 +156,6 @@ def compare_parser() -> ArgumentParser:
         "documents.")  # fmt: skip
     add("--data", type=str | None, default=None, help="Labelled documents; the first run's test file if not given.")
     add("--seed", type=int, default=0, help="Of the bootstrap.")
-    add("--output", type=str | None, default=None, help="A new JSON file for the numbers.")
+    add("--output", type=str | None, default=None, help="A new file: .html for the page, else JSON for the numbers "
+        "with the page beside it. Without it the page is compare-A-B.html in the current directory.")  # fmt: skip
     return parser

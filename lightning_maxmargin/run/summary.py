@@ -14,6 +14,8 @@ from torch import Tensor
 
 from lightning_maxmargin.atomic import whole, write_text
 from lightning_maxmargin.callbacks.ensemble_monitor import EnsembleMonitor, instances_csv
+from lightning_maxmargin.callbacks.head_monitor import HeadMonitor
+from lightning_maxmargin.callbacks.head_output import heads_file_of, token_names, tokenizer_of
 from lightning_maxmargin.callbacks.interrupt import Interrupt
 from lightning_maxmargin.callbacks.margin_monitor import MarginMonitor
 from lightning_maxmargin.callbacks.monitor import Monitor
@@ -45,6 +47,10 @@ class RunSummary(Callback):
             if isinstance(monitor, MarginMonitor) and monitor.snapshot is not None:
                 values["selection/tokens"] = first_tokens(monitor.snapshot.selected.tolist())
                 self._write_paths(pl_module, monitor, monitor.snapshot)
+            elif isinstance(monitor, HeadMonitor) and monitor.rows:
+                # A module of the user's own: what it logged itself counts as much.
+                values = {**_own_numbers(trainer), **values}
+                self._write_heads(trainer, pl_module, monitor)
             elif isinstance(monitor, EnsembleMonitor):
                 values["gradient"] = "exact"
                 self._write_instances(pl_module, monitor)
@@ -61,10 +67,23 @@ class RunSummary(Callback):
             with whole(self.run_dir / "paths.npz") as part, part.open("wb") as file:
                 np.savez(file, **arrays)  # type: ignore[arg-type]
 
+    def _write_heads(self, trainer: pl.Trainer, pl_module: pl.LightningModule, monitor: HeadMonitor) -> None:
+        tokenizer = tokenizer_of(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+        # Of all positions a row is a position's: the first rows are of other samples than the first.
+        of_positions = monitor.query_token == "all"
+        tokens = [] if of_positions else token_names(monitor.batches(), monitor.maps, tokenizer)
+        text = json.dumps(heads_file_of(monitor.rows, monitor.history, tokens), ensure_ascii=False)
+        write_text(self.run_dir / "heads.json", text + "\n", errors="replace")
+
     def _write_instances(self, pl_module: pl.LightningModule, monitor: EnsembleMonitor) -> None:
         if monitor.result is not None:
             text = instances_csv(monitor.result, pl_module.assigned())  # type: ignore[operator]
             write_text(self.run_dir / "instances.csv", text)
+
+
+def _own_numbers(trainer: pl.Trainer) -> dict[str, float]:
+    """What the module has logged, as of its last logging."""
+    return {name: float(x) for name, x in trainer.callback_metrics.items() if x.numel() == 1}
 
 
 def interrupted_at(trainer: pl.Trainer) -> str:

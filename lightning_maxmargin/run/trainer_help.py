@@ -23,6 +23,8 @@ TRAINER: dict[str, tuple[Any, str]] = {
     "enable_progress_bar": (bool, "Whether progress is shown."),
 }
 MONITOR: dict[str, tuple[Any, str]] = {
+    "sources": (str, "auto: watches the attention heads of a module of your own."),
+    "layers": (str, "Which of these layers, by a pattern or a part of their names."),
     "per_decade": (int, "Evaluations per factor of ten in steps."),
     "every_n_epochs": (int, "Evaluations by epochs instead."),
     "split": (str, "Which split of the data is measured."),

@@ -47,7 +47,7 @@ class MarginWandbLogger(WandbLogger):
     the run is opened, and all its calls are made, on a thread of their own, and where one is not answered the run is
     given up. A run that is over waits ``wait`` seconds for all that is left, or until Ctrl-C. The run id is kept in
     ``wandb_id.txt`` of the run directory, so that a run that goes on there goes on with its W&B run. Each key of
-    :mod:`~lightning_maxmargin.keys` is drawn against its own axis, all else against ``trainer/global_step``.
+    ``lightning_maxmargin.keys`` is drawn against its own axis, all else against ``trainer/global_step``.
 
     Args:
         run_dir: the run directory; the W&B run lies there, or in ``WANDB_DIR``.
