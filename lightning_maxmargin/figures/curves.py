@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lightning_maxmargin.figures import style
+from lightning_maxmargin.figures.page_curves import Panel
 from lightning_maxmargin.figures.read import RunFiles
 from lightning_maxmargin.figures.style import COLORS
 
@@ -35,6 +37,20 @@ def draw_curves(run: RunFiles) -> Figure | None:
         style.style_axes(ax, title, "training step", YLABELS[title])
         ax.margins(x=0.03, y=0.12)
     style.suptitle(figure, _title(run), columns=3)
+    return figure
+
+
+def draw_panels(panels: Sequence[Panel]) -> Figure:
+    """The panels of a page side by side, for print and where no script runs."""
+    figure = style.new_figure(3.4)
+    for ax, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for line in panel.lines:
+            look: dict[str, Any] = {"color": COLORS[line.color], "linestyle": "--" if line.dash else "-"}
+            ax.plot(line.x, line.y, label=line.label, linewidth=1.9, marker="o" if len(line.x) <= 5 else None, **look)
+        style.style_axes(ax, panel.title.lower(), panel.xlabel, panel.ylabel)
+        ax.margins(x=0.03, y=0.12)
+    ends = [f"{line.label} {line.y[-1]:.3g}" for panel in panels[-1:] for line in panel.lines]
+    style.suptitle(figure, f"{panels[-1].title} at the end: {', '.join(ends)}", columns=4)
     return figure
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 from lightning_maxmargin.figures.read import RunFiles
 from lightning_maxmargin.figures.style import NAMES, floored, format_number, near_one
 from lightning_maxmargin.keys import LIMITS, ROUNDING, Key, as_near, find_key, registered
+from lightning_maxmargin.keys_of_heads import NAME, medians_of_layers
 
 STATUS = {
     "attention": {
@@ -31,6 +33,10 @@ ACCURACIES = {
     "selection/accuracy": "of the inputs select their planted token",
     "test/selection/accuracy": "of the test inputs do",
 }
+
+
+#: What stands before the key in the name of a layer's median.
+MEDIAN = re.compile(r"^(?:.+/)?median/")
 
 
 class Row(NamedTuple):
@@ -147,12 +153,15 @@ FORMATS: dict[str, Callable[[float], str]] = {"gap": floored, "near one": near_o
 
 
 def number_table(run: RunFiles) -> list[Row]:
-    """Every number that the run has: the registered keys in their order, then the others."""
+    """Every number that the run has: the registered keys in their order, then the others; of heads, layers' medians."""
+    values = {name: x for name in run.summary if (x := run.number(name)) is not None}
+    if any(NAME.fullmatch(name) for name in values):
+        values = medians_of_layers(values)
     known = [key.name for key in registered()]
     gradient = find_key("gradient")
     rows = [Row(gradient.name, run.text(gradient.name), gradient.meaning)] if gradient and run.text("gradient") else []
-    for name in [*known, *sorted(run.summary.keys() - set(known))]:
-        x, key = run.number(name), find_key(name) or Key(name, "")
+    for name in [*known, *sorted(values.keys() - set(known))]:
+        x, key = values.get(name), find_key(name) or find_key(MEDIAN.sub("", name)) or Key(name, "")
         if x is not None and key.format != "text":
             rows.append(Row(name, FORMATS[key.format](x), key.meaning))
     return rows

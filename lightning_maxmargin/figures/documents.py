@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.errors import InputError
-from lightning_maxmargin.figures.report import fill_template
-from lightning_maxmargin.figures.words import Shade, numbers, shades, visible
+from lightning_maxmargin.figures.assets import fill_template
+from lightning_maxmargin.figures.windows import visible
+from lightning_maxmargin.figures.words import Shade, numbers, shades
 
 #: Documents of a page: more make it slow to open.
 MOST = 1_000

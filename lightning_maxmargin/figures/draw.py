@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SOLID = "-"
+#: x and y by name.
+Series = dict[str, tuple[Array, Array]]
+MASS = "attention/selected_mass"
+MASS_LABELS = {MASS: "mass on the selected token", "attention/entropy": "entropy of the attention"}
+
+
+class Drawn(NamedTuple):
+    """A figure's file, and what it shows in a sentence."""
+
+    path: Path
+    result: str
 
 
 def draw_figures(run: RunFiles, out: Path) -> list[Path]:
@@ -35,6 +46,22 @@ def draw_figures(run: RunFiles, out: Path) -> list[Path]:
 
     Returns:
         The files drawn, in this order; a figure without data is not among them.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    return [drawn.path for drawn in draw_with_results(run, out)]
+
+
+def draw_with_results(run: RunFiles, out: Path) -> list[Drawn]:
+    """Draws every figure the run has data for, as PNG, and says what each shows.
+
+    Args:
+        run: the files of the run.
+        out: as of :func:`draw_figures`.
+
+    Returns:
+        What was drawn, in the same order.
 
     Raises:
         OSError: the folder cannot be written.
@@ -59,11 +86,11 @@ def draw_figures(run: RunFiles, out: Path) -> list[Path]:
         if figure is None:
             path.unlink(missing_ok=True)
         else:
-            drawn.append(style.save(figure, path))
+            drawn.append(Drawn(style.save(figure, path), style.result_of(figure)))
     return drawn
 
 
-def _gap_lines(metrics: Metrics) -> list[tuple[str, str, Array, Array]]:
+def gap_lines(metrics: Metrics) -> list[tuple[str, str, Array, Array]]:
     """(colour key, label, norm, gap) of every line of the direction-gap figure."""
     lines = [(k, f"{NAMES[k]} SVM") for k in LIMITS if metrics.has(f"direction_gap/{k}")]
     keys = [(k, label, f"direction_gap/{k}", "norm/attention") for k, label in lines]
@@ -76,11 +103,18 @@ def _gap_lines(metrics: Metrics) -> list[tuple[str, str, Array, Array]]:
 
 def draw_direction_gap(run: RunFiles) -> Figure | None:
     """Gap against norm on log-log axes, with the slope -2 that exact gradients show; None without data."""
-    lines = _gap_lines(run.metrics)
+    lines = gap_lines(run.metrics)
     if not lines:
         return None
     figure = style.new_figure(4.6)
-    ax = figure.add_subplot()
+    clipped = gap_panel(figure.add_subplot(), lines)
+    note = f"{clipped:,} gaps below {FLOOR:g} are drawn at {FLOOR:g}: below, rounding is measured, not distance."
+    style.suptitle(figure, _gap_title(lines), notes=[note] if clipped else [])
+    return figure
+
+
+def gap_panel(ax: Axes, lines: list[tuple[str, str, Array, Array]]) -> int:
+    """Draws the gaps against the norms; returns how many are below what rounding allows to tell."""
     clipped = 0
     for key, label, x, y in lines:
         clipped += int((y < FLOOR).sum())
@@ -97,9 +131,7 @@ def draw_direction_gap(run: RunFiles) -> Figure | None:
     scale = " (log)" if ax.get_xscale() == "log" else ""
     norms = f"norm: of p or W for the attention, of v for the head{scale}"
     style.style_axes(ax, "", norms, "direction gap, ½‖u − w‖² = 1 − cos (log)")
-    note = f"{clipped:,} gaps below {FLOOR:g} are drawn at {FLOOR:g}: below, rounding is measured, not distance."
-    style.suptitle(figure, _gap_title(lines), notes=[note] if clipped else [])
-    return figure
+    return clipped
 
 
 def _gap_title(lines: list[tuple[str, str, Array, Array]]) -> str:
@@ -135,37 +167,53 @@ def _slope(ax: Axes, lines: list[tuple[str, str, Array, Array]]) -> None:
 
 def draw_relative_margin(run: RunFiles) -> Figure | None:
     """Achieved over optimal margin against step, and what is missing to 1 on a log axis; None without data."""
-    series = {k: run.metrics.series(f"relative_margin/{k}") for k in ("attention", "head")}
-    series = {k: s for k, s in series.items() if len(s[0])}
+    series = margin_series(run.metrics)
     if not series:
         return None
     figure = style.new_figure(4.0)
     left, right = figure.subplots(1, 2)
-    negative, reached = 0, []
+    negative, reached = margin_panel(left, series), []
+    for key, (x, y) in series.items():
+        reached += _missing(right, x, 1 - y, f"1 − relative margin of the {NAMES[key]}", _margin_style(key))
+    _finish(right, "what is missing to 1", "1 − relative margin (log)", series)
+    ends = ", ".join(f"{NAMES[k]} {style.near_one(float(y[-1]))}" for k, (_, y) in series.items())
+    notes = [f"▽ {negative:,} negative margins, drawn at 0: some row is still on the wrong side."] if negative else []
+    style.suptitle(figure, f"Margin over the SVM's margin, at the end: {ends}", notes=notes + reached)
+    return figure
+
+
+def margin_series(metrics: Metrics) -> Series:
+    """Steps and relative margins of attention and head, as far as there are any."""
+    return _series(metrics, {k: f"relative_margin/{k}" for k in ("attention", "head")})
+
+
+def _series(metrics: Metrics, keys: dict[str, str]) -> Series:
+    found = {name: metrics.series(key) for name, key in keys.items()}
+    return {name: s for name, s in found.items() if len(s[0])}
+
+
+def _margin_style(key: str) -> dict[str, Any]:
+    return {"color": COLORS[key], "linewidth": 1.9, "linestyle": "--" if key == "head" else SOLID}
+
+
+def margin_panel(left: Axes, series: Series) -> int:
+    """Draws the relative margins; returns how many are negative."""
+    negative = 0
     for key, (x, y) in series.items():
         low = y < 0
         negative += int(low.sum())
-        line_style: dict[str, Any] = {
-            "color": COLORS[key],
-            "linewidth": 1.9,
-            "linestyle": "--" if key == "head" else SOLID,
-        }
+        line_style = _margin_style(key)
         left.plot(x, np.maximum(y, 0), label=NAMES[key], marker="o" if len(x) == 1 else None, **line_style)
         if low.any():
             mark: dict[str, Any] = {"marker": "v", "markersize": 4, "color": COLORS[key], "markerfacecolor": "white"}
             left.plot(x[low], np.zeros(low.sum()), linestyle="none", clip_on=False, **mark)
-        reached += _missing(right, x, 1 - y, f"1 − relative margin of the {NAMES[key]}", line_style)
     left.axhline(1, color=COLORS["reference"], linewidth=1, linestyle=(0, (1, 1.5)))
     left.set_ylim(-0.02, max(1.1, min(1.5, max(float(y.max()) for _, y in series.values()) * 1.05)))
     # Above the highest curve's line at 1, inside the axes.
     text_style: dict[str, Any] = {"transform": left.get_yaxis_transform(), "fontsize": style.SMALL, "color": "#444444"}
     left.text(0.02, 1.015, "optimum", va="bottom", **text_style)
     _finish(left, "relative margin", "achieved / optimal margin", series)
-    _finish(right, "what is missing to 1", "1 − relative margin (log)", series)
-    ends = ", ".join(f"{NAMES[k]} {style.near_one(float(y[-1]))}" for k, (_, y) in series.items())
-    notes = [f"▽ {negative:,} negative margins, drawn at 0: some row is still on the wrong side."] if negative else []
-    style.suptitle(figure, f"Margin over the SVM's margin, at the end: {ends}", notes=notes + reached)
-    return figure
+    return negative
 
 
 def _missing(ax: Axes, x: Array, y: Array, name: str, line_style: dict[str, Any]) -> list[str]:
@@ -191,25 +239,37 @@ def _finish(ax: Axes, title: str, ylabel: str, series: dict[str, tuple[Array, Ar
 
 def draw_selected_mass(run: RunFiles) -> Figure | None:
     """Attention on the selected token and entropy against step, and both on a log axis; None without data."""
-    names = {"attention/selected_mass": "mass on the selected token", "attention/entropy": "entropy of the attention"}
-    series = {k: run.metrics.series(k) for k in names}
-    series = {k: s for k, s in series.items() if len(s[0])}
+    series = mass_series(run.metrics)
     if not series:
         return None
     figure = style.new_figure(4.0)
     left, right = figure.subplots(1, 2)
+    mass_panel(left, series)
     notes = []
     for key, (x, y) in series.items():
-        mass = key == "attention/selected_mass"
-        color, dash = (COLORS["attention"], SOLID) if mass else (COLORS["entropy"], "--")
-        line_style: dict[str, Any] = {"color": color, "linewidth": 1.9, "linestyle": dash}
-        left.plot(x, y, label=names[key], marker="o" if len(x) == 1 else None, **line_style)
-        notes += _missing(right, x, 1 - y if mass else y, "1 − mass" if mass else "entropy", line_style)
-    left.set_ylim(bottom=0, top=max(1.08, *(float(y.max()) * 1.1 for _, y in series.values())))
-    _finish(left, "mass and entropy", "mass (share);  entropy (nats)", series)
+        mass = key == MASS
+        notes += _missing(right, x, 1 - y if mass else y, "1 − mass" if mass else "entropy", _mass_style(key))
     _finish(right, "what is missing to a hard selection", "1 − mass;  entropy (log)", series)
-    end = series.get("attention/selected_mass")
+    end = series.get(MASS)
     what = "Attention on the selected token, at the end: "
     title = what + style.near_one(float(end[1][-1])) if end else "Entropy of the attention"
     style.suptitle(figure, title, notes=notes)
     return figure
+
+
+def mass_series(metrics: Metrics) -> Series:
+    """Steps, mass on the selected token and entropy, as far as there are any."""
+    return _series(metrics, {key: key for key in MASS_LABELS})
+
+
+def _mass_style(key: str) -> dict[str, Any]:
+    color, dash = (COLORS["attention"], SOLID) if key == MASS else (COLORS["entropy"], "--")
+    return {"color": color, "linewidth": 1.9, "linestyle": dash}
+
+
+def mass_panel(ax: Axes, series: Series) -> None:
+    """Draws mass and entropy."""
+    for key, (x, y) in series.items():
+        ax.plot(x, y, label=MASS_LABELS[key], marker="o" if len(x) == 1 else None, **_mass_style(key))
+    ax.set_ylim(bottom=0, top=max(1.08, *(float(y.max()) * 1.1 for _, y in series.values())))
+    _finish(ax, "mass and entropy", "mass (share);  entropy (nats)", series)

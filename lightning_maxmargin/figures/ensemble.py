@@ -11,7 +11,7 @@ import numpy as np
 
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.figures import style
-from lightning_maxmargin.figures.read import Array, RunFiles
+from lightning_maxmargin.figures.read import Array, Metrics, RunFiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,26 +27,37 @@ def draw_ensemble(run: RunFiles) -> Figure:
     Raises:
         InputError: ``instances.csv`` is damaged.
     """
+    return ensemble_figure(run.metrics, read_gaps(run.run_dir / "instances.csv"))
+
+
+def ensemble_figure(metrics: Metrics, gaps: dict[str, Array]) -> Figure:
+    """The same of numbers.
+
+    Args:
+        metrics: of the shares.
+        gaps: of the converged instances at the end, by limit.
+    """
     figure = style.new_figure(4.2)
     left, right = figure.subplots(1, 2)
-    _draw_shares(left, run)
-    _draw_gaps(right, read_gaps(run.run_dir / "instances.csv"))
+    _draw_shares(left, metrics)
+    _draw_gaps(right, gaps)
     # Two legends: the same colours mean other things beside each other.
     left.legend(fontsize=style.SMALL, framealpha=0.8, edgecolor="none", loc="center right")
     right.legend(fontsize=style.SMALL, framealpha=0.8, edgecolor="none", loc="lower right")
     return figure
 
 
-def _draw_shares(ax: Axes, run: RunFiles) -> None:
+def _draw_shares(ax: Axes, metrics: Metrics) -> None:
     style.style_axes(ax, "share of instances", "step", "share")
     for name, color in SHARES.items():
-        steps, share = run.metrics.series(f"ensemble/{name}")
+        steps, share = metrics.series(f"ensemble/{name}")
         if len(steps):
             label = "converged" if name == "settled" else f"of these {name}"
-            converged = run.metrics.series("ensemble/settled")[1]
+            converged = metrics.series("ensemble/settled")[1]
             # Shares of nothing are no shares.
             share = share if name == "settled" else np.where(converged > 0, share, np.nan)
-            ax.plot(steps, share, color=style.COLORS[color], linewidth=1.8, label=label)
+            marker = "o" if len(steps) == 1 else None
+            ax.plot(steps, share, color=style.COLORS[color], linewidth=1.8, label=label, marker=marker)
             style.step_axis(ax, steps)
     ax.set_ylim(-0.02, 1.02)
 

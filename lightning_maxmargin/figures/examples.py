@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 from lightning_maxmargin.figures.read import Example
 from lightning_maxmargin.figures.style import format_number
+from lightning_maxmargin.figures.windows import in_view, shorten, shown_name, visible
 
-MAX_EXAMPLES = 50
-# A whole review fills a screen; the window keeps the selected token inside.
-MAX_TOKENS = 250
+#: Examples that stand in the page as text: more are read by its script.
+MAX_EXAMPLES = 20
+#: Characters of a token.
+LONGEST_TOKEN = 600
 
 
 class Token(NamedTuple):
@@ -61,8 +63,7 @@ def counts(examples: list[Example]) -> str:
 
 def show(example: Example) -> Shown:
     """One row of the table."""
-    first = max(0, min(example.selected - MAX_TOKENS // 2, len(example.tokens) - MAX_TOKENS))
-    last = min(len(example.tokens), first + MAX_TOKENS)
+    first, last = in_view(example.tokens, example.selected)
     outcome = {True: "right", False: "wrong", None: "no prediction"}[example.right]
     selection = ""
     if example.planted is not None:
@@ -75,15 +76,17 @@ def show(example: Example) -> Shown:
 
 def _label(example: Example) -> str:
     if isinstance(example.label, str):
-        return f"label {example.label}"
+        return f"label {shown_name(example.label)}"
     return f"class {example.label:g}" if example.by_class else f"label {example.label:+g}".replace("-", "−")
 
 
 def _prediction(example: Example) -> str:
     if example.prediction is None:
         return "logit —"
-    if example.by_class or isinstance(example.prediction, str):
-        return f"predicted {'' if isinstance(example.prediction, str) else 'class '}{example.prediction}"
+    if isinstance(example.prediction, str):
+        return f"predicted {shown_name(example.prediction)}"
+    if example.by_class:
+        return f"predicted class {example.prediction}"
     return f"logit {example.prediction:+.2f}".replace("-", "−")
 
 
@@ -92,7 +95,7 @@ def _token(example: Example, t: int) -> Token:
     weight = min(max(weight, 0.0), 1.0) if math.isfinite(weight) else 0.0
     names = [n for n, at in (("selected", example.selected), ("planted", example.planted)) if at == t]
     title = f"attention {format_number(weight)}" + "".join(f", {n}" for n in names)
-    text = example.tokens[t]
+    text = shorten(visible(example.tokens[t]), LONGEST_TOKEN)
     if not text.strip():
         names.append("empty")
         text = "(empty)"

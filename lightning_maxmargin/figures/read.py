@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 import zipfile
@@ -15,6 +14,8 @@ import yaml
 from numpy.typing import NDArray
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.figures import json_text
+from lightning_maxmargin.figures.head_file import DAMAGED, read_heads
 from lightning_maxmargin.figures.table import read_table
 
 Array = NDArray[Any]
@@ -28,6 +29,8 @@ CORPUS = {
     "findings": list,
 }
 TEST = {"labels": list, "documents": int, "confusion": list, "thirds": dict}
+#: Where the report looks for the numbers of ``maxmargin evaluate``.
+EVALUATED = "evaluate.json"
 RERUN_HINT = "run `maxmargin fit` into a new --run_dir"
 
 
@@ -36,7 +39,8 @@ class Example:
     """One text example of ``tokens.jsonl``; ``prediction`` is the logit, or the class as an int or by name.
 
     Of documents by :class:`~lightning_maxmargin.modules.text.TextSelection` also what each word says for the predicted
-    label, its probability, and lead and entropy of the attention.
+    label, its probability, lead and entropy of the attention, ``size`` (|f|, the largest logit less the second), and in
+    ``rationale`` the numbers of the words that people marked.
     """
 
     index: int
@@ -50,6 +54,8 @@ class Example:
     probability: float | None = None
     lead: float | None = None
     entropy: float | None = None
+    size: float | None = None
+    rationale: list[int] | None = None
 
     @property
     def right(self) -> bool | None:
@@ -109,6 +115,8 @@ class RunFiles:
         examples: ``tokens.jsonl`` (text alone), else empty.
         corpus: ``corpus.json`` of a run of TextSelection, else None.
         test: its ``test.json``, else None.
+        heads: ``heads.json``, where attention heads were watched, else None.
+        evaluated: ``evaluate.json``, where ``maxmargin evaluate RUN --output RUN/evaluate.json`` wrote it, else None.
     """
 
     run_dir: Path
@@ -119,10 +127,15 @@ class RunFiles:
     examples: list[Example]
     corpus: dict[str, Any] | None = None
     test: dict[str, Any] | None = None
+    evaluated: dict[str, Any] | None = None
+    heads: dict[str, Any] | None = None
 
     @classmethod
     def load(cls, run_dir: str | Path) -> RunFiles:
         """Reads the directory.
+
+        Args:
+            run_dir: of a run of ``maxmargin fit``.
 
         Raises:
             InputError: it is no run directory, or one of its files is damaged.
@@ -137,20 +150,30 @@ class RunFiles:
             run_dir=run_dir,
             config=_read_config(run_dir / "config.yaml"),
             summary=_read_summary(run_dir / "summary.json"),
-            metrics=_read_metrics(run_dir / "metrics.csv"),
+            metrics=read_metrics(run_dir / "metrics.csv"),
             paths=_read_paths(run_dir / "paths.npz"),
             examples=_read_examples(run_dir / "tokens.jsonl"),
             corpus=_read_measured(run_dir / "corpus.json", CORPUS),
             test=_read_measured(run_dir / "test.json", TEST),
+            evaluated=_read_measured(run_dir / EVALUATED, {"rows": list}),
+            heads=_read_heads(run_dir / "heads.json"),
         )
 
     def number(self, key: str) -> float | None:
-        """A finite number of the summary, else None."""
+        """A finite number of the summary, else None.
+
+        Args:
+            key: of ``summary.json``.
+        """
         x = self.summary.get(key)
         return float(x) if isinstance(x, int | float) and math.isfinite(x) else None
 
     def text(self, key: str) -> str:
-        """A string of the summary, else the empty string."""
+        """A string of the summary, else the empty string.
+
+        Args:
+            key: of ``summary.json``.
+        """
         x = self.summary.get(key)
         return x if isinstance(x, str) else ""
 
@@ -178,7 +201,7 @@ def _read_config(path: Path) -> str:
 
 def _read_summary(path: Path) -> dict[str, Any]:
     try:
-        summary = json.loads(_read_text(path))
+        summary = json_text.load(_read_text(path))
     except ValueError as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(summary, dict):
@@ -190,7 +213,7 @@ def _read_measured(path: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(_read_text(path))
+        found = json_text.load(_read_text(path))
     except ValueError as error:
         raise _damaged(path, str(error)) from error
     wrong = [k for k, kind in wanted.items() if not isinstance(found, dict) or not isinstance(found.get(k), kind)]
@@ -199,7 +222,19 @@ def _read_measured(path: Path, wanted: dict[str, Any]) -> dict[str, Any] | None:
     return found
 
 
-def _read_metrics(path: Path) -> Metrics:
+def _read_heads(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_heads(path)
+    except (OSError, *DAMAGED) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def read_metrics(path: Path) -> Metrics:
+    """The columns of a ``metrics.csv``; none where there is no such file.
+
+    Raises:
+        InputError: it is damaged.
+    """
     try:
         table = read_table(path)
     except InputError as error:
@@ -257,7 +292,7 @@ def _read_examples(path: Path) -> list[Example]:
 
 def _read_example(path: Path, line: int, text: str) -> Example:
     try:
-        given = json.loads(text)
+        given = json_text.load(text)
         # What came later may be absent, as from an older run.
         example = Example(**{f.name: given[f.name] for f in fields(Example) if f.default is MISSING or f.name in given})
         if not isinstance(example.tokens, list):
@@ -270,10 +305,15 @@ def _read_example(path: Path, line: int, text: str) -> Example:
         )
     except KeyError as error:
         raise _damaged(path, f"line {line} has no {error}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise _damaged(path, f"line {line}: {error}") from error
-    if example.evidence is not None and len(example.evidence) != len(tokens):
-        raise _damaged(path, f"line {line}: {len(tokens)} tokens, evidence of {len(example.evidence)}")
+    _check_evidence(path, line, example.evidence, len(tokens))
+    if not isinstance(example.index, int):
+        raise _damaged(path, f"line {line}: `index` is no whole number")
+    for name in ("probability", "lead", "entropy", "size"):
+        if not isinstance(getattr(example, name), int | float | None):
+            raise _damaged(path, f"line {line}: `{name}` is no number")
+    _check_rationale(path, line, example.rationale, len(tokens))
     planted = example.planted if isinstance(example.planted, int) and example.planted >= 0 else None
     kinds = str | None if isinstance(label, str) else int | float | None
     if not isinstance(example.prediction, kinds):
@@ -281,3 +321,19 @@ def _read_example(path: Path, line: int, text: str) -> Example:
     if len(attention) != len(tokens) or not 0 <= selected < max(len(tokens), 1):
         raise _damaged(path, f"line {line}: {len(tokens)} tokens, {len(attention)} weights, selected {selected}")
     return replace(example, tokens=tokens, attention=attention, selected=selected, label=label, planted=planted)
+
+
+def _check_evidence(path: Path, line: int, evidence: Any, tokens: int) -> None:
+    if evidence is None:
+        return
+    if not isinstance(evidence, list) or not all(isinstance(x, int | float) for x in evidence):
+        raise _damaged(path, f"line {line}: `evidence` is no list of numbers")
+    if len(evidence) != tokens:
+        raise _damaged(path, f"line {line}: {tokens} tokens, evidence of {len(evidence)}")
+
+
+def _check_rationale(path: Path, line: int, rationale: Any, tokens: int) -> None:
+    if rationale is None:
+        return
+    if not isinstance(rationale, list) or not all(isinstance(i, int) and 0 <= i < tokens for i in rationale):
+        raise _damaged(path, f"line {line}: `rationale` is no list of numbers of its {tokens} tokens")

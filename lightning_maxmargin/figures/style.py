@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,15 +38,32 @@ NAMES = {k: k for k in ("strict", "relaxed", "head", "attention")} | {"rate_coup
 FLOOR = ROUNDING
 # 8 inches at 160 dots: at 800 px on the screen a 10 point letter is 14 px high.
 WIDTH, DPI = 8.0, 160
+#: Of what a notebook shows, which has half of the dots.
+SCREEN_DPI = 90
 SMALL, TEXT, TITLE = 9.0, 10.0, 11.0
+
+
+@cache
+def _figure_class() -> type[Figure]:
+    from matplotlib.figure import Figure
+
+    class PageFigure(Figure):
+        """A figure that a notebook shows without pyplot, whose import alone tells it how to show matplotlib's."""
+
+        def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+            width, height = self.get_size_inches()
+            with io.BytesIO() as file:
+                self.savefig(file, format="png", dpi=DPI)
+                return file.getvalue(), {"width": round(width * SCREEN_DPI), "height": round(height * SCREEN_DPI)}
+
+    return PageFigure
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
     """A white figure on an Agg canvas, laid out so that nothing overlaps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    figure = _figure_class()(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
@@ -81,6 +100,12 @@ def suptitle(figure: Figure, text: str, columns: int = 2, notes: Sequence[str] =
     figure.legend(list(found.values()), list(found), **options)
     if notes:
         figure.supxlabel("\n".join(notes), fontsize=SMALL - 0.5, color="#444444", x=0.01, ha="left")
+
+
+def result_of(figure: Figure) -> str:
+    """What :func:`suptitle` says of the figure, with its notes."""
+    titles = [legend.get_title().get_text() for legend in figure.legends]
+    return ". ".join([*titles, *figure.get_supxlabel().split("\n")]).strip(". ")
 
 
 def step_axis(ax: Axes, steps: Array) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from lightning_maxmargin.errors import InputError
 
+#: A float knows every whole number up to here.
+LARGEST_STEP = 2**53
+
 
 @dataclass(frozen=True)
 class Table:
@@ -63,6 +66,6 @@ def _row(path: Path, line: int, names: list[str], cells: list[str]) -> dict[str,
             number = float(cell or 0)
         except ValueError as error:
             raise InputError(f"{path} is damaged in line {line}: {name} is {cell[:40]!r}, no number") from error
-        if name == "step" and not number.is_integer():
-            raise InputError(f"{path} is damaged in line {line}: step is {cell!r}, no whole number")
+        if name == "step" and not (number.is_integer() and abs(number) < LARGEST_STEP):
+            raise InputError(f"{path} is damaged in line {line}: step is {cell[:40]!r}, no whole number of a step")
     return dict(zip(names, cells, strict=True))

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from lightning_maxmargin.figures.baselines import baseline_context
 from lightning_maxmargin.figures.classes import class_rows, confusion_cells
-from lightning_maxmargin.figures.diagnosis import Row, degrees, number_table
-from lightning_maxmargin.figures.examples import choose, counts
+from lightning_maxmargin.figures.diagnosis import degrees
+from lightning_maxmargin.figures.examples import choose
+from lightning_maxmargin.figures.headline import percent, text_headline
 from lightning_maxmargin.figures.read import RunFiles
-from lightning_maxmargin.figures.words import Shade, document, visible
+from lightning_maxmargin.figures.windows import shorten, shown_name, visible
+from lightning_maxmargin.figures.words import Shade, document
 
-#: Documents of the page.
-DOCUMENTS = 40
-MAIN = (
-    "test/accuracy", "rationale/auprc", "rationale/r_precision", "rationale/documents", "margin/median_lead",
-    "attention/entropy", "steps", "seconds",
-)  # fmt: skip
+#: Characters of a word that decides.
+LONGEST_WORD = 60
 
 
 class WordRow(NamedTuple):
@@ -30,21 +29,21 @@ def text_context(run: RunFiles) -> dict[str, Any]:
     """What ``text_report.html`` draws."""
     corpus = run.corpus or {}
     labels, confusion, where = _measured(run)
-    chosen = choose(run.examples, DOCUMENTS)
+    labels = [shown_name(name) for name in labels]
     return {
+        "headline": text_headline(run, confusion),
         "verdict": verdict(run),
         "findings": [str(finding["sentence"]) for finding in corpus.get("findings", [])],
-        "main": main_numbers(run),
-        "numbers": number_table(run),
+        **baseline_context(run, confusion),
         "classes": class_rows(labels, confusion),
-        "labels": [visible(name) for name in labels],
+        "labels": labels,
         "confusion": confusion_cells(confusion),
         "where": where,
         "words": word_rows(corpus),
         "svm": svm_words(run),
         "uses": uses(run),
-        "documents": [document(example) for example in chosen],
-        "counts": counts(run.examples),
+        "documents": [document(example) for example in choose(run.examples)],
+        "has_rationales": any(example.rationale for example in run.examples),
     }
 
 
@@ -62,19 +61,14 @@ def verdict(run: RunFiles) -> str:
     accuracy, val, pool = run.number("test/accuracy"), corpus["accuracy"].get("val"), corpus["mean_pool"]
     parts = []
     if accuracy is not None:
-        parts.append(f"{_percent(accuracy)} of the test documents are classified correctly.")
+        parts.append(f"{percent(accuracy)} of the test documents are classified correctly.")
     if val is not None:
         of, are = "Of the validation documents", "are"
         if accuracy is None:
             of, are = f"{of} (there is no test)", "are classified correctly"
-        without = f"; mean pooling, without attention, gets {_percent(pool['accuracy']['val'])}" if pool else ""
-        parts.append(f"{of} {_percent(val)} {are}{without}.")
+        without = f"; mean pooling, without attention, gets {percent(pool['accuracy']['val'])}" if pool else ""
+        parts.append(f"{of} {percent(val)} {are}{without}.")
     return " ".join(parts)
-
-
-def main_numbers(run: RunFiles) -> list[Row]:
-    """The few numbers that everybody looks for."""
-    return [row for name in MAIN for row in number_table(run) if row.name == name]
 
 
 def word_rows(corpus: dict[str, Any]) -> list[WordRow]:
@@ -86,14 +80,18 @@ def word_rows(corpus: dict[str, Any]) -> list[WordRow]:
     for label, rows in by_label.items():
         most = max(row["weight"] for row in rows) or 1.0
         drawn = [
-            Shade(visible(str(row["word"])), "for" if row["evidence"] >= 0 else "against",
+            Shade(_word(row), "for" if row["evidence"] >= 0 else "against",
                   f"{0.85 * row['weight'] / most:.3f}", f"{row['weight']:.1%} of the weight, in {row['documents']:,} "
                   f"documents, decides in {row['decides']:.1%}")
             for row in rows
         ]  # fmt: skip
-        notes = [f"{visible(str(row['word']))} {row['decides']:.0%}" for row in rows if row["decides"] >= 0.02]
-        found.append(WordRow(visible(label), drawn, notes))
+        notes = [f"{_word(row)} {row['decides']:.0%}" for row in rows if row["decides"] >= 0.02]
+        found.append(WordRow(shown_name(label), drawn, notes))
     return found
+
+
+def _word(row: dict[str, Any]) -> str:
+    return shorten(visible(str(row["word"])), LONGEST_WORD)
 
 
 def svm_words(run: RunFiles) -> list[str]:
@@ -148,10 +146,6 @@ def uses(run: RunFiles) -> list[str]:
 def _thirds(found: Any, what: str) -> str:
     if not isinstance(found, list) or len(found) != 3:
         return ""
-    values = [f"{_percent(x)} {what}" if what else f"{x:.2f}" for x in found]
+    values = [f"{percent(x)} {what}" if what else f"{x:.2f}" for x in found]
     shown = f"{values[0]}, {values[1]} and {values[2]}" if what else f"AUPRC {', '.join(values)}"
     return f" Here, from the lowest third of the test documents to the highest: {shown}."
-
-
-def _percent(x: float) -> str:
-    return f"{100 * x:.3g}\u00a0%" if x < 0.9995 else "100\u00a0%"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lightning_maxmargin.figures.examples import MAX_TOKENS
 from lightning_maxmargin.figures.read import Example
+from lightning_maxmargin.figures.windows import in_view, shorten, shown_name, visible
 
 #: Shares of the heaviest word's weight below which a word stays plain.
 FAINT = 0.02
-#: Characters that HTML drops or that draw nothing, as the pictures that Unicode has of them.
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
+#: Characters of a word of the report.
+LONGEST_WORD = 600
 
 
 class Shade(NamedTuple):
@@ -36,16 +35,6 @@ class Document(NamedTuple):
     words: list[Shade]
     before: int
     after: int
-
-
-def visible(text: str) -> str:
-    """The text with NUL and other control characters made visible, one for one; line ends stay.
-
-    Example:
-        >>> visible("a\\x00b")
-        'a␀b'
-    """
-    return CONTROL.sub(lambda m: "\u2421" if m[0] == "\x7f" else chr(0x2400 + ord(m[0])), text.replace("\r\n", " \n"))
 
 
 def shades(words: Sequence[str], weights: Sequence[float], evidence: Sequence[float]) -> list[Shade]:
@@ -75,31 +64,30 @@ def _shade(word: str, weight: float, share: float, evidence: float) -> Shade:
 
 def document(example: Example) -> Document:
     """A row of the report's table; of a long document the words around the heaviest."""
-    first = max(0, min(example.selected - MAX_TOKENS // 2, len(example.tokens) - MAX_TOKENS))
-    last = min(len(example.tokens), first + MAX_TOKENS)
+    first, last = in_view(example.tokens, example.selected)
     evidence = example.evidence or [0.0] * len(example.tokens)
     drawn = shades(example.tokens, example.attention, evidence)[first:last]
     outcome = {True: "right", False: "wrong", None: "no prediction"}[example.right]
-    facts = numbers(example.probability, example.lead, example.entropy)
-    after = len(example.tokens) - last
     return Document(
         example.index,
-        visible(str(example.label)),
-        visible(str(example.prediction)),
+        shown_name(str(example.label)),
+        shown_name(str(example.prediction)),
         outcome,
-        facts,
-        drawn,
+        numbers(example.probability, example.lead, example.entropy, example.size),
+        [shade._replace(text=shorten(shade.text, LONGEST_WORD)) for shade in drawn],
         first,
-        after,
+        len(example.tokens) - last,
     )
 
 
-def numbers(probability: float | None, lead: float | None, entropy: float | None) -> list[str]:
+def numbers(
+    probability: float | None, lead: float | None, entropy: float | None, size: float | None = None
+) -> list[str]:
     """What is known of a document, in words.
 
     Example:
         >>> numbers(0.9, None, 1.25)
         ['probability 0.90', 'entropy 1.25']
     """
-    known = {"probability": probability, "lead": lead, "entropy": entropy}
+    known = {"probability": probability, "lead": lead, "entropy": entropy, "|f|": size}
     return [f"{name} {x:.2f}" for name, x in known.items() if isinstance(x, int | float) and math.isfinite(x)]

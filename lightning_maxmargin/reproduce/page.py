@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 
 from lightning_maxmargin.atomic import write_text
-from lightning_maxmargin.figures.report import fill_template, in_base64
+from lightning_maxmargin.figures.assets import fill_template, in_base64
 from lightning_maxmargin.reproduce.run import COLUMNS, Finished
 from lightning_maxmargin.run.directory import versions
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.text.bars import progress
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification
 from lightning_maxmargin.text.saving import build_model
@@ -130,4 +130,4 @@ def _batches(split: Split, generator: torch.Generator) -> Iterator[list[int]]:
         pools = [pool[length[pool].argsort(stable=True)] for pool in order.split(POOL * BATCH)]
         epoch = [batch.tolist() for pool in pools for batch in pool.split(BATCH)]
         parts += [epoch[i] for i in torch.randperm(len(epoch), generator=generator).tolist()]
-    yield from tqdm(parts, desc="fine-tuning", unit="steps", delay=2.0, leave=False)
+    yield from progress(parts, desc="fine-tuning", unit="steps")

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 
 from lightning_maxmargin.core.attention import masked_softmax
+from lightning_maxmargin.text.bars import progress
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.hidden import HiddenStates
 from lightning_maxmargin.text.model import HEAD_STD, scaled_tokens
@@ -227,7 +227,7 @@ def train_columns(
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
     steps = recipe.epochs * len(fold_batches(folds, recipe.batch_size, seed, 0))
     rate = LambdaLR(optimizer, lambda step: cooled(step, steps, recipe.cooldown))
-    for epoch in tqdm(range(recipe.epochs), desc="training", unit="epoch", delay=2.0, leave=False):
+    for epoch in progress(range(recipe.epochs), desc="training", unit="epoch"):
         for rows in fold_batches(folds, recipe.batch_size, seed, epoch):
             optimizer.zero_grad()
             outside = folds[rows] != torch.arange(start.p.shape[1])[:, None]

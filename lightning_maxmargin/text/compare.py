@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +16,61 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lightning_maxmargin.atomic import write_output
+from lightning_maxmargin.atomic import refuse_existing, write_output
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.choice import print_choice, select
 from lightning_maxmargin.text.faithful import agreement, marks_of
 from lightning_maxmargin.text.finished import FinishedRun, check_options, read_run
-from lightning_maxmargin.text.pooled import PoolingModel
+from lightning_maxmargin.text.pooled import Pooled, PoolingModel
 from lightning_maxmargin.text.records import Documents
 from lightning_maxmargin.text.significance import Interval, bootstrap_mean, mcnemar, paired_bootstrap
 
 LEVEL = 0.05
 
 
-def compare(options: Any) -> int:
+@dataclass(frozen=True)
+class Measured:
+    """What one run says of the documents.
+
+    Attributes:
+        right: (n,) bool.
+        auprc: by number of the document, of those with marked words.
+        pooled: of each document.
+        words: of each document, as the run reads it.
+        marks: numbers of the words that people marked, of the documents where they did.
+    """
+
+    right: Any
+    auprc: Mapping[int, float]
+    pooled: Sequence[Pooled]
+    words: Sequence[Sequence[str]]
+    marks: Mapping[int, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on the same documents: the numbers that :func:`compared` gives, and what each run says of each."""
+
+    found: Mapping[str, Any]
+    runs: Sequence[FinishedRun]
+    documents: Documents
+    measured: Sequence[Measured]
+
+
+#: Writes the page of a comparison.
+PageWriter = Callable[[Path, Comparison], None]
+
+
+def compare(options: Any, write_page: PageWriter | None = None) -> int:
     """Measures two runs on the same documents, and says which is better or that the data do not tell.
 
     Args:
         options: as :func:`~lightning_maxmargin.run.parsers.compare_parser` reads them.
+        write_page: of the page; without it there is none.
 
     Raises:
-        InputError: a directory is no finished run, the labels differ, or there are no test documents.
+        InputError: a directory is no finished run, the labels differ, there are no test documents, or an output file
+            is there already.
     """
     check_options(options.seed, options.output)
     if options.select is not None:
@@ -40,14 +79,56 @@ def compare(options: Any) -> int:
         return _written(chosen, options.output)
     if options.more:
         raise InputError("compare: two runs can be compared; to choose among more give --select accuracy+lead")
+    page = page_path(options.run_a, options.run_b, options.output)
     runs = [read_run(options.run_a), read_run(options.run_b)]
     if set(runs[0].names) != set(runs[1].names):
         labels = " and ".join(f"{run.folder} {', '.join(run.names[:5])}" for run in runs)
         raise InputError(f"compare: the labels differ: {labels}; two runs of the same labels can be compared")
     documents = runs[0].test_documents(options.data)
-    found = compared(runs, documents, options.seed) | {"data": runs[0].source(options.data)}
+    measured = [measure(run, documents) for run in runs]
+    found = numbers(runs, measured, options.seed) | {"data": runs[0].source(options.data)}
     _print(found)
-    return _written(found, options.output)
+    if write_page is not None:
+        _write_page(write_page, page, Comparison(found, runs, documents, measured), options.output is not None)
+    return _written(found, None if _is_page(options.output) else options.output)
+
+
+def _is_page(output: str | None) -> bool:
+    return output is not None and Path(output).suffix.lower() in (".html", ".htm")
+
+
+def page_path(run_a: str, run_b: str, output: str | None) -> Path:
+    """Where the page goes: to ``--output``, or beside the numbers there, else into the current directory.
+
+    Raises:
+        InputError: the page of an ``--output`` is there already.
+
+    Example:
+        >>> page_path("runs/mine", "runs/other", None).name, page_path("a", "b", "out.json").name
+        ('compare-mine-other.html', 'out.html')
+    """
+    if output is not None:
+        page = Path(output) if _is_page(output) else Path(output).with_suffix(".html")
+        refuse_existing(page)
+        return page
+    names = [re.sub(r"[^\w.-]+", "-", Path(run).resolve().name)[:60] or "run" for run in (run_a, run_b)]
+    stem = f"compare-{names[0]}-{names[1]}"
+    taken = (Path(f"{stem}{'' if k == 1 else f'-{k}'}.html") for k in count(1))
+    return next(path for path in taken if not path.exists() and not path.is_symlink())
+
+
+def _write_page(write_page: PageWriter, page: Path, comparison: Comparison, is_asked: bool) -> None:
+    """Writes the page; one that nobody asked for by name is left out where there is no place for it."""
+    here = page.resolve().parent
+    inside = [run.folder for run in comparison.runs if run.folder.resolve() in (here, *here.parents)]
+    if inside and not is_asked:
+        print(f"no page: the current directory is of the run {inside[0]}, which stays as it is; name one with --output")
+    elif not is_asked and not os.access(here, os.W_OK):
+        print(f"no page: {here} cannot be written; name one with --output")
+    else:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        write_page(page, comparison)
+        print(page)
 
 
 def _written(found: Mapping[str, Any], output: str | None) -> int:
@@ -65,9 +146,14 @@ def compared(runs: Sequence[FinishedRun], documents: Documents, seed: int = 0) -
         documents: with labels.
         seed: of the bootstrap.
     """
-    right, auprc = zip(*(_measured(run, documents) for run in runs), strict=True)
+    return numbers(runs, [measure(run, documents) for run in runs], seed)
+
+
+def numbers(runs: Sequence[FinishedRun], measured: Sequence[Measured], seed: int = 0) -> dict[str, Any]:
+    """The same, of what was measured already."""
+    right, auprc = [m.right for m in measured], [m.auprc for m in measured]
     test = mcnemar(*right)
-    found: dict[str, Any] = {"runs": [str(run.folder) for run in runs], "documents": len(documents)}
+    found: dict[str, Any] = {"runs": [str(run.folder) for run in runs], "documents": len(right[0])}
     found["accuracy"] = _both(right, seed) | {
         "only_a_right": test.only_first, "only_b_right": test.only_second, "mcnemar_p": test.p,
     }  # fmt: skip
@@ -78,15 +164,18 @@ def compared(runs: Sequence[FinishedRun], documents: Documents, seed: int = 0) -
     return found | {"sentences": sentences(found)}
 
 
-def _measured(run: FinishedRun, documents: Documents) -> tuple[Any, Mapping[int, float]]:
-    """Whether each document is right, (n,) bool, and AUPRC by marked document."""
+def measure(run: FinishedRun, documents: Documents) -> Measured:
+    """What a run says of labelled documents."""
     split = run.split(documents)
     model = PoolingModel(run.model, split)
     assert split.labels is not None
     right = np.asarray(model.predicted) == split.labels.numpy()
     marks = marks_of(split)
     scores = {i: model.documents[i].rationale("s") for i in marks}
-    return right, dict(zip(scores, agreement(scores, marks).auprc.tolist(), strict=True))
+    auprc = dict(zip(scores, agreement(scores, marks).auprc.tolist(), strict=True))
+    words = [[text[a:b] for a, b in split.unit_spans(i)] for i, text in enumerate(documents.texts)]
+    numbered = {i: [k for k, is_marked in enumerate(mark) if is_marked] for i, mark in marks.items()}
+    return Measured(right, auprc, model.documents, words, numbered)
 
 
 def _both(values: Sequence[Any], seed: int) -> dict[str, Any]:

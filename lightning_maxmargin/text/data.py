@@ -138,11 +138,20 @@ class TextData(pl.LightningDataModule):
     # --- reading ----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Reads and encodes what this stage needs and is not there yet; processes that race wait for the first."""
+        """Reads and encodes what this stage needs and is not there yet; processes that race wait for the first.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+        """
         self.read(stage, cached=stage == "fit" or (self._is_frozen and stage != "predict"))
 
     def read(self, stage: str = "fit", cached: bool = False) -> None:
-        """Reads what this stage needs and is not there yet; ``cached`` encodes it as well."""
+        """Reads what this stage needs and is not there yet; ``cached`` encodes it as well.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+            cached: whether it is encoded too.
+        """
         wanted = [name for name in STAGES[stage] if name not in self.splits]
         documents = self._documents(stage, wanted) if wanted else {}
         for name, docs in documents.items():
@@ -204,6 +213,11 @@ class TextData(pl.LightningDataModule):
         """Pieces of the documents and hidden states of these layers.
 
         Of documents that were taken from others all of those are encoded: another seed takes others of the same.
+
+        Args:
+            documents: texts and labels.
+            layers: of the encoder, 0 its word embeddings.
+            device: where it is encoded.
         """
         whole = documents if documents.whole is None else documents.whole
         pieces = self.encoder.pieces(whole.texts, self.spec.max_length)
@@ -213,13 +227,26 @@ class TextData(pl.LightningDataModule):
         return pieces.take(documents.rows), replace(hidden, chosen=documents.rows)
 
     def has_split(self, split: str) -> bool:
-        """Whether there is such a split, read or yet to be read."""
+        """Whether there is such a split, read or yet to be read.
+
+        Args:
+            split: ``train``, ``val``, ``test`` or ``predict``.
+        """
         return split in self.splits or self.sources.get(split) is not None
+
+    def _repr_html_(self) -> str:
+        from lightning_maxmargin.text.show import text_data_html
+
+        return text_data_html(self)
 
     # --- what Lightning asks for ------------------------------------------------------------------------------
 
     def labelled(self, name: str) -> Split:
-        """The split with labels as numbers; those of documents that have none, or another, stay unknown."""
+        """The split with labels as numbers; those of documents that have none, or another, stay unknown.
+
+        Args:
+            name: of the split.
+        """
         split = self.splits[name]
         if split.labels is None and split.documents.labels is not None:
             split = split.with_labels(torch.tensor(label_numbers(split.documents.labels, self.names, f"data.{name}")))

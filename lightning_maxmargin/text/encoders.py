@@ -13,9 +13,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from torch.nn.functional import embedding_bag
-from tqdm import tqdm
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.text.bars import progress
 from lightning_maxmargin.text.packages import MINILM, packaged, reinstall, require_text_extra
 
 #: all-MiniLM-L6-v2 (Apache-2.0) as a package: nothing is downloaded.
@@ -30,7 +30,7 @@ SENTENCES_AT_ONCE = 2048
 
 @runtime_checkable
 class Encoder(Protocol):
-    """What an encoder of one's own must have."""
+    """What an encoder of one's own must have: :attr:`identity` and :meth:`encode`."""
 
     @property
     def identity(self) -> str:
@@ -38,7 +38,11 @@ class Encoder(Protocol):
         ...
 
     def encode(self, sentences: Sequence[str]) -> Tensor:
-        """(n, d) float32 on the CPU, a row per sentence."""
+        """(n, d) float32 on the CPU, a row per sentence.
+
+        Args:
+            sentences: n texts.
+        """
         ...
 
 
@@ -125,10 +129,14 @@ class StaticEncoder:
         raise InputError(f"data.encoder: {self.folder} holds no table of word embeddings ({', '.join(TABLES)})")
 
     def encode(self, sentences: Sequence[str]) -> Tensor:
-        """(n, d) float32; zeros for a sentence without a word piece. Nothing is truncated."""
+        """(n, d) float32; zeros for a sentence without a word piece. Nothing is truncated.
+
+        Args:
+            sentences: n texts.
+        """
         tokenizer, table = self.tokenizer(), self.table()
         parts = [torch.zeros(0, table.shape[1])]
-        for start in tqdm(range(0, len(sentences), SENTENCES_AT_ONCE), desc="sentence vectors", delay=2.0, leave=False):
+        for start in progress(range(0, len(sentences), SENTENCES_AT_ONCE), desc="sentence vectors"):
             codes = tokenizer.encode_batch(list(sentences[start : start + SENTENCES_AT_ONCE]), add_special_tokens=False)
             ids = torch.tensor([i for code in codes for i in code.ids], dtype=torch.long)
             lengths = torch.tensor([0, *(len(code.ids) for code in codes)][:-1])

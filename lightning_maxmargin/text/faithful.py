@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lightning_maxmargin.metrics import iou_f1, r_precision, rationale_auprc, token_f1
 from lightning_maxmargin.metrics.aopc_bounds import Bounds, aopc_bounds
 from lightning_maxmargin.metrics.faithfulness import Probability, aopc
 from lightning_maxmargin.metrics.rationale import chosen_units, ranked
+from lightning_maxmargin.text.bars import progress
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.units import marked
 
@@ -118,7 +118,7 @@ def faithfulness(methods: Sequence[Method], texts: Sequence[int], bins: Sequence
         bins: shares of the words.
     """
     found = [{name: np.full(len(texts), np.nan) for name in FAITHFULNESS} for _ in methods]
-    for place, i in enumerate(tqdm(texts, desc="faithfulness", unit="documents", delay=2.0, leave=False)):
+    for place, i in enumerate(progress(texts, desc="faithfulness", unit="documents")):
         asked: dict[int, _Document] = {}
         for method, columns in zip(methods, found, strict=True):
             if i not in method.scores or not len(method.scores[i]):

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from lightning_maxmargin.text.bars import progress
 from lightning_maxmargin.text.baselines import require
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.hidden import batches_by_length
@@ -47,7 +47,7 @@ def gradient_rationales(
     attribute = _integrated if kind == "integrated gradients" else _gradient_input
     most = PIECES_AT_ONCE // (STEPS if kind == "integrated gradients" else 1)
     found: dict[int, Tensor] = {}
-    bar = tqdm(total=len(texts), desc=kind, unit="documents", delay=2.0, leave=False)
+    bar = progress(total=len(texts), desc=kind, unit="documents")
     with bar, torch.inference_mode(False), torch.enable_grad():
         for part in batches_by_length(split.pieces, texts, most):
             batch = split[torch.tensor(part)]

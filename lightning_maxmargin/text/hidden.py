@@ -17,10 +17,10 @@ import numpy.typing as npt
 import torch
 from filelock import FileLock
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from lightning_maxmargin.atomic import write_text
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.text.bars import progress
 from lightning_maxmargin.text.cache import cache_folder
 from lightning_maxmargin.text.pretrained import Pieces, PretrainedEncoder
 
@@ -201,9 +201,9 @@ def _encode(
     network = encoder.model(max(file.layer for _, file in missing)).to(device)
     files = {file: file.make() for _, file in missing}
     sums = {file: file.checksum(states, 0, done) for file, states in files.items()}
-    bar = tqdm(
+    bar = progress(
         total=int(pieces.starts[-1]), initial=int(pieces.starts[done]), desc="encoding", unit="pieces",
-        unit_scale=True, delay=2.0, leave=False,
+        unit_scale=True,
     )  # fmt: skip
     with bar, torch.inference_mode():
         for start in range(done, len(pieces), TEXTS_A_NOTE):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lightning_maxmargin.errors import InputError
+from lightning_maxmargin.text.bars import progress
 from lightning_maxmargin.text.encoders import DEFAULT
 from lightning_maxmargin.text.hidden import batches_by_length, hidden_states
 from lightning_maxmargin.text.pretrained import PretrainedEncoder, pretrained_encoder
@@ -50,7 +50,7 @@ class LayerEncoder:
         vectors = torch.zeros(len(sentences), self.pretrained.dim)
         network = self.pretrained.model(self.layer)
         special = torch.from_numpy(pieces.special)
-        bar = tqdm(total=len(sentences), desc="encoding", unit="sentences", delay=2.0, leave=False)
+        bar = progress(total=len(sentences), desc="encoding", unit="sentences")
         with bar, torch.inference_mode():
             for part in batches_by_length(pieces, range(len(sentences)), PIECES_AT_ONCE):
                 states = hidden_states(network, self.pretrained, pieces, part, torch.device("cpu"))[self.layer]

@@ -74,7 +74,15 @@ class MaxMarginConfig(PretrainedConfig):
 
 @dataclass
 class SelectionOutput(ModelOutput):
-    """What the model says of b texts with t units and K classes."""
+    """What the model says of b texts with t units and K classes.
+
+    Attributes:
+        loss: a number, where labels are given.
+        logits: (b, K).
+        selection: (b, t), or (b, K, t) of one selector a class; 0 off the units.
+        evidence: (b, t, K), the logits of each unit alone: logits = sum of selection * evidence.
+        scores: like selection, before softmax.
+    """
 
     loss: Tensor | None = None
     logits: Tensor | None = None  # (b, K)

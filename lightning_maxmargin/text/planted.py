@@ -157,7 +157,11 @@ class PlantedText(SequenceData):
         return splits
 
     def texts(self, split: str) -> list[list[str]] | None:
-        """The sentences of each document, in the order of its tokens; None where there is no such split."""
+        """The sentences of each document, in the order of its tokens; None where there is no such split.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+        """
         if split not in self.drawn:
             return None
         sentences = all_sentences()

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lightning_maxmargin.core.attention import masked_softmax
 from lightning_maxmargin.metrics.faithfulness import Probability, head_probability
+from lightning_maxmargin.text.bars import progress
 from lightning_maxmargin.text.batches import Split
 from lightning_maxmargin.text.hidden import batches_by_length
 from lightning_maxmargin.text.model import MaxMarginForSequenceClassification
@@ -86,7 +86,7 @@ class PoolingModel:
         """All documents as the model reads them."""
         found: dict[int, Pooled] = {}
         pieces = self.split.pieces
-        bar = tqdm(total=len(self.split), desc="reading", unit="documents", delay=2.0, leave=False)
+        bar = progress(total=len(self.split), desc="reading", unit="documents")
         with bar, torch.inference_mode():
             for part in batches_by_length(pieces, range(len(self.split)), PIECES_AT_ONCE):
                 found |= self._read(part)

@@ -48,6 +48,7 @@ class Reading:
         words: in the order of the text.
         lead: (best score - second) / ||p||, how stable the selection is; None with fewer than two units.
         entropy: of the attention in nats; a small one goes with words that people would mark.
+        size: |f|, the largest logit less the second; None with one label.
     """
 
     label: str
@@ -56,11 +57,17 @@ class Reading:
     words: list[Word]
     lead: float | None
     entropy: float
+    size: float | None = None
 
     def __str__(self) -> str:
         heaviest = sorted(self.words, key=lambda word: -word.weight)[:5]
         decided = ", ".join(f"{word.text} {word.weight:.2f}" for word in heaviest if word.weight >= 0.01)
         return f"{self.label} ({self.probability:.2f}): {decided}"
+
+    def _repr_html_(self) -> str:
+        from lightning_maxmargin.text.show import reading_html
+
+        return reading_html(self)
 
     def as_json(self) -> dict[str, Any]:
         """For a line of JSON."""
@@ -169,4 +176,19 @@ def read(text: str, units: Units, spans: Spans, names: Sequence[str], by_word: b
         words,
         lead,
         float(torch.special.entr(units.weight).sum()),
+        logit_lead(units.logits),
     )
+
+
+def logit_lead(logits: Tensor) -> float | None:
+    """|f|, the largest logit less the second; None with one label.
+
+    Args:
+        logits: (K,).
+
+    Example:
+        >>> logit_lead(torch.tensor([0.5, 3.0, 1.0])), logit_lead(torch.tensor([0.5]))
+        (2.0, None)
+    """
+    top = logits.topk(min(2, len(logits))).values.tolist()
+    return top[0] - top[1] if len(top) == 2 else None

@@ -85,14 +85,14 @@ def read_documents(
     Args:
         source: a ``.csv``, ``.tsv``, ``.jsonl``, ``.json`` (also ``.gz``) or ``.parquet`` file; a folder of files named
             after their splits, or of sub-folders named by class with ``.txt`` files; a packaged corpus
-            (:func:`~lightning_maxmargin.text.corpora.corpus_splits` names them); ``owner/name[:configuration]`` of the
+            (``lightning_maxmargin.text.corpora`` names them); ``owner/name[:configuration]`` of the
             hub; ``-`` for standard input, a JSON object or a plain text per line.
         text: the column of the texts.
         label: the column of the labels: strings, numbers or truth values, kept by name (1.0 is "1"); None for none.
         rationale: the column of the marked spans, lists of ``[start, end)`` or their JSON; it may be absent.
         split: ``train``, ``val``, ``test`` or the hub's own name, where there are several.
         need_labels: whether a document without a label is an error.
-        cache_dir: of ``datasets``' copies; else as :func:`~lightning_maxmargin.text.cache.cache_folder` says.
+        cache_dir: of ``datasets``' copies; else as ``cache_folder`` of ``lightning_maxmargin.text.cache`` says.
 
     Raises:
         InputError: one line says what is wrong with the source, its row or its column.

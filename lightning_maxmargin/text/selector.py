@@ -42,6 +42,9 @@ class TextSelector:
     def from_pretrained(cls, folder: str | Path) -> TextSelector:
         """The selector of a directory, as ``fit`` leaves it in ``RUN/model``.
 
+        Args:
+            folder: with the files of ``save_pretrained``.
+
         Raises:
             InputError: there is none.
         """
@@ -56,6 +59,9 @@ class TextSelector:
 
     def read(self, texts: Sequence[str]) -> Iterator[Reading]:
         """The readings, in the order of the texts.
+
+        Args:
+            texts: of any length; cut where the encoder's maximum is.
 
         Raises:
             InputError: a text is no string.

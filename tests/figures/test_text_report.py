@@ -18,8 +18,11 @@ from lightning_maxmargin.figures import RunFiles, draw_figures, write_report
 from lightning_maxmargin.figures.classes import class_rows, confusion_cells
 from lightning_maxmargin.figures.documents import MOST, page_beside, write_page
 from lightning_maxmargin.figures.text_report import svm_words, uses
-from lightning_maxmargin.figures.words import MAX_TOKENS, shades
+from lightning_maxmargin.figures.windows import MAX_TOKENS
+from lightning_maxmargin.figures.words import shades
 from tests.conftest import ROOT
+
+from .pages import read_page
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -65,7 +68,7 @@ def row(**changes: Any) -> dict[str, Any]:
         "index": 0, "label": "good", "prediction": "bad", "tokens": HOSTILE,
         "attention": [0.4, 0.3, 0.1, 0.1, 0.1, 0, 0],
         "selected": 0, "planted": None, "evidence": [1, -1, 1, -1, 1, 1, 1], "probability": 0.75, "lead": 0.5,
-        "entropy": 1.25, **changes,
+        "entropy": 1.25, "size": 2.0, **changes,
     }  # fmt: skip
 
 
@@ -86,8 +89,7 @@ def make_run(folder: Path, **files: Any) -> Path:
 
 def test_report_of_text(tmp_path: Path) -> None:
     page = write_report(make_run(tmp_path)).read_text()
-    visible = html.unescape(re.sub(r"<[^>]+>", "", page.split("</style>", 1)[1])).replace("\u00a0", " ")
-    assert "<script" not in page
+    visible = read_page(page).text
     assert page.count("data:image/png;base64,") == 1
     for said in (
         "80 % of the test documents are classified correctly",
@@ -95,7 +97,7 @@ def test_report_of_text(tmp_path: Path) -> None:
         "It is <i>stuck</i>; use --model.lr 0.1.",
         "precision", "Confusion matrix", "mean over labels", "probability 0.75", "lead 0.50", "entropy 1.25",
         "50 % right, 75 % right and 100 % right", "AUPRC 0.90, 0.60, 0.40", "the hard margin does not describe this",
-        "(nothing to select)", "{{ 7*7 }}", "nul␀", "<script>alert(1)</script>", "<b>fine 30%",
+        "|f| 2.00", "(nothing to select)", "{{ 7*7 }}", "nul␀", "<script>alert(1)</script>", "<b>fine 30%",
     ):  # fmt: skip
         assert said in visible, said
     # Theory that does not apply is left out.
@@ -115,9 +117,10 @@ def test_words_have_the_colour_of_their_side(tmp_path: Path) -> None:
 def test_without_a_test_validation_is_shown(tmp_path: Path) -> None:
     summary = {k: v for k, v in SUMMARY.items() if k != "test/accuracy"}
     page = write_report(make_run(tmp_path, test=None, summary=summary, corpus=CORPUS | {"mean_pool": None})).read_text()
-    said = page.replace("&nbsp;", " ").replace("\u00a0", " ")
+    said = read_page(page).text
     assert re.search(r"Of the validation documents \(there is no test\) \d+ % are classified correctly[;.]", said)
-    assert "mean pooling, without" not in page.split("</figcaption>")[1]
+    assert said.count("mean pooling, without") == 1  # in the caption of the curves, not of this run
+    assert "mean pooling:" not in said
 
 
 def test_many_labels_have_no_matrix(tmp_path: Path) -> None:
@@ -135,6 +138,33 @@ def test_a_long_document_is_a_window(tmp_path: Path) -> None:
     page = write_report(make_run(tmp_path, tokens=tokens)).read_text()
     assert page.count('title="weight 0.001') == MAX_TOKENS
     assert "words before)" in page
+
+
+def test_baselines_are_shown_beside_the_run(tmp_path: Path) -> None:
+    page = read_page(write_report(make_run(tmp_path / "a")).read_text()).text
+    assert "most frequent label" in page
+    assert f"maxmargin evaluate {tmp_path / 'a'} --output {tmp_path / 'a' / 'evaluate.json'}" in page
+    numbers = {"accuracy": 0.625, "accuracy/interval": [0.5, 0.75], "auprc": None}
+    rows = [{"method": "TF-IDF", "model": "TF-IDF", **numbers}, {"method": "random", "model": "selector", **numbers}]
+    run = make_run(tmp_path / "b")
+    (run / "evaluate.json").write_text(json.dumps({"rows": rows}))
+    page = read_page(write_report(run).read_text()).text
+    assert "TF-IDF" in page
+    assert page.count("0.625 [0.500, 0.750]") == 1
+    assert "random" not in page.split("Right and wrong")[0]
+    assert "maxmargin evaluate" not in page
+    (run / "evaluate.json").write_text(json.dumps({"rows": [{"method": 1}]}))
+    with pytest.raises(InputError, match=r"evaluate\.json is damaged .* write it again with `maxmargin evaluate`"):
+        write_report(run)
+
+
+def test_terms_lead_to_their_meaning_and_back(tmp_path: Path) -> None:
+    page = read_page(write_report(make_run(tmp_path)).read_text())
+    targets = [value for _, name, value in page.attributes if name == "id"]
+    links = [value[1:] for tag, name, value in page.attributes if tag == "a" and name == "href"]
+    assert {"term-lead", "term-entropy", "term-test-accuracy"} <= set(links)
+    assert set(links) <= set(targets)
+    assert len(targets) == len(set(targets))
 
 
 def test_classes_are_scikit_learns() -> None:
@@ -249,22 +279,7 @@ def test_nothing_predicted_is_an_empty_page(tmp_path: Path) -> None:
     assert "There are no documents." in write_page(predictions(tmp_path / "out.jsonl", [])).read_text()
 
 
-# --- the script and its notebook ----------------------------------------------------------------------------------
-
-
-def test_notebook_is_the_script() -> None:
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        from notebook import notebook  # type: ignore[import-not-found]
-    finally:
-        sys.path.pop(0)
-    script = (ROOT / "scripts" / "finetune_text.py").read_text()
-    text = (ROOT / "docs" / "finetune_text.ipynb").read_text()
-    hint = "run: python scripts/notebook.py scripts/finetune_text.py docs/finetune_text.ipynb"
-    assert text == notebook(script), hint
-    code = ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
-    lines = [line for line in "\n".join(code).split("\n") if line.strip()]
-    assert lines == [x for x in script.split("# %%", 1)[1].split("\n") if x.strip() and not x.startswith("#")][1:]
+# --- the script ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -13,10 +13,12 @@ import pytest
 pytest.importorskip("transformers")
 pytest.importorskip("sklearn")
 
+from lightning_maxmargin.figures.compare_page import OUTCOMES
 from lightning_maxmargin.text.compare import compared, sentences
 from lightning_maxmargin.text.finished import read_run
 from lightning_maxmargin.text.pooled import PoolingModel
 from lightning_maxmargin.text.significance import mcnemar, paired_bootstrap
+from tests.figures.pages import read_page
 
 from .conftest import reviews, write_rows
 
@@ -59,6 +61,38 @@ def test_a_run_against_itself(maxmargin: Any, finished: Path, tmp_path: Path) ->
     assert found["accuracy"]["mcnemar_p"] == 1.0
     assert all(line.startswith("The data do not tell") for line in found["sentences"])
     assert "The data do not tell which classifies better" in " ".join(outcome.out.split())
+
+
+def test_the_page_is_beside_and_never_over_anything(
+    maxmargin: Any, finished: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.stat().st_mtime_ns for run in (finished, other) for path in run.rglob("*")}
+    name = f"compare-{finished.name}-{other.name}"
+    for page in (f"{name}.html", f"{name}-2.html"):
+        outcome = maxmargin("compare", str(finished), str(other))
+        assert outcome.status == 0, outcome.err
+        assert outcome.out.splitlines()[-1] == page
+    first = read_page((tmp_path / f"{name}.html").read_text())
+    assert "classif" in first.text.split("Side by side")[0]
+    data = first.data["data-documents"]
+    found = compared([read_run(finished), read_run(other)], read_run(finished).test_documents())
+    outcomes = [row[0][2] for row in data["rows"]]
+    assert outcomes.count("only A right") == found["accuracy"]["only_a_right"]
+    assert outcomes.count("only B right") == found["accuracy"]["only_b_right"]
+    assert len(outcomes) == 40
+    assert outcomes == sorted(outcomes, key=list(OUTCOMES.values()).index)
+    assert all(len(row) == 3 for row in data["rows"])
+    outcome = maxmargin("compare", str(finished), str(other), "--output", f"{name}.html")
+    assert (outcome.status, "never overwritten" in outcome.error) == (2, True)
+    (tmp_path / "mine.html").write_text("mine")
+    outcome = maxmargin("compare", str(finished), str(other), "--output", "mine.json")
+    assert (outcome.status, "never overwritten" in outcome.error) == (2, True)
+    assert (tmp_path / "mine.html").read_text() == "mine"
+    monkeypatch.chdir(other)
+    outcome = maxmargin("compare", str(finished), str(other))
+    assert outcome.status == 0, outcome.err
+    assert "no page: the current directory is of the run" in outcome.out
+    assert before == {path: path.stat().st_mtime_ns for run in (finished, other) for path in run.rglob("*")}
 
 
 def test_what_the_numbers_say() -> None:

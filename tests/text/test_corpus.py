@@ -15,6 +15,7 @@ import torch
 pytest.importorskip("transformers")
 
 from lightning_maxmargin import TextData, TextSelection, TextSelector
+from lightning_maxmargin.callbacks import text_output
 from lightning_maxmargin.callbacks.text_output import SaveModel, corpus_of
 from lightning_maxmargin.errors import InputError
 from lightning_maxmargin.text.card import write_card
@@ -221,6 +222,14 @@ def test_a_run_leaves_model_card_corpus_and_test(tmp_path: Path, cache: Path) ->
     rows = [json.loads(line) for line in (run / "tokens.jsonl").read_text().splitlines()]
     assert len(rows) == 20
     assert all(len(row["evidence"]) == len(row["tokens"]) for row in rows)
+    # |f| of two classes is the logarithm of the odds.
+    odds = [row["probability"] / (1 - row["probability"]) for row in rows]
+    assert [row["size"] for row in rows] == pytest.approx(np.log(odds).tolist(), abs=1e-3)
+    documents = trainer.datamodule.splits["test"].documents  # type: ignore[attr-defined]
+    for row in rows:
+        text, spans = documents.texts[row["index"]], documents.rationales[row["index"]]
+        words = [word for start, end in spans for word in text[start:end].split()]
+        assert [row["tokens"][k] for k in row["rationale"]] == words
     assert not list(run.rglob("*.part"))
 
 
@@ -231,6 +240,17 @@ def test_a_trained_encoder_is_measured_on_few_documents(tmp_path: Path, cache: P
     assert set(corpus["accuracy"]) == {"val"}
     assert corpus["selection"]["documents"] == 50
     assert corpus_of(trainer, module)["accuracy"] == corpus["accuracy"]
+
+
+def test_tokens_are_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_output, "BYTES", 1_000)
+    monkeypatch.setattr(text_output, "IN_TABLE", 2)
+    first = text_output.write_rows(tmp_path / "a.jsonl", ({"text": "x" * 190, "index": i} for i in range(100)))
+    assert [row["index"] for row in first] == [0, 1]
+    assert (tmp_path / "a.jsonl").stat().st_size <= 1_000
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 4
+    text_output.write_rows(tmp_path / "b.jsonl", [{"text": "x" * 5_000}])
+    assert len((tmp_path / "b.jsonl").read_text().splitlines()) == 1  # one at least
 
 
 @pytest.mark.parametrize("units", ["words", "sentences"])
