@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lightning_maxmargin.noise import silence
+
 if TYPE_CHECKING:
     from lightning_maxmargin.callbacks import AttentionSource, HeadMonitor, MarginMonitor
     from lightning_maxmargin.core import TokenSelector
@@ -50,6 +52,8 @@ __all__ = [
     "solve_joint_svm",
     "solve_label_svm",
 ]
+
+silence()
 
 
 def __getattr__(name: str) -> Any:

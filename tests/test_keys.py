@@ -1,4 +1,4 @@
-"""One registry of keys: what is logged, what the summary holds and what README and docs say all come from it."""
+"""One registry of keys: what is logged, what the summary holds and what docs say all come from it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("file", "sources"),
     [
-        ("README.md", ("selector", "ensemble", "module", "run")),
+        ("docs/numbers.md", ("selector", "ensemble", "module", "run")),
         ("docs/python.md", ("head", "heads")),
         ("docs/text.md", ("text",)),
     ],
