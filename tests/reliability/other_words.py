@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import functools
 import io
 import random
@@ -195,6 +196,9 @@ def judge(case: Case, folder: Path) -> str | None:
         return wrong_refusal(case, left)
     told = WRITTEN.get(case.argv[0], set()) | {word.partition("=")[2] or word for word in case.argv}
     told |= {f"{word}.html" for word in told if case.argv[0] == "predict"}  # the page beside its output
+    if case.argv[0] == "compare":
+        told |= {str(Path(word).with_suffix(".html")) for word in told if word.endswith(".json")}
+        told |= set(fnmatch.filter(left.new, "compare-*.html"))  # named after the two runs, and never over another
     strangers = [name for name in left.new if not any(name == t or name.startswith(f"{t}/") for t in told if t)]
     return f"silent: {strangers or 'accepted'}" if strangers or case.refused else None
 
