@@ -44,8 +44,11 @@ def heads_file_of(
         >>> found["numbers"], found["seen"]
         ([[0.5]], [[[[[1, 75], [0, 25]]]]])
     """
-    names = list(rows[-1][1]) if rows else []
-    kept = _spread(len(rows), max(2, MOST_WEIGHTS // max(1, HEAVIEST * len(names) * max(1, len(tokens)))))
+    names = list(dict.fromkeys(name for _, attention in rows for name in attention))
+    # An evaluation of fewer samples than are looked at has fewer rows.
+    samples = min((len(x) for _, attention in rows for x in attention.values()), default=0)
+    tokens = tokens[:samples]
+    kept = _spread(len(rows), max(2, MOST_WEIGHTS // max(1, HEAVIEST * len(names) * max(1, samples))))
     chosen = [rows[i] for i in kept]
     evaluated = [_evaluation(history, step) for step, _ in chosen]
     return {
@@ -54,7 +57,7 @@ def heads_file_of(
         "tokens": [sample[:MOST_TOKENS] for sample in tokens],
         "measured": [None if row is None else int(row["step"]) for row in evaluated],
         "numbers": [[_number(row or {}, name) for name in names] for row in evaluated],
-        "seen": [[_heaviest(attention[name]) for name in names] for _, attention in chosen],
+        "seen": [[_heaviest(attention.get(name), samples) for name in names] for _, attention in chosen],
     }
 
 
@@ -68,8 +71,11 @@ def _number(row: Mapping[str, Any], head: str) -> float | None:
     return round(float(x), 4) if isinstance(x, int | float) else None
 
 
-def _heaviest(attention: Tensor) -> list[list[list[int]]]:
-    """Of every sample the heaviest tokens, without those that have nothing."""
+def _heaviest(attention: Tensor | None, samples: int) -> list[list[list[int]]]:
+    """Of every sample the heaviest tokens, without those that have nothing; none of a head that could not be read."""
+    if attention is None:
+        return [[] for _ in range(samples)]
+    attention = attention[:samples]
     weights, places = attention.topk(min(HEAVIEST, attention.shape[1]), dim=1)
     return [
         [[t, round(100 * w)] for t, w in zip(ts, ws, strict=True) if w >= 0.005]

@@ -83,6 +83,14 @@ def test_epochs_are_not_cut_short_by_the_default_of_steps(maxmargin: Any) -> Non
     assert (config["trainer"]["max_epochs"], config["trainer"]["max_steps"]) == (2, -1)
 
 
+def test_fewer_samples_than_are_looked_at(maxmargin: Any) -> None:
+    words = ("--model", f"{OWN}.WithLoaders", *AUTO, "--monitor.samples", "2", "--trainer.max_steps", "12")
+    outcome = maxmargin("fit", *words, "--report", "true")
+    assert outcome.status == 0, outcome.err
+    assert len(json.loads((outcome.run_dir / "heads.json").read_text())["tokens"]) == 2
+    assert (outcome.run_dir / "report.html").is_file()
+
+
 REFUSED = {
     "no data": (["Classifier", *AUTO], "data: Classifier has no train_dataloader of its own; name a LightningDataM"),
     "no sources": (["WithLoaders", "--trust-config"], "monitor.sources: WithLoaders has no TokenSelector"),

@@ -50,6 +50,17 @@ def test_the_selected_token_comes_first_and_weights_are_per_cent() -> None:
     assert (found["numbers"], found["steps"], found["heads"]) == ([[0.25]], [7], ["head0"])
 
 
+def test_a_head_that_was_left_out_and_fewer_samples_leave_a_page(tmp_path: Path) -> None:
+    both = {"a/head0": torch.tensor([[0.25, 0.75], [0.5, 0.5]]), "a/head1": torch.tensor([[1.0, 0.0], [1.0, 0.0]])}
+    rows = [(0, both), (3, {"a/head1": torch.tensor([[0.0, 1.0]])}), (5, {})]
+    found = heads_file_of(rows, [{"step": 5, f"a/head1/{SHARE}": 0.5}], [["x", "y"], ["z", "w"]])
+    assert found["heads"] == ["a/head0", "a/head1"]
+    assert found["seen"] == [[[[[1, 75], [0, 25]]], [[[0, 100]]]], [[[]], [[[1, 100]]]], [[[]], [[]]]]
+    assert found["tokens"] == [["x", "y"]]
+    page = write_report(head_run(tmp_path / "run", found)).read_text()
+    assert page.count("data-head=") == 2
+
+
 def test_margins_shown_at_a_step_are_of_the_evaluation_before_it() -> None:
     rows = [(step, {"head0": torch.tensor([[0.25, 0.75]])}) for step in (0, 5, 9, 10)]
     history = [{"step": 5, f"head0/{SHARE}": 0.5}, {"step": 10, f"head0/{SHARE}": 0.7}]
